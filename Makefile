@@ -1,0 +1,56 @@
+# Two commands do everything: `make demo` shows the product at work, `make test` passes the tests.
+# Downloads and built binaries are kept in $(PREHEAT_CACHE), outside the checkout.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export PREHEAT_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/preheat
+UV_VERSION := 0.13.9
+UV := $(PREHEAT_CACHE)/uv-$(UV_VERSION)/bin/uv
+PY := .venv/bin/python
+CLUSTER_PY := PYTHONPATH=tests $(PY) -m cluster
+# local: a Kubernetes of our own on this machine; kind: needs Docker; current: the current kubeconfig
+CLUSTER ?= local
+
+help:  ## list the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(UV):
+	@python3 -m venv $(PREHEAT_CACHE)/uv-$(UV_VERSION)
+	@$(PREHEAT_CACHE)/uv-$(UV_VERSION)/bin/pip install --quiet uv==$(UV_VERSION)
+
+.venv/.synced: $(UV) pyproject.toml requirements.lock
+	@echo "==> installing the locked Python packages into .venv"
+	@test -x $(PY) || $(UV) venv --quiet .venv
+	@$(UV) pip sync --quiet --python $(PY) --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(PY) --no-deps -e .
+	@touch $@
+
+lock: $(UV)  ## pin every Python dependency anew, with hashes
+	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --upgrade --no-header pyproject.toml -o requirements.lock
+
+setup: .venv/.synced  ## install everything the other verbs need
+
+test: setup  ## run every test, the real cluster included
+	@$(CLUSTER_PY) prepare
+	@.venv/bin/pytest $(ARGS)
+
+test-fast: setup  ## run the tests that need no cluster
+	@.venv/bin/pytest -m "not cluster" $(ARGS)
+
+lint: setup  ## ruff, mypy, import rules, generated files
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache
+
+format: setup  ## let ruff mend what it can
+	@.venv/bin/ruff check --fix --quiet .
+	@.venv/bin/ruff format --quiet .
+
+crds: setup  ## write crds/ and the chart's copy from the stages
+	@$(PY) -m preheat_operator crds
+
+
+.PHONY: help setup lock test test-fast lint format crds

@@ -1,0 +1,1 @@
+"""The operator: admission webhook and controller of CheckpointPipeline resources."""
