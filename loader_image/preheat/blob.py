@@ -1,0 +1,39 @@
+"""What a source opens: bytes that are read by range and pinned to one version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a source is tried: attempts after the first, and seconds without progress."""
+
+    max_retries: int = 3
+    timeout_seconds: float = 300
+
+
+class Blob(Protocol):
+    """One immutable version of an object. Safe to use from several threads at once.
+
+    Every read after the first carries the version: an object that is replaced raises SourceChangedError, never mixes.
+    Short reads raise TruncatedError naming the byte range; transport faults are retried within the source's Patience.
+    """
+
+    uri: str  # where, without credentials
+    size: int  # bytes
+    version: str  # what pins it: `etag:...`, `versionId:...`, `file:<inode>-<mtime_ns>-<size>`
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), all of them: for directories, headers and pickles."""
+        ...
+
+    def stream(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
+        """Bytes [start, stop) in order, in slices of `buffer` that are valid until the next one is asked for."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections and descriptors."""
+        ...

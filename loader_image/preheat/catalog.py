@@ -1,0 +1,186 @@
+"""From names to classes, and from the two spellings of a stage to the stage itself.
+
+In a custom resource a stage is `{s3: {...}}`, camelCase, one key; in a file or a Hydra config it may also be
+`{_target_: dotted.path, ...}`, snake_case. Class paths of Anemoi's guide resolve to the classes here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from preheat.errors import CheckpointConfigError
+from preheat.modifiers import MODIFIERS
+from preheat.sources import SOURCES
+from preheat.stage import PipelineStage
+from preheat.strategies import STRATEGIES
+from preheat.verify import Verify
+
+CHECKS = {"verify": Verify}
+
+#: Third parties register `name = "module:Class"` here.
+ENTRY_POINT_GROUP = "preheat.components"
+
+# Anemoi's guide spells these packages; the class names are the same.
+_LEGACY_PACKAGES = re.compile(
+    r"^anemoi\.training\.checkpoint\.(sources|loaders|loading|modifiers)\.(?:[\w.]+\.)?(\w+)$"
+)
+
+
+class ComponentCatalog:
+    """The known components, by simple name, family by family."""
+
+    @staticmethod
+    def list_sources() -> list[str]:
+        """Names of the sources."""
+        return sorted(SOURCES)
+
+    @staticmethod
+    def list_loaders() -> list[str]:
+        """Names of the loading strategies."""
+        return sorted(STRATEGIES)
+
+    @staticmethod
+    def list_modifiers() -> list[str]:
+        """Names of the modifiers."""
+        return sorted(MODIFIERS)
+
+    @staticmethod
+    def get(name: str) -> type[PipelineStage]:
+        """The class of a simple name, snake_case or camelCase; an unknown one is answered with the known."""
+        return _lookup(snake_case(name), components(), "component")
+
+    @staticmethod
+    def get_source_target(name: str) -> str:
+        """Dotted path of a source's class, for `_target_`."""
+        return _target(_lookup(name, SOURCES, "source"))
+
+    @staticmethod
+    def get_loader_target(name: str) -> str:
+        """Dotted path of a loading strategy's class, for `_target_`."""
+        return _target(_lookup(name, STRATEGIES, "loading strategy"))
+
+    @staticmethod
+    def get_modifier_target(name: str) -> str:
+        """Dotted path of a modifier's class, for `_target_`."""
+        return _target(_lookup(name, MODIFIERS, "modifier"))
+
+
+def built_in() -> dict[str, type[PipelineStage]]:
+    """Every component of Preheat's own by name, in the order in which a pipeline runs the families."""
+    return {**SOURCES, **CHECKS, **STRATEGIES, **MODIFIERS}
+
+
+@cache
+def components() -> Mapping[str, type[PipelineStage]]:
+    """Built-in and third-party components; a third party cannot replace a built-in one."""
+    found = built_in()
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name in found:
+            raise CheckpointConfigError(f"{entry.value} wants the component name {entry.name!r}, which is taken")
+        found[entry.name] = entry.load()
+    return found
+
+
+def build(stage: PipelineStage | Mapping[str, Any], where: str = "stage") -> PipelineStage:
+    """The stage that a mapping describes, in either spelling; a stage is returned as it is."""
+    if hasattr(stage, "process"):
+        return stage
+    if not isinstance(stage, Mapping):
+        raise CheckpointConfigError(
+            f"{where}: {stage!r:.200} is not a stage. Write it as {{s3: {{bucket: ..., key: ...}}}}"
+        )
+    if "_target_" in stage:
+        return instantiate(stage["_target_"], {k: v for k, v in stage.items() if k != "_target_"}, where)
+    if len(stage) != 1:
+        keys = ", ".join(map(str, stage)) or "none"
+        raise CheckpointConfigError(f"{where}: one component per stage, found {keys}")
+    [(name, parameters)] = stage.items()
+    arguments = {snake_case(key): value for key, value in (parameters or {}).items()}
+    return _construct(ComponentCatalog.get(name), arguments, f"{where}.{name}")
+
+
+def instantiate(target: str, parameters: Mapping[str, Any], where: str = "stage") -> Any:
+    """Import the class of a dotted path and build it. Only for pipelines that a user of this very process wrote."""
+    if legacy := _LEGACY_PACKAGES.match(target):
+        return _construct(_legacy_class(legacy[2], target, where), parameters, where)
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module_name), class_name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise CheckpointConfigError(f"{where}: cannot import {target}: {error}") from error
+    return _construct(found, parameters, where)
+
+
+def spell(stage: PipelineStage) -> dict[str, Any]:
+    """The mapping that `build` turns back into an equal stage; parameters at their default are left out."""
+    if not is_dataclass(stage):
+        raise CheckpointConfigError(f"{type(stage).__name__} is not a dataclass and cannot be written down")
+    parameters = {
+        camel_case(f.name): _plain(getattr(stage, f.name)) for f in fields(stage) if getattr(stage, f.name) != f.default
+    }
+    names = {cls: name for name, cls in components().items()}
+    if type(stage) in names:
+        return {camel_case(names[type(stage)]): parameters}
+    return {"_target_": _target(type(stage)), **{snake_case(k): v for k, v in parameters.items()}}
+
+
+def snake_case(name: str) -> str:
+    """`weightsOnly` -> `weights_only`."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+
+
+def camel_case(name: str) -> str:
+    """`weights_only` -> `weightsOnly`."""
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
+
+
+def _construct(component: Any, parameters: Mapping[str, Any], where: str) -> Any:
+    if is_dataclass(component):
+        _refuse_unknown(parameters, [f.name for f in fields(component)], where)
+    try:
+        return component(**parameters)
+    except TypeError as error:
+        raise CheckpointConfigError(f"{where}: {error}") from error
+    except CheckpointConfigError as error:
+        raise CheckpointConfigError(f"{where}: {error}") from error
+
+
+def _refuse_unknown(parameters: Iterable[str], known: list[str], where: str) -> None:
+    for name in parameters:
+        if name not in known:
+            raise CheckpointConfigError(f"{where}: unknown parameter {name!r}{_suggest(name, known)}")
+
+
+def _lookup(name: str, table: Mapping[str, type[PipelineStage]], family: str) -> type[PipelineStage]:
+    if name not in table:
+        raise CheckpointConfigError(f"unknown {family} {name!r}{_suggest(name, sorted(table))}")
+    return table[name]
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{hint} Known: {', '.join(known)}" if hint else f"; known: {', '.join(known)}"
+
+
+def _legacy_class(class_name: str, target: str, where: str) -> type[PipelineStage]:
+    by_class = {cls.__name__: cls for cls in components().values()}
+    if class_name not in by_class:
+        raise CheckpointConfigError(f"{where}: {target} has no equivalent{_suggest(class_name, sorted(by_class))}")
+    return by_class[class_name]
+
+
+def _target(component: type) -> str:
+    return f"{component.__module__}.{component.__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

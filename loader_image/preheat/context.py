@@ -1,0 +1,55 @@
+"""What one run of a pipeline carries from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preheat.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from preheat.verify import Checks
+
+
+@dataclass
+class CheckpointContext:
+    """Model, checkpoint and everything said about them; the field names are those of Anemoi's guide.
+
+    `checkpoint_data` is a lazy mapping shaped like the checkpoint: tensors are read when they are asked for.
+    """
+
+    checkpoint_path: str | Path | None = None
+    checkpoint_data: Mapping[str, Any] | None = None
+    model: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    config: Any = None
+    checkpoint_format: str | None = None
+    pl_module: Any = None
+    #: What later reads of `checkpoint_data` must verify; a `verify` stage tightens it.
+    checks: Checks | None = None
+
+    def update_metadata(self, **values: Any) -> None:
+        """Record facts about the run; later values replace earlier ones."""
+        self.metadata.update(values)
+
+    def get_metadata(self, key: str, default: Any = None) -> Any:
+        """A recorded fact, or `default`."""
+        return self.metadata.get(key, default)
+
+    def has_checkpoint_data(self) -> bool:
+        """Whether a source has run; an empty mapping counts as no data."""
+        return bool(self.checkpoint_data)
+
+    def validate_for_stage(self, stage: str, required_fields: list[str]) -> None:
+        """Raise CheckpointError naming every field that `stage` needs and that is unset."""
+        missing = [name for name in required_fields if getattr(self, name, None) is None]
+        if missing:
+            raise CheckpointError(f"{stage} needs {', '.join(missing)} in the context, which is not set")
+
+    def __repr__(self) -> str:
+        shown = [name for name, value in vars(self).items() if value is not None and value != {}]
+        return f"CheckpointContext({', '.join(shown)})"

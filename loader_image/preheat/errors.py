@@ -1,0 +1,127 @@
+"""Every way Preheat refuses, as classes that carry a stable reason code.
+
+`reason` is what scripts, pod statuses and Events see; the message is for a person: what, why. `remedy` says what to do next.
+The first level is the exception family of Anemoi's checkpoint guide, so that code written for it keeps its `except` clauses.
+"""
+
+from __future__ import annotations
+
+
+class CheckpointError(Exception):
+    """Anything that keeps a checkpoint from reaching its model."""
+
+    reason = "Failed"
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}. {self.remedy}" if self.remedy else message
+
+
+class CheckpointConfigError(CheckpointError):
+    """The pipeline itself is wrong: unknown component, bad parameter, stages that do not fit together."""
+
+    reason = "InvalidPipeline"
+    exit_code = 2
+
+
+class CheckpointSourceError(CheckpointError):
+    """The source could not be read; trying again may help."""
+
+    reason = "SourceUnreachable"
+    exit_code = 10
+
+
+class CheckpointNotFoundError(CheckpointSourceError):
+    """The source answered: there is no such object, bucket, file or folder."""
+
+    reason = "NotFound"
+    exit_code = 11
+
+
+class AccessDeniedError(CheckpointSourceError):
+    """The source refused the credentials it was given, or their absence."""
+
+    reason = "AccessDenied"
+    exit_code = 12
+
+
+class CheckpointTimeoutError(CheckpointSourceError):
+    """No progress within the pipeline's limit."""
+
+    reason = "Timeout"
+    exit_code = 13
+
+
+class SourceChangedError(CheckpointSourceError):
+    """The object was replaced between two reads; a mixture is never published."""
+
+    reason = "SourceChanged"
+    exit_code = 14
+
+
+class CheckpointLoadError(CheckpointError):
+    """The bytes are not a checkpoint that can be read safely."""
+
+    reason = "UnreadableCheckpoint"
+    exit_code = 20
+
+
+class UnsupportedFormatError(CheckpointLoadError):
+    """No known format, or a feature of a known one that Preheat refuses by name."""
+
+    reason = "UnsupportedFormat"
+    exit_code = 21
+
+
+class TruncatedError(CheckpointLoadError):
+    """Bytes that the checkpoint declares are not there; the message names their range."""
+
+    reason = "Truncated"
+    exit_code = 22
+
+
+class CheckpointValidationError(CheckpointError):
+    """The bytes are there and are not what was declared: checksum, CRC, NaN, overlap, duplicates."""
+
+    reason = "Corrupt"
+    exit_code = 30
+
+
+class CheckpointIncompatibleError(CheckpointError):
+    """Checkpoint and model do not fit: shapes, missing or unexpected names, or nothing matched at all."""
+
+    reason = "Incompatible"
+    exit_code = 40
+
+
+class NothingMatchedError(CheckpointIncompatibleError):
+    """A strategy or modifier would have changed nothing; that is a failure, never a success."""
+
+    reason = "NothingMatched"
+    exit_code = 41
+
+
+class StorageError(CheckpointError):
+    """The volume refused the bundle: full, read-only, or failing."""
+
+    reason = "StorageFailed"
+    exit_code = 50
+
+
+class NoSpaceError(StorageError):
+    """Not enough free space for the bundle."""
+
+    reason = "NoSpace"
+    exit_code = 51
+
+
+class NotABundleError(CheckpointError):
+    """A folder without a complete manifest, or one whose files do not match it."""
+
+    reason = "NotABundle"
+    exit_code = 60

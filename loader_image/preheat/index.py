@@ -1,0 +1,129 @@
+"""A checkpoint as an index of tensors over byte ranges: what every format produces and every plan starts from.
+
+Holds no bytes and does no I/O. Names of tensors are opaque keys, never paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from preheat.errors import CheckpointValidationError
+
+#: Bytes of one element, by the dtype names of the safetensors format.
+ITEMSIZE: Mapping[str, int] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One contiguous span of a blob that the format declares: a zip member, or a tensor of a safetensors file."""
+
+    name: str
+    start: int
+    stop: int
+    crc32: int | None = None  # None: the file carries none
+    blob: int = 0  # position in Index.blobs
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A dense strided tensor inside a record. `offset` is in bytes from the record's start, `strides` in elements."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    record: Record
+    offset: int = 0
+    strides: tuple[int, ...] | None = None  # None: row-major
+
+    @property
+    def elements(self) -> int:
+        """Number of elements; 1 for a scalar."""
+        return prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the dense values."""
+        return self.elements * ITEMSIZE[self.dtype]
+
+    @property
+    def start(self) -> int:
+        """First byte in the blob."""
+        return self.record.start + self.offset
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the values lie in row-major order without gaps."""
+        return self.strides is None or self.elements == 0 or self.strides == row_major(self.shape, self.strides)
+
+    def extent(self) -> int:
+        """Bytes from `start` to one past the last element that the strides reach."""
+        if self.elements == 0:
+            return 0
+        if self.strides is None:
+            return self.size
+        last = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * ITEMSIZE[self.dtype]
+
+    def check_inside(self, name: str) -> None:
+        """Raise CheckpointValidationError when the tensor reaches outside its record."""
+        if self.offset < 0 or self.offset + self.extent() > self.record.size or min(self.strides or (0,)) < 0:
+            raise CheckpointValidationError(
+                f"tensor {name!r} points outside its storage {self.record.name!r}: bytes {self.offset}..."
+                f"{self.offset + self.extent()} of {self.record.size}"
+            )
+
+
+def row_major(shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """Strides, in elements, of a dense row-major tensor; lengths of one keep the given stride, which nothing reads."""
+    expected, step = [0] * len(shape), 1
+    for axis in range(len(shape) - 1, -1, -1):
+        expected[axis] = strides[axis] if strides is not None and shape[axis] == 1 else step
+        step *= shape[axis]
+    return tuple(expected)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Everything a checkpoint declares about itself.
+
+    `tensors` are the model's weights by name; `state` is the tree of all the rest (epoch, optimizer, hyper-parameters), whose
+    leaves are JSON values, `Tensor`s and opaque `Node`s (see `formats.inert_pickle`); `opaque` names the classes that were
+    found and not interpreted.
+    """
+
+    format: str  # torch-zip, safetensors
+    layout: str  # lightning, state_dict, model_state_dict, model, raw, safetensors
+    tensors: Mapping[str, Tensor]
+    state: Any = field(default_factory=dict)
+    opaque: tuple[str, ...] = ()
+    metadata_bytes: int = 0  # read to build the index: directory, header, pickle
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all distinct weights; an alias counts once."""
+        distinct = {(t.record, t.offset, t.shape, t.strides): t.elements for t in self.tensors.values()}
+        return sum(distinct.values())
+
+    def state_tensors(self) -> Iterator[Tensor]:
+        """Every tensor outside the weights, such as the optimizer's moments."""
+        pending = [self.state]
+        while pending:
+            node = pending.pop()
+            if isinstance(node, Tensor):
+                yield node
+            elif isinstance(node, Mapping):
+                pending.extend(node.values())
+            elif isinstance(node, (list, tuple)):
+                pending.extend(node)

@@ -1,0 +1,28 @@
+"""A stage of the user's own, from the user's own image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from preheat.context import CheckpointContext
+from preheat.stage import Limit, ModelModifier
+
+
+@dataclass(frozen=True)
+class CustomModifier(ModelModifier):
+    """Run a stage class from the training image, in the training process."""
+
+    target: Annotated[str, Limit(max_length=512, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
+    """Dotted path of the class, such as `my_module.MyModifier`; it has `async def process(self, context)`."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor."""
+
+    async def process(self, context: CheckpointContext) -> CheckpointContext:
+        """Build the user's stage and run it."""
+        from preheat.catalog import instantiate
+
+        stage = instantiate(self.target, self.params)
+        result: CheckpointContext = await stage.process(context)
+        return result

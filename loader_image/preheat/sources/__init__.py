@@ -1,0 +1,11 @@
+"""Where checkpoints come from: one file per source."""
+
+from preheat.sources.http import HTTPSource
+from preheat.sources.local import LocalSource
+from preheat.sources.s3 import S3Source
+
+SOURCES = {
+    "http": HTTPSource,
+    "local": LocalSource,
+    "s3": S3Source,
+}

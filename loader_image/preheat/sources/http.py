@@ -1,0 +1,48 @@
+"""A checkpoint behind a URL."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from preheat.blob import Blob, Patience
+from preheat.stage import CheckpointSource, Limit, SecretName, SecretVariable
+
+
+@dataclass(frozen=True)
+class HTTPSource(CheckpointSource):
+    """Read the checkpoint over HTTP or HTTPS, by ranges."""
+
+    # No user:password@ before the first slash: a resource is no place for credentials.
+    url: Annotated[str, Limit(max_length=2048, pattern=r"^https?://[^@/?#\s]+(/[^\s]*)?$")]
+    """URL of the file. Credentials do not belong in it; see secretRef."""
+
+    secret_ref: SecretName | None = None
+    """Name of a Secret in the pod's namespace: key `token` (bearer), or `username` and `password` (basic)."""
+
+    secret_variables: ClassVar[tuple[SecretVariable, ...]] = (
+        SecretVariable("PREHEAT_HTTP_TOKEN", "token"),
+        SecretVariable("PREHEAT_HTTP_USERNAME", "username"),
+        SecretVariable("PREHEAT_HTTP_PASSWORD", "password"),
+    )
+
+    @property
+    def uri(self) -> str:
+        """The URL without its query, which may carry a signature."""
+        return self.url.partition("?")[0]
+
+    def open(self, patience: Patience) -> Blob:
+        """Ask for size and version with one request."""
+        from preheat.sources.http_blob import HttpBlob
+
+        return HttpBlob(self.url, uri=self.uri, headers=self._authorization(), patience=patience)
+
+    def _authorization(self) -> dict[str, str]:
+        if token := os.environ.get("PREHEAT_HTTP_TOKEN"):
+            return {"Authorization": f"Bearer {token}"}
+        if username := os.environ.get("PREHEAT_HTTP_USERNAME"):
+            pair = f"{username}:{os.environ.get('PREHEAT_HTTP_PASSWORD', '')}"
+            return {"Authorization": "Basic " + b64encode(pair.encode()).decode()}
+        return {}

@@ -1,0 +1,75 @@
+"""What a pipeline asks for, whatever it was written in: a custom resource, a file, a Hydra config, the pod's environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from preheat.blob import Patience
+from preheat.catalog import build, snake_case, spell
+from preheat.errors import CheckpointConfigError
+from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """The stages in order and the settings of the whole run."""
+
+    stages: tuple[PipelineStage, ...]
+    continue_on_error: bool = False
+    max_retries: int = 3
+    timeout_seconds: float = 300  # without progress
+
+    @property
+    def patience(self) -> Patience:
+        """How long the source is tried."""
+        return Patience(self.max_retries, self.timeout_seconds)
+
+    @property
+    def source(self) -> CheckpointSource:
+        """The one source; raises CheckpointConfigError when there is none."""
+        for stage in self.stages:
+            if isinstance(stage, CheckpointSource):
+                return stage
+        raise CheckpointConfigError("the pipeline has no source. Begin it with a stage such as s3, http or local")
+
+    @property
+    def remaining(self) -> tuple[PipelineStage, ...]:
+        """The stages that run in the training process."""
+        return tuple(s for s in self.stages if isinstance(s, (LoadingStrategy, ModelModifier)))
+
+
+def parse(document: Mapping[str, Any]) -> PipelineSpec:
+    """The spec in a custom resource, in its `spec` alone, or in Anemoi's `training.checkpoint_pipeline`."""
+    body = _body(document)
+    stages = body.get("stages")
+    if not isinstance(stages, Sequence) or isinstance(stages, str) or not stages:
+        raise CheckpointConfigError("the pipeline has no stages. Give a list under `stages:`")
+    settings = {snake_case(key): value for key, value in body.items()}
+    return PipelineSpec(
+        stages=tuple(build(stage, f"stages[{position}]") for position, stage in enumerate(stages)),
+        continue_on_error=bool(settings.get("continue_on_error", False)),
+        max_retries=int(settings.get("max_retries", 3)),
+        timeout_seconds=float(settings.get("timeout_seconds", settings.get("timeout", 300))),
+    )
+
+
+def to_mapping(spec: PipelineSpec) -> dict[str, Any]:
+    """The `spec` of a custom resource that `parse` turns back into an equal PipelineSpec."""
+    return {
+        "stages": [spell(stage) for stage in spec.stages],
+        "continueOnError": spec.continue_on_error,
+        "maxRetries": spec.max_retries,
+        "timeoutSeconds": spec.timeout_seconds,
+    }
+
+
+def _body(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    for path in (("spec",), ("training", "checkpoint_pipeline"), ("checkpoint_pipeline",)):
+        inner: Any = document
+        for key in path:
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        if isinstance(inner, Mapping):
+            return inner
+    return document

@@ -1,0 +1,135 @@
+"""What a stage is: a frozen dataclass whose fields are its parameters and whose `process` is its work.
+
+One declaration serves every reader: the constructor checks it, the custom resource's schema is derived from it, the docs quote it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+
+from preheat.blob import Blob, Patience
+from preheat.context import CheckpointContext
+from preheat.errors import CheckpointConfigError
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Bounds of a parameter, attached with `Annotated`; lengths count characters of a string or items of a tuple."""
+
+    max_length: int | None = None
+    min_length: int | None = None
+    pattern: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    items: Limit | None = None
+
+    def check(self, where: str, value: Any) -> None:
+        """Raise CheckpointConfigError when `value` is outside the bounds; None is always inside."""
+        if value is None:
+            return
+        if isinstance(value, (str, tuple, list)):
+            self._check_length(where, value)
+        elif isinstance(value, (int, float)):
+            self._check_range(where, value)
+        if self.pattern and isinstance(value, str) and not re.search(self.pattern, value):
+            raise CheckpointConfigError(f"{where}: {value!r} does not match {self.pattern}")
+        if self.items and isinstance(value, (tuple, list)):
+            for position, item in enumerate(value):
+                self.items.check(f"{where}[{position}]", item)
+
+    def _check_length(self, where: str, value: str | tuple[Any, ...] | list[Any]) -> None:
+        if self.max_length is not None and len(value) > self.max_length:
+            raise CheckpointConfigError(f"{where}: {len(value)} is longer than the allowed {self.max_length}")
+        if self.min_length is not None and len(value) < self.min_length:
+            raise CheckpointConfigError(f"{where}: must not be empty")
+
+    def _check_range(self, where: str, value: float) -> None:
+        if self.minimum is not None and value < self.minimum:
+            raise CheckpointConfigError(f"{where}: {value} is below the minimum {self.minimum}")
+        if self.maximum is not None and value > self.maximum:
+            raise CheckpointConfigError(f"{where}: {value} is above the maximum {self.maximum}")
+
+
+# The bounds that most parameters share. Kubernetes budgets its validation rules by these lengths.
+Name = Annotated[str, Limit(min_length=1, max_length=253)]
+Text = Annotated[str, Limit(min_length=1, max_length=1024)]
+DottedPath = Annotated[str, Limit(min_length=1, max_length=512)]
+SecretName = Annotated[str, Limit(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+
+
+def limits_of(stage_class: type) -> dict[str, Limit]:
+    """The declared bounds by field name."""
+    hints = get_type_hints(stage_class, include_extras=True)
+    found = {name: _limit_in(hints[name]) for name in (field.name for field in fields(stage_class))}
+    return {name: limit for name, limit in found.items() if limit is not None}
+
+
+def _limit_in(hint: Any) -> Limit | None:
+    candidates = [hint, *get_args(hint)]  # `Annotated[...] | None` hides the annotation one level down
+    for candidate in candidates:
+        if get_origin(candidate) is Annotated:
+            return next((extra for extra in get_args(candidate)[1:] if isinstance(extra, Limit)), None)
+    return None
+
+
+class PipelineStage(ABC):
+    """One step of a pipeline. Subclasses that are dataclasses have their parameters checked when they are built."""
+
+    def __post_init__(self) -> None:
+        """Check every declared bound; families add their own rules and call this first."""
+        if not is_dataclass(self):
+            return
+        for name, limit in limits_of(type(self)).items():
+            limit.check(f"{type(self).__name__}.{name}", getattr(self, name))
+
+    @abstractmethod
+    async def process(self, context: CheckpointContext) -> CheckpointContext:
+        """Do the stage's work and return the context, usually the same object."""
+
+    async def __call__(self, context: CheckpointContext) -> CheckpointContext:
+        return await self.process(context)
+
+
+@dataclass(frozen=True)
+class SecretVariable:
+    """One key of the source's Secret, as the environment variable in which the source's library looks for it."""
+
+    variable: str
+    key: str
+
+
+class CheckpointSource(PipelineStage):
+    """Says where the checkpoint is; `open` pins it to one version."""
+
+    #: Keys that a Secret named by `secret_ref` may hold; each is optional there.
+    secret_variables: ClassVar[tuple[SecretVariable, ...]] = ()
+
+    @property
+    @abstractmethod
+    def uri(self) -> str:
+        """Where the checkpoint is, for a person, without credentials."""
+
+    @abstractmethod
+    def open(self, patience: Patience) -> Blob:
+        """Pin the object to its present version; raises a CheckpointSourceError that says why not."""
+
+    async def process(self, context: CheckpointContext) -> CheckpointContext:
+        """Put the checkpoint's index into the context; payload is read when a later stage asks for it."""
+        from preheat.data import open_checkpoint
+
+        return await asyncio.to_thread(open_checkpoint, self, context)
+
+
+class LoadingStrategy(PipelineStage):
+    """Says how the checkpoint enters the model. Runs in the training process; needs `context.model`."""
+
+    #: True when optimizer, scheduler and progress travel too.
+    restores_training_state: ClassVar[bool] = False
+
+
+class ModelModifier(PipelineStage):
+    """Changes the model after its weights are in. Runs in the training process."""

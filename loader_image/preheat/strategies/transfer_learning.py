@@ -1,0 +1,25 @@
+"""Load what fits of a checkpoint that was made for another model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from preheat.context import CheckpointContext
+from preheat.stage import LoadingStrategy
+
+
+@dataclass(frozen=True)
+class TransferLearningLoader(LoadingStrategy):
+    """Load every weight whose name and shape fit and report the others. Nothing that fits is an error."""
+
+    strict: bool = False
+    """Every name of the checkpoint must be in the model."""
+
+    skip_mismatched: bool = True
+    """Skip weights whose shape differs, with the reason in the report; false: such a weight is an error."""
+
+    async def process(self, context: CheckpointContext) -> CheckpointContext:
+        """Fill the model; raises CheckpointIncompatibleError before the model is touched."""
+        from preheat.strategies.loading import load_matching
+
+        return load_matching(self, context, strict=self.strict, skip_mismatched=self.skip_mismatched)

@@ -1,0 +1,22 @@
+"""Load the weights, leave optimizer and progress behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from preheat.context import CheckpointContext
+from preheat.stage import LoadingStrategy
+
+
+@dataclass(frozen=True)
+class WeightsOnlyLoader(LoadingStrategy):
+    """Load the checkpoint's weights by name; optimizer, scheduler and progress start fresh. A shape that differs is an error."""
+
+    strict: bool = True
+    """Every parameter of the model must be in the checkpoint, and the other way round."""
+
+    async def process(self, context: CheckpointContext) -> CheckpointContext:
+        """Fill the model; raises CheckpointIncompatibleError before the model is touched."""
+        from preheat.strategies.loading import load_matching
+
+        return load_matching(self, context, strict=self.strict, skip_mismatched=False)

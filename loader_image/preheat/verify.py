@@ -1,0 +1,40 @@
+"""The `verify` stage: what must hold of the bytes before anything is published.
+
+CRC-32 of zip records, declared sizes, overlap and duplicates are checked without being asked for; this stage adds to that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from preheat.context import CheckpointContext
+from preheat.stage import Limit, PipelineStage
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What the transfer verifies on the bytes as they pass."""
+
+    sha256: str | None = None  # of the whole object, hexadecimal; makes the loader read all of it
+    crc32: bool = True  # of every zip record that carries one
+    finite: bool = False  # no NaN or infinity among the weights
+
+
+@dataclass(frozen=True)
+class Verify(PipelineStage):
+    """Check the checkpoint's bytes as they pass; a failed check publishes nothing."""
+
+    sha256: Annotated[str, Limit(max_length=64, pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the whole object in hexadecimal. The loader then reads all of it, not only the selected tensors."""
+
+    crc32: bool = True
+    """Check the CRC-32 of every zip record of a torch file."""
+
+    finite: bool = True
+    """Refuse weights that hold NaN or infinity."""
+
+    async def process(self, context: CheckpointContext) -> CheckpointContext:
+        """Tighten what later reads of the checkpoint's data verify."""
+        context.checks = Checks(self.sha256, self.crc32, self.finite)
+        return context
