@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import MODIFIERS
@@ -22,15 +22,15 @@ from preheat.stage import PipelineStage
 from preheat.strategies import STRATEGIES
 from preheat.verify import Verify
 
-CHECKS = {"verify": Verify}
+CHECKS: dict[str, type[PipelineStage]] = {"verify": Verify}
+
+Stage = TypeVar("Stage", bound=PipelineStage)
 
 #: Third parties register `name = "module:Class"` here.
 ENTRY_POINT_GROUP = "preheat.components"
 
 # Anemoi's guide spells these packages; the class names are the same.
-_LEGACY_PACKAGES = re.compile(
-    r"^anemoi\.training\.checkpoint\.(sources|loaders|loading|modifiers)\.(?:[\w.]+\.)?(\w+)$"
-)
+_LEGACY_CLASS = re.compile(r"^anemoi\.training\.checkpoint\.(?:sources|loaders|loading|modifiers)\.(?:[\w.]+\.)?(\w+)$")
 
 
 class ComponentCatalog:
@@ -90,26 +90,28 @@ def components() -> Mapping[str, type[PipelineStage]]:
 
 def build(stage: PipelineStage | Mapping[str, Any], where: str = "stage") -> PipelineStage:
     """The stage that a mapping describes, in either spelling; a stage is returned as it is."""
-    if hasattr(stage, "process"):
+    if isinstance(stage, PipelineStage):
         return stage
     if not isinstance(stage, Mapping):
-        raise CheckpointConfigError(
-            f"{where}: {stage!r:.200} is not a stage. Write it as {{s3: {{bucket: ..., key: ...}}}}"
-        )
+        raise CheckpointConfigError(f"{where}: {stage!r:.200} is not a stage. Write {{s3: {{bucket: ..., key: ...}}}}")
     if "_target_" in stage:
-        return instantiate(stage["_target_"], {k: v for k, v in stage.items() if k != "_target_"}, where)
+        built: PipelineStage = instantiate(
+            stage["_target_"], {k: v for k, v in stage.items() if k != "_target_"}, where
+        )
+        return built
     if len(stage) != 1:
         keys = ", ".join(map(str, stage)) or "none"
         raise CheckpointConfigError(f"{where}: one component per stage, found {keys}")
     [(name, parameters)] = stage.items()
     arguments = {snake_case(key): value for key, value in (parameters or {}).items()}
-    return _construct(ComponentCatalog.get(name), arguments, f"{where}.{name}")
+    component: PipelineStage = _construct(ComponentCatalog.get(name), arguments, f"{where}.{name}")
+    return component
 
 
 def instantiate(target: str, parameters: Mapping[str, Any], where: str = "stage") -> Any:
     """Import the class of a dotted path and build it. Only for pipelines that a user of this very process wrote."""
-    if legacy := _LEGACY_PACKAGES.match(target):
-        return _construct(_legacy_class(legacy[2], target, where), parameters, where)
+    if legacy := _LEGACY_CLASS.match(target):
+        return _construct(_legacy_class(legacy[1], target, where), parameters, where)
     module_name, _, class_name = target.rpartition(".")
     try:
         found = getattr(import_module(module_name), class_name)
@@ -159,7 +161,7 @@ def _refuse_unknown(parameters: Iterable[str], known: list[str], where: str) -> 
             raise CheckpointConfigError(f"{where}: unknown parameter {name!r}{_suggest(name, known)}")
 
 
-def _lookup(name: str, table: Mapping[str, type[PipelineStage]], family: str) -> type[PipelineStage]:
+def _lookup(name: str, table: Mapping[str, type[Stage]], family: str) -> type[Stage]:
     if name not in table:
         raise CheckpointConfigError(f"unknown {family} {name!r}{_suggest(name, sorted(table))}")
     return table[name]

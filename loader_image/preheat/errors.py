@@ -1,7 +1,7 @@
 """Every way Preheat refuses, as classes that carry a stable reason code.
 
-`reason` is what scripts, pod statuses and Events see; the message is for a person: what, why. `remedy` says what to do next.
-The first level is the exception family of Anemoi's checkpoint guide, so that code written for it keeps its `except` clauses.
+`reason` is what scripts, pod statuses and Events see; the message tells a person what and why, `remedy` what next.
+The first level is the exception family of Anemoi's checkpoint guide: code written for it keeps its `except` clauses.
 """
 
 from __future__ import annotations

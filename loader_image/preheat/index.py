@@ -98,9 +98,9 @@ def row_major(shape: tuple[int, ...], strides: tuple[int, ...] | None = None) ->
 class Index:
     """Everything a checkpoint declares about itself.
 
-    `tensors` are the model's weights by name; `state` is the tree of all the rest (epoch, optimizer, hyper-parameters), whose
-    leaves are JSON values, `Tensor`s and opaque `Node`s (see `formats.inert_pickle`); `opaque` names the classes that were
-    found and not interpreted.
+    `tensors` are the model's weights by name; `state` is the tree of all the rest (epoch, optimizer, hyper-parameters):
+    its leaves are JSON values, `Tensor`s and opaque `Node`s (see `formats.inert_pickle`). `opaque` names the classes
+    that were found and not interpreted.
     """
 
     format: str  # torch-zip, safetensors

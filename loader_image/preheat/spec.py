@@ -1,4 +1,4 @@
-"""What a pipeline asks for, whatever it was written in: a custom resource, a file, a Hydra config, the pod's environment."""
+"""What a pipeline asks for, whatever it was written in: a resource, a file, a Hydra config, a pod's environment."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a stage is: a frozen dataclass whose fields are its parameters and whose `process` is its work.
 
-One declaration serves every reader: the constructor checks it, the custom resource's schema is derived from it, the docs quote it.
+One declaration serves every reader: the constructor checks it, the resource's schema is derived from it, docs quote it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The `verify` stage: what must hold of the bytes before anything is published.
 
-CRC-32 of zip records, declared sizes, overlap and duplicates are checked without being asked for; this stage adds to that.
+CRC-32 of zip records, declared sizes, overlap and duplicates are checked without being asked for; this stage adds.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from preheat.modifiers.custom import CustomModifier
 from preheat.modifiers.freezing import FreezingModifier
+from preheat.stage import ModelModifier
 
-MODIFIERS = {
+MODIFIERS: dict[str, type[ModelModifier]] = {
     "custom": CustomModifier,
     "freezing": FreezingModifier,
 }

@@ -3,8 +3,9 @@
 from preheat.sources.http import HTTPSource
 from preheat.sources.local import LocalSource
 from preheat.sources.s3 import S3Source
+from preheat.stage import CheckpointSource
 
-SOURCES = {
+SOURCES: dict[str, type[CheckpointSource]] = {
     "http": HTTPSource,
     "local": LocalSource,
     "s3": S3Source,

@@ -1,9 +1,10 @@
 """How a checkpoint enters the model: one file per strategy. torch is imported when one runs, not before."""
 
+from preheat.stage import LoadingStrategy
 from preheat.strategies.transfer_learning import TransferLearningLoader
 from preheat.strategies.weights_only import WeightsOnlyLoader
 
-STRATEGIES = {
+STRATEGIES: dict[str, type[LoadingStrategy]] = {
     "transfer_learning": TransferLearningLoader,
     "weights_only": WeightsOnlyLoader,
 }

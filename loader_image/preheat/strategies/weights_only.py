@@ -10,7 +10,7 @@ from preheat.stage import LoadingStrategy
 
 @dataclass(frozen=True)
 class WeightsOnlyLoader(LoadingStrategy):
-    """Load the checkpoint's weights by name; optimizer, scheduler and progress start fresh. A shape that differs is an error."""
+    """Load the checkpoint's weights by name; optimizer and progress start fresh. A shape that differs is an error."""
 
     strict: bool = True
     """Every parameter of the model must be in the checkpoint, and the other way round."""
