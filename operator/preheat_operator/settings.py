@@ -1,0 +1,100 @@
+"""What the installation decides, read once from the environment; a value that cannot be meant is refused at the start.
+
+Names that Preheat does not know are left alone: Kubernetes itself puts variables of Services into containers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self, cast, get_args
+
+LogFormat = Literal["json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+Resources = Mapping[str, Mapping[str, str]]
+
+_PREFIX = "PREHEAT_"
+_REQUIRED = ("namespace", "loader_image")
+
+
+def _default_loader_resources() -> Resources:
+    return {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "128Mi"}}
+
+
+class SettingsError(ValueError):
+    """One or more variables cannot be used; the message names each of them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of both processes; every field is the variable PREHEAT_<FIELD>."""
+
+    namespace: str  # the operator's own
+    loader_image: str
+    service_name: str = "preheat-webhook"
+    secret_name: str = "preheat-webhook-certificate"  # noqa: S105 the name of a Secret, not its content
+    webhook_configuration_name: str = "preheat"
+    port: int = 8443
+    health_port: int = 8080
+    image_pull_policy: PullPolicy = "IfNotPresent"
+    loader_resources: Resources = field(default_factory=_default_loader_resources, hash=False)
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "json"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """The settings of this process; raises SettingsError that lists everything wrong at once."""
+        values: dict[str, Any] = {}
+        wrong: list[str] = []
+        for name in (f.name for f in fields(cls)):
+            text = environment.get(_PREFIX + name.upper(), "").strip()
+            if not text:
+                continue
+            try:
+                values[name] = _READERS.get(name, str)(text)
+            except ValueError as error:
+                wrong.append(f"{_PREFIX}{name.upper()}={text!r} {error}")
+        wrong += [f"{_PREFIX}{name.upper()} is not set" for name in _REQUIRED if not values.get(name)]
+        if wrong:
+            raise SettingsError("the environment does not describe an installation: " + "; ".join(wrong))
+        return cls(**values)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ValueError("is not a port from 1 to 65535")
+    return int(text)
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"is not one of {', '.join(choices)}")
+        return text
+
+    return read
+
+
+def _resources(text: str) -> Resources:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(document, dict) or not set(document) <= {"requests", "limits"}:
+        raise ValueError('is not an object with the keys "requests" and "limits"')
+    if not all(isinstance(amounts, dict) for amounts in document.values()):
+        raise ValueError("does not map resource names to amounts")
+    return {kind: {name: str(amount) for name, amount in amounts.items()} for kind, amounts in document.items()}
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "port": _port,
+    "health_port": _port,
+    "image_pull_policy": _one_of(cast("tuple[str, ...]", get_args(PullPolicy))),
+    "loader_resources": _resources,
+    "log_level": _one_of(cast("tuple[str, ...]", get_args(LogLevel))),
+    "log_format": _one_of(cast("tuple[str, ...]", get_args(LogFormat))),
+}
