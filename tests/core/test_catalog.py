@@ -1,0 +1,105 @@
+"""Names, spellings and the answers to wrong ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preheat.catalog import ComponentCatalog, build, built_in, camel_case, snake_case, spell
+from preheat.errors import CheckpointConfigError
+from preheat.modifiers import FreezingModifier
+from preheat.sources import HTTPSource, LocalSource, S3Source
+from preheat.strategies import TransferLearningLoader, WeightsOnlyLoader
+from preheat.verify import Verify
+
+STAGES = [
+    LocalSource("/a.ckpt"),
+    HTTPSource("https://models.example.com/a.ckpt", secret_ref="token"),
+    S3Source("models", "a.ckpt", region="eu-west-1", addressing="path"),
+    Verify(sha256="0" * 64, finite=False),
+    WeightsOnlyLoader(strict=False),
+    TransferLearningLoader(skip_mismatched=False),
+    FreezingModifier(("encoder", "processor.0")),
+]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: type(stage).__name__)
+def test_a_stage_survives_being_spelled_and_built(stage):
+    assert build(spell(stage)) == stage
+
+
+def test_a_resource_spells_stages_in_camel_case():
+    stage = build({"transferLearning": {"skipMismatched": False}})
+    assert stage == TransferLearningLoader(skip_mismatched=False)
+
+
+def test_a_file_may_name_a_class_path():
+    stage = build({"_target_": "preheat.sources.LocalSource", "path": "/a.ckpt"})
+    assert stage == LocalSource("/a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("target", "parameters", "stage"),
+    [
+        ("sources.S3Source", {"bucket": "b", "key": "k", "region": "us-east-1"}, S3Source("b", "k", "us-east-1")),
+        ("sources.HTTPSource", {"url": "https://a.example/x"}, HTTPSource("https://a.example/x")),
+        ("loaders.WeightsOnlyLoader", {"strict": False}, WeightsOnlyLoader(strict=False)),
+        ("loading.strategies.TransferLearningLoader", {"skip_mismatched": True}, TransferLearningLoader()),
+        ("modifiers.FreezingModifier", {"layers": ["encoder"]}, FreezingModifier(("encoder",))),
+    ],
+)
+def test_class_paths_of_anemois_guide_resolve_without_anemoi(target, parameters, stage):
+    assert build({"_target_": f"anemoi.training.checkpoint.{target}", **parameters}) == stage
+
+
+def test_an_unknown_component_lists_the_known_ones_and_the_nearest():
+    with pytest.raises(CheckpointConfigError, match=r"'weight_only'; did you mean 'weights_only'\? Known: .*freezing"):
+        build({"weightOnly": {}})
+
+
+def test_an_unknown_parameter_lists_the_known_ones_and_the_nearest():
+    with pytest.raises(CheckpointConfigError, match=r"'bukket'; did you mean 'bucket'\?"):
+        build({"s3": {"bukket": "a", "key": "b"}})
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ({}, "one component per stage, found none"),
+        ({"s3": {}, "http": {}}, "one component per stage, found s3, http"),
+        ({"s3": {"bucket": "b"}}, "key"),
+        ("s3", "is not a stage"),
+        ({"freezing": {"layers": "encoder"}}, "give a list"),
+        ({"freezing": {"layers": []}}, "must not be empty"),
+        ({"http": {"url": "https://user:secret@host.example/x"}}, "does not match"),
+        ({"http": {"url": "ftp://host.example/x"}}, "does not match"),
+        ({"verify": {"sha256": "abc"}}, "does not match"),
+        ({"_target_": "no.such.module.Stage"}, "cannot import"),
+        ({"_target_": "anemoi.training.checkpoint.loaders.MagicLoader"}, "has no equivalent"),
+    ],
+)
+def test_a_wrong_stage_says_what_is_wrong(stage, words):
+    with pytest.raises(CheckpointConfigError, match=words):
+        build(stage)
+
+
+def test_every_family_is_listed():
+    assert ComponentCatalog.list_sources() == ["http", "local", "s3"]
+    assert ComponentCatalog.list_loaders() == ["transfer_learning", "weights_only"]
+    assert ComponentCatalog.list_modifiers() == ["custom", "freezing"]
+
+
+def test_a_listed_target_builds_the_class_it_names():
+    target = ComponentCatalog.get_loader_target("weights_only")
+    assert build({"_target_": target}) == WeightsOnlyLoader()
+
+
+@pytest.mark.parametrize("name", sorted(built_in()))
+def test_names_survive_both_cases(name):
+    assert snake_case(camel_case(name)) == name
+
+
+@given(st.lists(st.from_regex(r"[a-z]{2,6}", fullmatch=True), min_size=1, max_size=4).map("_".join))
+def test_any_snake_case_name_survives_camel_case(name):
+    assert snake_case(camel_case(name)) == name

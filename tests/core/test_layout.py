@@ -1,0 +1,47 @@
+"""Rules of the layout that break in ways nobody would guess, so they are checked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"torch", "numpy", "boto3", "botocore", "pydantic", "kopf", "aiohttp", "lightkube", "lightning"}
+
+
+@pytest.mark.parametrize("folder", ["operator", "loader_image", "tests"])
+def test_folders_that_shadow_or_break_imports_are_no_packages(folder):
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_the_standard_librarys_operator_is_what_the_checkouts_root_imports():
+    script = "import operator, collections; print(operator.__file__)"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert str(ROOT) not in found.stdout.replace(sys.prefix, "")
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("import preheat", "import preheat"),
+        ("the loader", "import preheat.loader"),
+        ("the shim", "import preheat.shim.import_hook, preheat.shim.guard"),
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_used(what, code):
+    script = f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(json.loads(found.stdout)), what
+
+
+def test_the_commands_help_imports_nothing_heavy():
+    script = (
+        "import sys, json\nfrom preheat.cli import main\nsys.argv = ['preheat', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\nprint('MODULES', json.dumps(sorted(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(json.loads(found.stdout.partition("MODULES ")[2]))
