@@ -1,0 +1,160 @@
+"""What a bundle says about itself: where it came from, what was taken, left and checked, and what is still to run.
+
+The manifest is written last. A folder without one, or with one that cannot be read, is not a bundle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from preheat import __version__
+from preheat.errors import NotABundleError
+from preheat.verify import Checks
+
+#: Grows when an older Preheat could no longer read what this one writes; part of every bundle's digest.
+LAYOUT = 1
+
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The resource that the bundle was made for first; others with the same stages share it."""
+
+    name: str = ""
+    namespace: str = ""
+    generation: int = 0
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """The object that was read, pinned."""
+
+    uri: str
+    version: str
+    size_bytes: int
+    format: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One tensor of the bundle; `crc32` is that of its bytes there, None when nothing computed it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    crc32: int | None = None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the bundle."""
+
+    tensors: int = 0
+    parameters: int = 0
+    selected_bytes: int = 0
+    fetched_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Left:
+    """What the source holds and the bundle does not."""
+
+    state_tensors: int = 0
+    state_bytes: int = 0
+    opaque: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of manifest.json."""
+
+    digest: str
+    pipeline: Pipeline
+    source: SourceFacts
+    files: Mapping[str, int]  # bytes by file name
+    tensors: Mapping[str, TensorFacts]
+    aliases: Mapping[str, str] = field(default_factory=dict)  # tied name -> name in the file
+    totals: Totals = Totals()
+    left: Left = Left()
+    state: Any = field(default_factory=dict)  # epoch, step, hyper-parameters: JSON values only
+    checks: Checks = Checks()
+    stages: tuple[Mapping[str, Any], ...] = ()  # as spelled; they run in the training process
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    preheat: str = __version__
+
+    def to_json(self) -> str:
+        """The document, keys in a fixed order."""
+        return json.dumps(_document(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """The manifest of a document; raises NotABundleError when it is none that this version understands."""
+        try:
+            document = json.loads(text)
+            layout = document["layout"]
+            if layout == LAYOUT:
+                return _manifest(document)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise NotABundleError(f"its manifest cannot be read ({type(error).__name__}: {error})") from error
+        raise NotABundleError(
+            f"its manifest has layout {layout!r}, this Preheat reads layout {LAYOUT}",
+            remedy="Use the same Preheat version in loader and training image",
+        )
+
+
+def _document(manifest: Manifest) -> dict[str, Any]:
+    source, totals, left, checks = manifest.source, manifest.totals, manifest.left, manifest.checks
+    return {
+        "layout": LAYOUT,
+        "preheat": manifest.preheat,
+        "digest": manifest.digest,
+        "pipeline": vars(manifest.pipeline),
+        "source": {
+            "uri": source.uri,
+            "version": source.version,
+            "sizeBytes": source.size_bytes,
+            "format": source.format,
+            "layout": source.layout,
+        },
+        "files": {name: {"bytes": size} for name, size in manifest.files.items()},
+        "tensors": {name: vars(facts) for name, facts in manifest.tensors.items()},
+        "aliases": dict(manifest.aliases),
+        "totals": {
+            "tensors": totals.tensors,
+            "parameters": totals.parameters,
+            "selectedBytes": totals.selected_bytes,
+            "fetchedBytes": totals.fetched_bytes,
+        },
+        "left": {"stateTensors": left.state_tensors, "stateBytes": left.state_bytes, "opaque": left.opaque},
+        "state": manifest.state,
+        "checks": {"sha256": checks.sha256, "crc32": checks.crc32, "finite": checks.finite},
+        "stages": manifest.stages,
+        "seconds": dict(manifest.seconds),
+    }
+
+
+def _manifest(document: Mapping[str, Any]) -> Manifest:
+    source, totals, left = document["source"], document["totals"], document["left"]
+    return Manifest(
+        digest=document["digest"],
+        pipeline=Pipeline(**document["pipeline"]),
+        source=SourceFacts(source["uri"], source["version"], source["sizeBytes"], source["format"], source["layout"]),
+        files={name: entry["bytes"] for name, entry in document["files"].items()},
+        tensors={
+            name: TensorFacts(entry["dtype"], tuple(entry["shape"]), entry["crc32"])
+            for name, entry in document["tensors"].items()
+        },
+        aliases=document["aliases"],
+        totals=Totals(totals["tensors"], totals["parameters"], totals["selectedBytes"], totals["fetchedBytes"]),
+        left=Left(left["stateTensors"], left["stateBytes"], tuple(left["opaque"])),
+        state=document["state"],
+        checks=Checks(**document["checks"]),
+        stages=tuple(document["stages"]),
+        seconds=document["seconds"],
+        preheat=document["preheat"],
+    )
