@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from preheat.errors import TruncatedError
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -37,3 +39,12 @@ class Blob(Protocol):
     def close(self) -> None:
         """Give back connections and descriptors."""
         ...
+
+
+def check_range(blob: Blob, start: int, stop: int) -> None:
+    """Raise TruncatedError when [start, stop) is not inside the blob: whoever asks was told so by the checkpoint."""
+    if not 0 <= start <= stop <= blob.size:
+        raise TruncatedError(
+            f"{blob.uri} should have bytes {start}...{stop}; it ends at {blob.size}",
+            remedy="Copy or save the checkpoint again",
+        )

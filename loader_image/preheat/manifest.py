@@ -82,7 +82,7 @@ class Manifest:
     totals: Totals = Totals()
     left: Left = Left()
     state: Any = field(default_factory=dict)  # epoch, step, hyper-parameters: JSON values only
-    checks: Checks = Checks()
+    checks: Checks = field(default_factory=Checks)
     stages: tuple[Mapping[str, Any], ...] = ()  # as spelled; they run in the training process
     seconds: Mapping[str, float] = field(default_factory=dict)
     preheat: str = __version__

@@ -1,0 +1,134 @@
+"""A local file, pinned by inode, modification time and size."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from preheat.blob import check_range
+from preheat.errors import (
+    AccessDeniedError,
+    CheckpointNotFoundError,
+    CheckpointSourceError,
+    SourceChangedError,
+    TruncatedError,
+    UnsupportedFormatError,
+)
+
+# What the kernel answers where a copy within it is not possible: other filesystem, other kind of file, old kernel.
+_NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
+
+
+class FileBlob:
+    """The bytes of one file; a file that is rewritten while it is read raises SourceChangedError."""
+
+    def __init__(self, path: Path) -> None:
+        self.uri = str(path)
+        self._fd = _open(path)
+        try:
+            status = _regular(self._fd, path)
+        except BaseException:
+            self.close()
+            raise
+        self.size = status.st_size
+        self.version = _version(status)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop)."""
+        check_range(self, start, stop)
+        buffer = bytearray(stop - start)
+        self._fill(memoryview(buffer), start)
+        return bytes(buffer)
+
+    def stream(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
+        """Bytes [start, stop) in slices of `buffer`, each full but the last."""
+        check_range(self, start, stop)
+        for position in range(start, stop, len(buffer)):
+            view = buffer[: min(len(buffer), stop - position)]
+            self._fill(view, position)
+            yield view
+
+    def copy(self, start: int, stop: int, target: int, offset: int) -> None:
+        """Bytes [start, stop) to `offset` of the descriptor `target`, within the kernel."""
+        check_range(self, start, stop)
+        position = start
+        while position < stop:
+            count = self._copy_some(position, stop - position, target, offset + position - start)
+            if not count:
+                self._check_pin()
+                raise _short(self, position, stop)
+            position += count
+        self._check_pin()
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _copy_some(self, position: int, count: int, target: int, offset: int) -> int:
+        try:
+            return os.copy_file_range(self._fd, target, count, position, offset)
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+        os.lseek(target, offset, os.SEEK_SET)  # sendfile knows no offset of its output
+        return os.sendfile(target, self._fd, position, count)
+
+    def _fill(self, view: memoryview, position: int) -> None:
+        filled = 0
+        while filled < len(view):
+            try:
+                count = os.preadv(self._fd, [view[filled:]], position + filled)
+            except OSError as error:
+                raise CheckpointSourceError(
+                    f"reading {self.uri} failed at byte {position + filled}: {error.strerror}",
+                    remedy="Check the disk or mount it is on",
+                ) from error
+            if not count:
+                self._check_pin()
+                raise _short(self, position + filled, position + len(view))
+            filled += count
+        self._check_pin()
+
+    def _check_pin(self) -> None:
+        if _version(os.fstat(self._fd)) != self.version:
+            raise SourceChangedError(
+                f"{self.uri} was changed while it was read",
+                remedy="Run again when its writer is done, or write to a new name and rename",
+            )
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without writer must not block
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointNotFoundError(
+            f"there is no file {path}", remedy="Check the path; it is the one that the loader sees"
+        ) from None
+    except PermissionError:
+        raise AccessDeniedError(
+            f"user {os.getuid()} may not read {path}", remedy="Change its mode, or runAsUser or fsGroup of the pod"
+        ) from None
+    except OSError as error:
+        raise CheckpointSourceError(f"opening {path} failed: {error.strerror}") from error
+
+
+def _regular(fd: int, path: Path) -> os.stat_result:
+    status = os.fstat(fd)
+    if stat.S_ISDIR(status.st_mode):
+        raise UnsupportedFormatError(f"{path} is a folder", remedy="Name a checkpoint file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsupportedFormatError(f"{path} is not a regular file")
+    return status
+
+
+def _version(status: os.stat_result) -> str:
+    return f"file:{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
+
+
+def _short(blob: FileBlob, position: int, stop: int) -> TruncatedError:
+    return TruncatedError(f"{blob.uri} has no bytes {position}...{stop}; it ends at {position}")
