@@ -1,0 +1,37 @@
+"""Reads the small parts of a blob that describe the rest, each byte once, and counts what that cost."""
+
+from __future__ import annotations
+
+from preheat.blob import Blob
+from preheat.errors import TruncatedError
+
+HEAD = 1024  # enough to tell every format by its first bytes
+
+
+class MetadataReader:
+    """Ranges of one blob, kept for as long as the index is being built: what was read is not requested again."""
+
+    def __init__(self, blob: Blob) -> None:
+        self._blob = blob
+        self._kept: list[tuple[int, bytes]] = []
+        self.size = blob.size
+        self.fetched = 0
+
+    @property
+    def head(self) -> bytes:
+        """The first 1024 bytes, or the whole of a smaller file."""
+        return self.read(0, min(HEAD, self.size))
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), all of them; raises TruncatedError when the blob ends before `stop`."""
+        if stop > self.size:
+            raise TruncatedError(
+                f"the file ends at byte {self.size}; bytes {start}...{stop} are missing", remedy="Copy the file again"
+            )
+        for begin, kept in self._kept:
+            if begin <= start and stop <= begin + len(kept):
+                return kept[start - begin : stop - begin]
+        content = self._blob.read(start, stop)
+        self._kept.append((start, content))
+        self.fetched += len(content)
+        return content

@@ -1,0 +1,145 @@
+"""safetensors files: a strict reader of their header, and the writer of the one header that every bundle begins with.
+
+The format's own library accepts duplicate keys (the last one wins) and leaves room for a second reading; this reader
+refuses whatever two parsers could read differently. It never touches the payload.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
+
+from preheat.errors import CheckpointLoadError, CheckpointValidationError, TruncatedError, UnsupportedFormatError
+from preheat.formats.metadata import MetadataReader
+from preheat.index import ITEMSIZE, Index, Record, Tensor
+
+MAX_HEADER = 100_000_000  # the limit of the format's own library
+PAGE = 4096  # where a header of ours ends, so that the data can be mapped and read past the page cache
+METADATA = "__metadata__"
+
+# The order in which the format's own library writes dtypes, widest first: no tensor needs padding to be aligned.
+_RANK = {
+    dtype: rank
+    for rank, dtype in enumerate(
+        ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16")
+        + ("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
+    )
+}
+
+
+def offsets(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, int]]:
+    """Where each tensor lies after the header, as (start, stop), in the order of the file: by dtype, then by name."""
+    placed, at = {}, 0
+    for name in sorted(tensors, key=lambda name: (_RANK[tensors[name][0]], name)):
+        dtype, shape = tensors[name]
+        size = prod(shape) * ITEMSIZE[dtype]
+        placed[name] = (at, at + size)
+        at += size
+    return placed
+
+
+def header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes before the data, a multiple of 4096; the same input gives the same bytes."""
+    if METADATA in tensors:
+        raise UnsupportedFormatError(f"a tensor is called {METADATA!r}, a name that safetensors keeps for itself")
+    entries: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    for name, span in offsets(tensors).items():
+        dtype, shape = tensors[name]
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": list(span)}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    length = len(text) + -(len(text) + 8) % PAGE
+    if length > MAX_HEADER:
+        raise UnsupportedFormatError(
+            f"{len(tensors)} tensors need a header of {length} bytes; {MAX_HEADER} are allowed"
+        )
+    return length.to_bytes(8, "little") + text.ljust(length)
+
+
+def read_index(reader: MetadataReader) -> Index:
+    """The index of a safetensors file; raises a CheckpointLoadError for anything that is not exactly one."""
+    length = int.from_bytes(reader.read(0, 8), "little")
+    if length > MAX_HEADER:
+        raise CheckpointLoadError(f"the safetensors header claims {length} bytes; {MAX_HEADER} are allowed")
+    if 8 + length > reader.size:
+        raise TruncatedError(
+            f"the file ends at byte {reader.size}; its safetensors header should reach to byte {8 + length}",
+            remedy="Copy the file again",
+        )
+    entries = _parse(reader.read(8, 8 + length))
+    metadata = _metadata(entries.pop(METADATA, {}))
+    tensors = {name: _tensor(name, entry, 8 + length) for name, entry in entries.items()}
+    if not tensors:
+        raise CheckpointLoadError("the safetensors file holds no tensors")
+    _check_tiling(tensors.values(), 8 + length, reader.size)
+    return Index("safetensors", "safetensors", tensors, {METADATA: metadata} if metadata else {}, (), reader.fetched)
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    if not text.startswith(b"{"):
+        raise CheckpointLoadError(f"the safetensors header begins with {text[:8]!r}, not with '{{'")
+    try:
+        entries = json.loads(text.decode(), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointLoadError(f"the safetensors header is not valid JSON: {error}") from error
+    if not isinstance(entries, dict):
+        raise CheckpointLoadError("the safetensors header is not a JSON object")
+    return entries
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    seen: set[str] = set()
+    twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    raise CheckpointValidationError(
+        f"the safetensors header names {twice!r} twice; readers disagree on which one counts"
+    )
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise CheckpointLoadError(f"{METADATA} of the safetensors header must map strings to strings")
+    return value
+
+
+def _tensor(name: str, entry: Any, data: int) -> Tensor:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointLoadError(f"tensor {name!r} of the safetensors header needs dtype, shape and data_offsets only")
+    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not _counts(shape) or not _counts(span) or len(span) != 2 or span[0] > span[1]:
+        raise CheckpointLoadError(f"tensor {name!r}: shape {shape!r} or data_offsets {span!r} is not valid")
+    if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+        raise UnsupportedFormatError(f"tensor {name!r} has dtype {dtype!r}; known are {', '.join(ITEMSIZE)}")
+    if prod(shape) * ITEMSIZE[dtype] != span[1] - span[0]:
+        raise CheckpointValidationError(
+            f"tensor {name!r} of {dtype} {shape} needs {prod(shape) * ITEMSIZE[dtype]} bytes and is given {span[1] - span[0]}"
+        )
+    return Tensor(dtype, tuple(shape), Record(name, data + span[0], data + span[1]))
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 64 and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+
+def _check_tiling(tensors: Iterable[Tensor], data: int, size: int) -> None:
+    at = data
+    for record in sorted((tensor.record for tensor in tensors), key=lambda record: (record.start, record.stop)):
+        if record.start != at:
+            kind = "overlaps the tensor before it" if record.start < at else "leaves a hole before it"
+            raise CheckpointValidationError(f"tensor {record.name!r} at byte {record.start} {kind}")
+        at = record.stop
+    if at > size:
+        raise TruncatedError(
+            f"the file ends at byte {size}; its tensors reach to byte {at}", remedy="Copy the file again"
+        )
+    if at < size:
+        raise CheckpointValidationError(
+            f"{size - at} bytes follow the last tensor, from byte {at}; no tensor owns them"
+        )
