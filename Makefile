@@ -53,4 +53,16 @@ crds: setup  ## write crds/ and the chart's copy from the stages
 	@$(PY) -m preheat_operator crds
 
 
-.PHONY: help setup lock test test-fast lint format crds
+demo: setup  ## show the product at work on a real cluster (CLUSTER=local, kind or current)
+	@PYTHONPATH=tests:examples $(PY) -m demo $(CLUSTER)
+
+demo-clean:  ## remove every trace of the demo
+	@if [ "$(CLUSTER)" = kind ]; then kind delete cluster --name preheat-demo; \
+	elif [ "$(CLUSTER)" = current ]; then kubectl delete namespace preheat-demo --ignore-not-found && helm uninstall preheat -n preheat-system; \
+	else PYTHONPATH=tests python3 -m cluster down; fi
+	@rm -rf $(PREHEAT_CACHE)/demo
+
+bench: setup  ## measure the figures of docs/benchmarks.md and print them with their goals
+	@PYTHONPATH=tests $(PY) bench $(ARGS)
+
+.PHONY: demo demo-clean bench help setup lock test test-fast lint format crds

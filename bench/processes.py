@@ -1,0 +1,72 @@
+"""Measure whole processes: wall time and peak resident memory by the operating system's own accounting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished process."""
+
+    seconds: float
+    peak_mib: float  # largest resident set; this parent stays small, because exec keeps the parent's mark as a floor
+    output: str
+
+
+class RunError(RuntimeError):
+    """A measured process did not exit with 0; the message ends with what it printed."""
+
+
+def measure(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
+    """Run a command to its end; raises RunError with its output when it fails."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise RunError(f"{' '.join(map(str, command))} exited with {process.returncode}\n{output[-2000:]}")
+    return Run(seconds, usage.ru_maxrss / 1024, output)
+
+
+def rotate(contenders: Mapping[str, Callable[[], Run]], repetitions: int) -> dict[str, list[Run]]:
+    """Run every contender `repetitions` times after one warm-up, in an order that shifts each round."""
+    runs: dict[str, list[Run]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for name in names:
+        contenders[name]()
+    for round_number in range(repetitions):
+        shift = round_number % len(names)
+        for name in names[shift:] + names[:shift]:
+            runs[name].append(contenders[name]())
+    return runs
+
+
+def seconds(runs: Sequence[Run]) -> float:
+    """Median wall seconds."""
+    return median(run.seconds for run in runs)
+
+
+def spread(runs: Sequence[Run]) -> str:
+    """Fastest and slowest, for the table."""
+    times = sorted(run.seconds for run in runs)
+    return f"{times[0]:.2f}-{times[-1]:.2f} s"
+
+
+def peak(runs: Sequence[Run]) -> float:
+    """Largest peak of all runs, MiB."""
+    return max(run.peak_mib for run in runs)

@@ -1,0 +1,105 @@
+"""The demo's path on the real cluster: label, checkpoint in S3, Lightning fine-tuning run, and three wrong things.
+
+The namespace enforces Pod Security `restricted` and a quota on CPU and memory: every pod here passed both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo import story
+from demo.install import install
+from demo.platforms import Local
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def platform(cluster) -> Iterator[Local]:
+    platform = Local()
+    install(platform)
+    story.set_up_namespace(platform)
+    yield platform
+    platform.kubectl("delete", "namespace", story.NAMESPACE, "--wait=true")
+    platform.kubectl("delete", "persistentvolume", "-l", f"preheat.dev/demo={story.NAMESPACE}")
+    platform.helm("uninstall", "preheat", "--namespace", "preheat-system", "--wait")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("checkpoint")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(platform, work) -> dict[str, str]:
+    return story.make_checkpoint(platform, work)
+
+
+@pytest.fixture(scope="module")
+def training(platform, checkpoint) -> story.Training:
+    return story.finetune(platform)
+
+
+def test_the_loader_is_injected_with_a_small_limit_that_holds(training):
+    loader = next(c for c in training.pod["spec"]["initContainers"] if c["name"] == "preheat-loader")
+    assert loader["resources"]["limits"]["memory"] == "128Mi"
+    [status] = [s for s in training.pod["status"]["initContainerStatuses"] if s["name"] == "preheat-loader"]
+    assert status["state"]["terminated"]["exitCode"] == 0
+    assert status["restartCount"] == 0
+
+
+def test_the_loader_left_the_optimizers_state_behind(training):
+    [status] = [s for s in training.pod["status"]["initContainerStatuses"] if s["name"] == "preheat-loader"]
+    outcome = json.loads(status["state"]["terminated"]["message"])
+    assert outcome["outcome"] == "loaded"
+    assert outcome["fetchedBytes"] < outcome["source"]["sizeBytes"] / 2.5
+
+
+def test_weights_are_in_before_the_first_step_and_frozen_ones_stay(training, checkpoint):
+    story.compare(training, checkpoint)
+
+
+def test_the_report_names_what_kept_its_initial_value(training):
+    [line] = [line for line in training.training_log.splitlines() if line.startswith("preheat.report ")]
+    report = json.loads(line.removeprefix("preheat.report "))
+    assert set(report["left_initial"]) == {"head.weight", "head.bias"}
+
+
+def test_the_status_tells_source_version_sizes_and_pods(platform, training):
+    status = story.show_status(platform)
+    [ready] = [c for c in status["conditions"] if c["type"] == "Ready"]
+    assert ready["status"] == "True"
+    assert status["source"]["uri"] == "s3://models/checkpoints/language-model.ckpt"
+    assert status["source"]["version"]
+    assert status["source"]["selectedBytes"] < status["source"]["sizeBytes"]
+    assert status["pods"]["loaded"] >= 1
+
+
+def test_a_second_pod_on_the_claim_finds_the_bundle(platform, training):
+    again = story.second_pod(platform)
+    [status] = [s for s in again.pod["status"]["initContainerStatuses"] if s["name"] == "preheat-loader"]
+    outcome = json.loads(status["state"]["terminated"]["message"])
+    assert outcome["outcome"] == "reused"
+    assert again.before == training.before
+
+
+def test_a_label_that_names_no_pipeline_is_refused_by_name(platform):
+    message = story.unknown_pipeline(platform)
+    assert "finetuen" in message
+    assert "finetune" in message.replace("finetuen", "")  # the pipelines there are
+
+
+def test_a_wrong_key_is_told_by_pod_and_resource(platform, checkpoint):
+    failure = story.wrong_key(platform)
+    assert failure["reason"] == "NotFound"
+    assert "nothing-here.ckpt" in failure["message"]
+
+
+def test_a_truncated_checkpoint_is_refused_with_its_byte_range(platform, checkpoint, work):
+    failure = story.truncated(platform, work)
+    assert failure["reason"] == "Truncated"
+    assert "byte" in failure["message"]
