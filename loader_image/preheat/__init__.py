@@ -1,3 +1,64 @@
 """Preheat gives a training pod its checkpoint before the training process starts."""
 
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the same names for type checkers; a test compares
+    from preheat.catalog import ComponentCatalog as ComponentCatalog
+    from preheat.context import CheckpointContext as CheckpointContext
+    from preheat.errors import AccessDeniedError as AccessDeniedError
+    from preheat.errors import CheckpointConfigError as CheckpointConfigError
+    from preheat.errors import CheckpointError as CheckpointError
+    from preheat.errors import CheckpointIncompatibleError as CheckpointIncompatibleError
+    from preheat.errors import CheckpointLoadError as CheckpointLoadError
+    from preheat.errors import CheckpointNotFoundError as CheckpointNotFoundError
+    from preheat.errors import CheckpointSourceError as CheckpointSourceError
+    from preheat.errors import CheckpointTimeoutError as CheckpointTimeoutError
+    from preheat.errors import CheckpointValidationError as CheckpointValidationError
+    from preheat.errors import NothingMatchedError as NothingMatchedError
+    from preheat.errors import NoWeightsError as NoWeightsError
+    from preheat.pipeline import CheckpointPipeline as CheckpointPipeline
+    from preheat.shim.apply import apply as apply
+    from preheat.shim.report import Report as Report
+    from preheat.stage import CheckpointSource as CheckpointSource
+    from preheat.stage import LoadingStrategy as LoadingStrategy
+    from preheat.stage import ModelModifier as ModelModifier
+    from preheat.stage import PipelineStage as PipelineStage
+
+# Imported on first use (PEP 562): this package is imported at the start of other people's processes.
+_EXPORTS = {
+    "catalog": ("ComponentCatalog",),
+    "context": ("CheckpointContext",),
+    "errors": (
+        "AccessDeniedError",
+        "CheckpointConfigError",
+        "CheckpointError",
+        "CheckpointIncompatibleError",
+        "CheckpointLoadError",
+        "CheckpointNotFoundError",
+        "CheckpointSourceError",
+        "CheckpointTimeoutError",
+        "CheckpointValidationError",
+        "NoWeightsError",
+        "NothingMatchedError",
+    ),
+    "pipeline": ("CheckpointPipeline",),
+    "shim.apply": ("apply",),
+    "shim.report": ("Report",),
+    "stage": ("CheckpointSource", "LoadingStrategy", "ModelModifier", "PipelineStage"),
+}
+_MODULES = {name: f"preheat.{module}" for module, names in _EXPORTS.items() for name in names}
+
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'preheat' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

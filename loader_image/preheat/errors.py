@@ -85,6 +85,13 @@ class TruncatedError(CheckpointLoadError):
     exit_code = 22
 
 
+class NoWeightsError(CheckpointLoadError):
+    """A checkpoint was given and the model still has its initial weights; training from those is refused."""
+
+    reason = "NoWeights"
+    exit_code = 23
+
+
 class CheckpointValidationError(CheckpointError):
     """The bytes are there and are not what was declared: checksum, CRC, NaN, overlap, duplicates."""
 
