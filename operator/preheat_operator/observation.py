@@ -1,0 +1,239 @@
+"""What one labelled pod says about its loader, read from the pod alone.
+
+Everything in a pod's status may be missing, cut or written by somebody else: nothing here raises, and what leaves here
+is short, printable and of the type that the resource's status declares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from preheat.errors import CheckpointError
+
+PIPELINE_LABEL = "preheat.dev/pipeline"
+LOADER = "preheat-loader"
+
+Phase = Literal["missed", "loading", "loaded", "failed"]
+Object = Mapping[str, Any]
+
+SOURCE_TEXTS = ("uri", "version", "format")
+SOURCE_NUMBERS = ("sizeBytes", "tensors", "parameters", "selectedBytes")
+_TEXT_LIMIT = 1024
+_KILLED = (137, 143)
+
+# What the kubelet and the node report when the loader could not speak for itself.
+_REMEDIES = MappingProxyType(
+    {
+        "OOMKilled": "Raise limits.memory under spec.loader.resources",
+        "ImagePullBackOff": "Check the installation's loader image and the pull secrets of the pod",
+        "ErrImagePull": "Check the installation's loader image and the pull secrets of the pod",
+        "ErrImageNeverPull": "Put the loader image on the node, or let it be pulled",
+        "InvalidImageName": "Check the installation's loader image",
+        "CreateContainerConfigError": "Check the Secrets and ConfigMaps that the pod names",
+        "Evicted": "Give spec.volume a claim with room for the checkpoint, or the node more disk",
+    }
+)
+_STUCK = frozenset(_REMEDIES) | {"CreateContainerError", "RunContainerError"}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One run of a loader that did not end well."""
+
+    time: str  # RFC 3339, UTC
+    reason: str
+    message: str
+    remedy: str
+    run: int = 0  # the container's restart count, so that two runs are told apart
+
+
+@dataclass(frozen=True)
+class Success:
+    """One run of a loader that left a bundle; `source` holds only what it reported."""
+
+    time: str
+    source: Object
+    fetched_bytes: int | None = None
+    run: int = 0
+
+
+@dataclass(frozen=True)
+class PodReport:
+    """One labelled pod, reduced to what status, Events and metrics need."""
+
+    name: str
+    uid: str
+    created: str
+    phase: Phase
+    pipeline_uid: str | None = None
+    generation: int | None = None  # of the pipeline the loader was injected from
+    success: Success | None = None
+    failure: Failure | None = None
+
+    def follows(self, uid: str, generation: int) -> bool:
+        """Whether the pod was injected from this very pipeline in this generation; unknown counts as yes."""
+        return self.pipeline_uid in (None, uid) and self.generation in (None, generation)
+
+
+def observe(pod: Object) -> PodReport:
+    """The report of one pod that carries the pipeline label."""
+    metadata, status = _mapping(pod, "metadata"), _mapping(pod, "status")
+    name, uid = str(metadata.get("name", "")), str(metadata.get("uid", ""))
+    created = str(metadata.get("creationTimestamp") or "")
+    loader = _named(_mapping(pod, "spec").get("initContainers"))
+    if loader is None:
+        return PodReport(name, uid, created, "missed")
+    container = _named(status.get("initContainerStatuses")) or {}
+    ends = list(_ends(container))
+    success = next((_success(end, run) for end, run in ends if end.get("exitCode") == 0), None)
+    failures = (_failure(end, run, created) for end, run in ends if _counts_as_failure(end, metadata))
+    failure = next(failures, None) or _stuck(container, status, created)
+    phase = _phase(container, status, failure)
+    pipeline_uid, generation = _injected_from(loader)
+    return PodReport(name, uid, created, phase, pipeline_uid, generation, success, failure)
+
+
+def printable(text: object, limit: int = _TEXT_LIMIT) -> str:
+    """One line of text that any JSON writer accepts, cut at `limit` characters."""
+    line = " ".join(str(text).encode("utf-8", "replace").decode("utf-8").split())
+    line = "".join(c for c in line if c.isprintable())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _phase(container: Object, status: Object, failure: Failure | None) -> Phase:
+    state = _mapping(container, "state")
+    end = state.get("terminated")
+    if isinstance(end, Mapping) and end.get("exitCode") == 0:
+        return "loaded"
+    if failure is None:
+        return "loading"
+    crashed = _mapping(state, "waiting").get("reason") == "CrashLoopBackOff"
+    stuck = _stuck(container, status, "") is not None
+    return "failed" if isinstance(end, Mapping) or crashed or stuck else "loading"
+
+
+def _ends(container: Object) -> Iterator[tuple[Object, int]]:
+    """The terminations that the kubelet still remembers, newest first, each with its run's number."""
+    count = container.get("restartCount")
+    run = count if isinstance(count, int) else 0
+    current = _mapping(container, "state").get("terminated")
+    if isinstance(current, Mapping):
+        yield current, run
+    last = _mapping(container, "lastState").get("terminated")
+    if isinstance(last, Mapping):
+        # While a crashed container waits for its next run the count still names the crashed one.
+        waiting = isinstance(_mapping(container, "state").get("waiting"), Mapping)
+        yield last, run if waiting else max(run - 1, 0)
+
+
+def _counts_as_failure(end: Object, metadata: Object) -> bool:
+    if end.get("exitCode") == 0:
+        return False
+    stopped = metadata.get("deletionTimestamp") and end.get("exitCode") in _KILLED and end.get("reason") != "OOMKilled"
+    return not stopped
+
+
+def _success(end: Object, run: int) -> Success:
+    report = _report(end)
+    told = _mapping(report, "source")
+    source: dict[str, str | int] = {}
+    source.update({key: printable(told[key]) for key in SOURCE_TEXTS if isinstance(told.get(key), str)})
+    source.update({key: told[key] for key in SOURCE_NUMBERS if _is_count(told.get(key))})
+    fetched = report.get("fetchedBytes")
+    return Success(_time(end), source, fetched if _is_count(fetched) else None, run)
+
+
+def _failure(end: Object, run: int, created: str) -> Failure:
+    report, code, kubelet = _report(end), end.get("exitCode"), str(end.get("reason") or "")
+    told = _identifier(report.get("reason"))
+    if kubelet == "OOMKilled":
+        reason, message = kubelet, "the loader was killed because it needed more memory than its limit"
+    elif told:
+        reason, message = told, printable(report.get("message") or "the loader gave no message")
+    elif code in _KILLED:
+        reason, message = "Killed", f"the loader was killed (exit code {code})"
+    else:
+        reason = _REASON_OF_CODE.get(code, "Failed")
+        message = printable(end.get("message") or f"the loader ended with exit code {code} and no message")
+    remedy = printable(report.get("remedy") or _REMEDIES.get(reason, ""))
+    return Failure(_time(end) or created, reason, message, remedy, run)
+
+
+def _stuck(container: Object, status: Object, created: str) -> Failure | None:
+    """A loader that never ran and will not by itself: its image, its configuration, or the whole pod failed."""
+    waiting = _mapping(_mapping(container, "state"), "waiting")
+    reason, message = waiting.get("reason"), waiting.get("message")
+    if reason not in _STUCK:
+        loaded = _mapping(_mapping(container, "state"), "terminated").get("exitCode") == 0
+        if status.get("phase") != "Failed" or loaded:
+            return None
+        reason, message = _identifier(status.get("reason")) or "PodFailed", status.get("message")
+    text = printable(message or "the pod ended before its loader did")
+    return Failure(_scheduled(status) or created, str(reason), text, _REMEDIES.get(str(reason), ""))
+
+
+def _report(end: Object) -> Object:
+    """The loader's own words. The kubelet cuts messages of pods with many containers: the first fields are rescued."""
+    text = str(end.get("message") or "")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return dict(_FIELD.findall(text)) if text.lstrip().startswith("{") else {}
+    return document if isinstance(document, Mapping) else {}
+
+
+def _injected_from(loader: Object) -> tuple[str | None, int | None]:
+    entries = loader.get("env")
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, Mapping) and entry.get("name") == "PREHEAT_PIPELINE":
+            pipeline = _report({"message": entry.get("value")})
+            uid, generation = pipeline.get("uid"), pipeline.get("generation")
+            return (uid if isinstance(uid, str) else None), (generation if _is_count(generation) else None)
+    return None, None
+
+
+def _named(containers: object) -> Object | None:
+    entries = containers if isinstance(containers, list) else ()
+    return next((c for c in entries if isinstance(c, Mapping) and c.get("name") == LOADER), None)
+
+
+def _scheduled(status: Object) -> str:
+    conditions = status.get("conditions")
+    for condition in conditions if isinstance(conditions, list) else ():
+        if isinstance(condition, Mapping) and condition.get("type") == "PodScheduled":
+            return str(condition.get("lastTransitionTime") or "")
+    return ""
+
+
+def _time(end: Object) -> str:
+    return str(end.get("finishedAt") or "")
+
+
+def _mapping(parent: Object, key: str) -> Object:
+    value = parent.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _identifier(value: object) -> str:
+    """A reason as Kubernetes' conditions want it, or nothing."""
+    return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else ""
+
+
+def _reasons(error: type[CheckpointError]) -> Iterator[tuple[int, str]]:
+    yield error.exit_code, error.reason
+    for child in error.__subclasses__():
+        yield from _reasons(child)
+
+
+_IDENTIFIER = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
+_FIELD = re.compile(r'"(reason|message|remedy)":\s*"((?:[^"\\]|\\.)*)')
+_REASON_OF_CODE: Mapping[object, str] = MappingProxyType(dict(_reasons(CheckpointError)))

@@ -1,0 +1,239 @@
+"""The status a pipeline should have: a pure function of the resource, what its pods report, and the clock.
+
+`source` and `failures` describe `observedGeneration`; pods injected from an earlier generation are counted only.
+What was once seen of a generation is kept when its pods are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from preheat.errors import (
+    CheckpointError,
+    CheckpointLoadError,
+    CheckpointSourceError,
+    CheckpointValidationError,
+)
+from preheat_operator.observation import Object, PodReport, Success, printable
+
+KEPT_FAILURES = 5
+_TYPES = ("Ready", "Reconciling", "Stalled", "SourceResolved")
+State = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One condition without its clock."""
+
+    state: State
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What is known of one generation of a pipeline."""
+
+    problem: str | None
+    generation: int
+    source: Object
+    loaded: int
+    outdated: int
+    success_time: str  # empty: no loader has succeeded
+    failures: Sequence[Object]  # newest first
+
+    @property
+    def failing(self) -> Object | None:
+        """The newest failure, unless a loader has succeeded since."""
+        newest = self.failures[0] if self.failures else None
+        return newest if newest is not None and newest["time"] > self.success_time else None
+
+
+def wanted_status(
+    pipeline: Object, reports: Iterable[PodReport], now: datetime, problem: str | None = None
+) -> dict[str, Any]:
+    """The whole status of a pipeline; `problem` is why its spec cannot be used, `now` is in UTC."""
+    metadata = pipeline["metadata"]
+    generation = int(metadata.get("generation", 1))
+    pods = sorted(reports, key=lambda pod: (pod.created, pod.name))
+    current = [pod for pod in pods if pod.follows(str(metadata.get("uid", "")), generation)]
+    before = _status_of(pipeline)
+    remembered = before if before.get("observedGeneration") == generation else {}
+    evidence = _gather(problem, generation, current, remembered, outdated=len(pods) - len(current))
+    status: dict[str, Any] = {
+        "observedGeneration": generation,
+        "conditions": _conditions(_verdicts(evidence), before, now),
+        "pods": pod_counts(pods),
+    }
+    if evidence.source:
+        status["source"] = dict(evidence.source)
+    if evidence.failures:
+        status["failures"] = [dict(failure) for failure in evidence.failures]
+    return status
+
+
+def pod_counts(pods: Iterable[PodReport]) -> dict[str, int]:
+    """How many pods carry the label (matched) and what became of them; injected = loading + loaded + failed."""
+    counts = dict.fromkeys(("matched", "injected", "loading", "loaded", "failed", "missed"), 0)
+    for pod in pods:
+        counts["matched"] += 1
+        counts["injected"] += pod.phase != "missed"
+        counts[pod.phase] += 1
+    return counts
+
+
+def differs(wanted: Object, current: Object | None) -> bool:
+    """Whether writing `wanted` would change anything; the order of conditions does not matter."""
+    return _comparable(wanted) != _comparable(current or {})
+
+
+def human_bytes(count: int) -> str:
+    """A size for a sentence: 567.3 MiB."""
+    size, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _gather(
+    problem: str | None, generation: int, pods: Sequence[PodReport], remembered: Object, outdated: int
+) -> _Evidence:
+    successes = [pod.success for pod in pods if pod.success]
+    newest = max(successes, key=lambda success: success.time, default=None)
+    return _Evidence(
+        problem=problem,
+        generation=generation,
+        source=_source(newest, remembered),
+        loaded=sum(pod.phase == "loaded" for pod in pods),
+        outdated=outdated,
+        success_time=max(newest.time if newest else "", _remembered_success(remembered)),
+        failures=_failures(pods, remembered),
+    )
+
+
+def _source(newest: Success | None, remembered: Object) -> Object:
+    return (newest.source if newest else None) or remembered.get("source") or {}
+
+
+def _remembered_success(remembered: Object) -> str:
+    ready = _condition(remembered, "Ready")
+    succeeded = ready.get("status") == "True" and ready.get("reason") == "Loaded"
+    return str(ready.get("lastTransitionTime", "")) if succeeded else ""
+
+
+def _failures(pods: Sequence[PodReport], remembered: Object) -> list[Object]:
+    """The newest failure of each pod, newest first. A pod that exists speaks for itself, a gone one is remembered."""
+    created = {pod.name: pod.created for pod in pods}
+    known = [f for f in remembered.get("failures") or () if f.get("pod") and f.get("time") and f.get("reason")]
+    kept = [f for f in known if f["pod"] not in created or created[f["pod"]] > f["time"]]
+    seen: list[Object] = [
+        {
+            "pod": pod.name,
+            "time": pod.failure.time,
+            "reason": pod.failure.reason,
+            "message": pod.failure.message,
+            "remedy": pod.failure.remedy,
+        }
+        for pod in pods
+        if pod.failure
+    ]
+    return sorted([*kept, *seen], key=lambda f: (f["time"], f["pod"]), reverse=True)[:KEPT_FAILURES]
+
+
+def _verdicts(evidence: _Evidence) -> dict[str, Verdict]:
+    if evidence.problem:
+        refused = Verdict("True", "InvalidPipeline", printable(evidence.problem))
+        ready = Verdict("False", "InvalidPipeline", refused.message)
+    else:
+        refused = Verdict("False", "Accepted", "nothing waits for a change of the spec")
+        ready = _ready(evidence)
+    observed = Verdict("False", "Observed", f"the status describes generation {evidence.generation}")
+    return {"Ready": ready, "Reconciling": observed, "Stalled": refused, "SourceResolved": _resolved(evidence)}
+
+
+def _ready(evidence: _Evidence) -> Verdict:
+    failure = evidence.failing
+    if failure:
+        said = f"pod {failure['pod']}: {failure.get('message', '')}"
+        remedy = failure.get("remedy")
+        return Verdict("False", failure["reason"], printable(f"{said}. {remedy}" if remedy else said))
+    if not evidence.success_time:
+        return Verdict("True", "Accepted", f"accepted; source not read yet{_outdated(evidence)}")
+    what = _described(evidence.source)
+    by = f"loaded by {_count(evidence.loaded, 'pod')}" if evidence.loaded else "was loaded; the pods that did are gone"
+    return Verdict("True", "Loaded", f"{what} {by}{_outdated(evidence)}")
+
+
+def _resolved(evidence: _Evidence) -> Verdict:
+    failure, source = evidence.failing, evidence.source
+    if failure and failure["reason"] in _SOURCE_REASONS:
+        return Verdict("False", failure["reason"], failure.get("message", ""))
+    if source.get("uri"):
+        version = f" at version {source['version']}" if source.get("version") else ""
+        return Verdict("True", "Read", printable(f"{source['uri']}{version}"))
+    return Verdict("Unknown", "NotRead", "no loader has read the source yet")
+
+
+def _described(source: Object) -> str:
+    facts = [str(source["format"])] if source.get("format") else []
+    if "tensors" in source:
+        facts.append(_count(source["tensors"], "tensor"))
+    if "selectedBytes" in source:
+        facts.append(human_bytes(source["selectedBytes"]))
+    where = f"checkpoint {source['uri']}" if source.get("uri") else "checkpoint"
+    return f"{where} ({', '.join(facts)})" if facts else where
+
+
+def _outdated(evidence: _Evidence) -> str:
+    if not evidence.outdated:
+        return ""
+    verb = "was" if evidence.outdated == 1 else "were"
+    return f"; {_count(evidence.outdated, 'pod')} {verb} made from an earlier generation: make anew what should follow"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _conditions(verdicts: Mapping[str, Verdict], before: Object, now: datetime) -> list[dict[str, Any]]:
+    return [_dated(kind, verdicts[kind], before, now) for kind in _TYPES]
+
+
+def _dated(kind: str, verdict: Verdict, before: Object, now: datetime) -> dict[str, Any]:
+    previous = _condition(before, kind)
+    unchanged = previous.get("status") == verdict.state and previous.get("lastTransitionTime")
+    return {
+        "type": kind,
+        "status": verdict.state,
+        "reason": verdict.reason,
+        "message": verdict.message,
+        "lastTransitionTime": unchanged or now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _status_of(pipeline: Object) -> Object:
+    status = pipeline.get("status")
+    return status if isinstance(status, Mapping) else {}
+
+
+def _condition(status: Object, kind: str) -> Object:
+    return next((c for c in status.get("conditions") or () if c.get("type") == kind), {})
+
+
+def _comparable(status: Object) -> dict[str, Any]:
+    conditions = sorted(status.get("conditions") or (), key=lambda c: str(c.get("type")))
+    return {**status, "conditions": conditions}
+
+
+def _subclasses(error: type[CheckpointError]) -> set[str]:
+    return {error.reason}.union(*(_subclasses(child) for child in error.__subclasses__()))
+
+
+_SOURCE_REASONS = frozenset().union(
+    *(_subclasses(error) for error in (CheckpointSourceError, CheckpointLoadError, CheckpointValidationError))
+)

@@ -1,0 +1,316 @@
+"""The status of a pipeline from its pods: counts, conditions by kstatus, memory, and pods that say odd things."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preheat_operator.observation import PodReport, observe
+from preheat_operator.status import differs, human_bytes, pod_counts, wanted_status
+
+NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
+SOURCE = {
+    "uri": "s3://models/a.ckpt",
+    "version": '"etag-1"',
+    "sizeBytes": 600_000_000,
+    "format": "torch-zip",
+    "tensors": 42,
+    "parameters": 50_000_000,
+    "selectedBytes": 200_000_000,
+}
+LOADED = json.dumps({"outcome": "loaded", "digest": "d", "source": SOURCE, "fetchedBytes": 200_100_000, "seconds": 3})
+MISSING = json.dumps(
+    {
+        "outcome": "failed",
+        "reason": "NotFound",
+        "message": "s3://models/a.ckpt does not exist",
+        "remedy": "Check the key",
+    }
+)
+
+
+def pipeline(generation: int = 1, status: dict[str, Any] | None = None) -> dict[str, Any]:
+    metadata = {"name": "finetune", "namespace": "team-a", "uid": "p-1", "generation": generation}
+    return {"metadata": metadata, "spec": {"stages": []}} | ({"status": status} if status else {})
+
+
+def ended(code: int, message: str = "", at: str = "11:00:00", reason: str = "") -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "message": message, "reason": reason, "finishedAt": f"2026-05-04T{at}Z"}}
+
+
+def pod(
+    name: str = "a",
+    state: dict[str, Any] | None = None,
+    last: dict[str, Any] | None = None,
+    *,
+    restarts: int = 0,
+    generation: int = 1,
+    created: str = "10:00:00",
+    **status: Any,
+) -> dict[str, Any]:
+    made_from = json.dumps({"name": "finetune", "uid": "p-1", "generation": generation})
+    loader = {"name": "preheat-loader", "env": [{"name": "PREHEAT_PIPELINE", "value": made_from}]}
+    container = {"name": "preheat-loader", "restartCount": restarts, "state": state or {}, "lastState": last or {}}
+    return {
+        "metadata": {"name": name, "uid": f"uid-{name}", "creationTimestamp": f"2026-05-04T{created}Z"},
+        "spec": {"initContainers": [{"name": "mesh"}, loader], "containers": [{"name": "train"}]},
+        "status": {"initContainerStatuses": [{"name": "mesh"}, container], **status},
+    }
+
+
+def wanted(
+    *pods: dict[str, Any],
+    generation: int = 1,
+    before: dict[str, Any] | None = None,
+    problem: str | None = None,
+    now: datetime = NOW,
+) -> dict[str, Any]:
+    return wanted_status(pipeline(generation, before), [observe(p) for p in pods], now, problem)
+
+
+def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next(c for c in status["conditions"] if c["type"] == kind)
+
+
+def verdict(status: dict[str, Any], kind: str = "Ready") -> tuple[str, str, str]:
+    found = condition(status, kind)
+    return found["status"], found["reason"], found["message"]
+
+
+def test_the_first_write_has_every_condition() -> None:
+    status = wanted()
+    assert status["observedGeneration"] == 1
+    assert verdict(status) == ("True", "Accepted", "accepted; source not read yet")
+    assert verdict(status, "Reconciling")[0] == verdict(status, "Stalled")[0] == "False"
+    assert verdict(status, "SourceResolved") == ("Unknown", "NotRead", "no loader has read the source yet")
+    assert set(status["pods"].values()) == {0}
+    assert "source" not in status
+    assert "failures" not in status
+
+
+def test_an_invalid_spec_is_stalled_and_says_why() -> None:
+    status = wanted(problem="stages[0]: unknown component `s4`. Did you mean s3?")
+    assert verdict(status) == ("False", "InvalidPipeline", "stages[0]: unknown component `s4`. Did you mean s3?")
+    assert verdict(status, "Stalled")[:2] == ("True", "InvalidPipeline")
+
+
+def test_a_success_fills_in_the_source() -> None:
+    status = wanted(pod("a", ended(0, LOADED)), pod("b", ended(0, LOADED)))
+    assert status["source"] == SOURCE
+    sentence = "checkpoint s3://models/a.ckpt (torch-zip, 42 tensors, 190.7 MiB) loaded by 2 pods"
+    assert verdict(status) == ("True", "Loaded", sentence)
+    assert verdict(status, "SourceResolved") == ("True", "Read", 's3://models/a.ckpt at version "etag-1"')
+
+
+def test_a_failure_is_what_ready_says() -> None:
+    status = wanted(pod("a", ended(11, MISSING)))
+    assert verdict(status) == ("False", "NotFound", "pod a: s3://models/a.ckpt does not exist. Check the key")
+    assert verdict(status, "SourceResolved")[:2] == ("False", "NotFound")
+    assert verdict(status, "Stalled")[0] == "False"
+    assert status["failures"] == [
+        {
+            "pod": "a",
+            "time": "2026-05-04T11:00:00Z",
+            "reason": "NotFound",
+            "message": "s3://models/a.ckpt does not exist",
+            "remedy": "Check the key",
+        }
+    ]
+
+
+def test_the_newest_outcome_decides() -> None:
+    good, bad = pod("good", ended(0, LOADED, "11:00:05")), pod("bad", ended(11, MISSING, "11:00:00"))
+    assert verdict(wanted(good, bad))[0] == "True"
+    later = pod("bad", ended(11, MISSING, "11:00:09"))
+    status = wanted(good, later)
+    assert verdict(status)[:2] == ("False", "NotFound")
+    assert status["source"] == SOURCE
+
+
+def test_a_retry_that_succeeds_is_a_success_and_keeps_its_failure() -> None:
+    status = wanted(pod("a", ended(0, LOADED, "11:00:09"), ended(10, MISSING, "11:00:00"), restarts=1))
+    assert verdict(status)[:2] == ("True", "Loaded")
+    assert [f["reason"] for f in status["failures"]] == ["NotFound"]
+
+
+def test_a_storage_failure_says_nothing_about_the_source() -> None:
+    message = json.dumps({"outcome": "failed", "reason": "NoSpace", "message": "1 GiB needed"})
+    status = wanted(pod("a", ended(51, message)))
+    assert verdict(status)[:2] == ("False", "NoSpace")
+    assert verdict(status, "SourceResolved")[:2] == ("Unknown", "NotRead")
+
+
+@pytest.mark.parametrize(
+    ("state", "last", "phase"),
+    [
+        ({}, {}, "loading"),
+        ({"waiting": {"reason": "PodInitializing"}}, {}, "loading"),
+        ({"running": {}}, {}, "loading"),
+        ({"running": {}}, ended(11, MISSING), "loading"),
+        ({"running": {}}, ended(0, LOADED), "loading"),
+        (ended(0, LOADED), {}, "loaded"),
+        (ended(0), ended(11, MISSING), "loaded"),
+        (ended(11, MISSING), {}, "failed"),
+        ({"waiting": {"reason": "CrashLoopBackOff"}}, ended(11, MISSING), "failed"),
+        ({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}, {}, "failed"),
+        ({"waiting": {"reason": "CreateContainerConfigError"}}, {}, "failed"),
+    ],
+)
+def test_every_state_of_the_loader_is_one_phase(state: dict[str, Any], last: dict[str, Any], phase: str) -> None:
+    assert observe(pod("a", state, last)).phase == phase
+
+
+def test_counts_add_up() -> None:
+    plain = {"metadata": {"name": "plain", "uid": "u"}, "spec": {"containers": [{"name": "train"}]}}
+    pods = [pod("a"), pod("b", ended(0, LOADED)), pod("c", ended(1)), plain]
+    assert pod_counts(observe(p) for p in pods) == {
+        "matched": 4, "injected": 3, "loading": 1, "loaded": 1, "failed": 1, "missed": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("end", "reason", "part"),
+    [
+        (ended(137, "", reason="OOMKilled"), "OOMKilled", "more memory than its limit"),
+        (ended(137, "", reason="Error"), "Killed", "exit code 137"),
+        (ended(22, "Traceback: boom"), "Truncated", "boom"),
+        (ended(99), "Failed", "exit code 99 and no message"),
+        (ended(11, MISSING[:70]), "NotFound", "s3://models/"),
+        (ended(1, "[" * 4000), "Failed", "[["),
+        (ended(1, json.dumps({"reason": "not a reason!", "message": 7})), "Failed", "not a reason"),
+        (ended(1, json.dumps({"reason": "NotFound", "message": "a\u0000b\n\ud800c"})), "NotFound", "ab ?c"),
+    ],
+)
+def test_a_loader_that_cannot_speak_clearly_still_gets_a_reason(end: dict[str, Any], reason: str, part: str) -> None:
+    failure = observe(pod("a", end)).failure
+    assert failure is not None
+    assert failure.reason == reason
+    assert part in failure.message
+
+
+def test_an_unpullable_image_names_what_to_check() -> None:
+    conditions = [{"type": "PodScheduled", "lastTransitionTime": "2026-05-04T10:00:02Z"}]
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
+    status = wanted(pod("a", waiting, conditions=conditions))
+    assert status["failures"][0]["time"] == "2026-05-04T10:00:02Z"
+    assert "loader image" in status["failures"][0]["remedy"]
+
+
+def test_an_evicted_pod_is_a_failure_with_the_nodes_words() -> None:
+    evicted = pod("a", phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage")
+    assert verdict(wanted(evicted))[:2] == ("False", "Evicted")
+
+
+def test_a_pod_that_failed_after_its_loader_is_no_loader_failure() -> None:
+    assert observe(pod("a", ended(0, LOADED), phase="Failed")).phase == "loaded"
+
+
+def test_a_loader_stopped_with_its_pod_is_no_failure() -> None:
+    stopped = pod("a", ended(143, reason="Error"))
+    stopped["metadata"]["deletionTimestamp"] = "2026-05-04T11:00:00Z"
+    assert observe(stopped).failure is None
+
+
+def test_figures_that_do_not_fit_the_resource_are_left_out() -> None:
+    message = json.dumps(
+        {"source": {"uri": "x" * 5000, "tensors": 10**30, "sizeBytes": -1, "parameters": True, "k": 1}}
+    )
+    success = observe(pod("a", ended(0, message))).success
+    assert success is not None
+    assert list(success.source) == ["uri"]
+    assert len(success.source["uri"]) == 1024
+
+
+def test_what_was_seen_is_kept_when_the_pods_are_gone() -> None:
+    before = wanted(pod("a", ended(0, LOADED)))
+    status = wanted(before=before)
+    assert status["source"] == SOURCE
+    assert verdict(status)[:2] == ("True", "Loaded")
+    failed = wanted(pod("b", ended(11, MISSING, "13:00:00")), before=before)
+    after = wanted(before=failed)
+    assert verdict(after) == verdict(failed)
+    assert after["failures"] == failed["failures"]
+
+
+def test_an_old_failure_does_not_undo_a_success_whose_pod_is_gone() -> None:
+    bad = pod("bad", ended(11, MISSING, "11:00:00"))
+    before = wanted(bad, pod("good", ended(0, LOADED, "11:30:00")))
+    assert verdict(wanted(bad, before=before))[:2] == ("True", "Loaded")
+
+
+def test_a_pod_of_the_same_name_does_not_erase_the_failure_before_it() -> None:
+    before = wanted(pod("web-0", ended(11, MISSING, "11:00:00")))
+    assert verdict(wanted(pod("web-0", created="11:30:00"), before=before))[:2] == ("False", "NotFound")
+
+
+def test_a_changed_spec_starts_afresh() -> None:
+    before = wanted(pod("a", ended(11, MISSING)))
+    status = wanted(pod("a", ended(11, MISSING)), generation=2, before=before)
+    assert status["pods"]["failed"] == 1
+    assert "failures" not in status
+    state, reason, message = verdict(status)
+    assert (state, reason) == ("True", "Accepted")
+    assert "1 pod was made from an earlier generation" in message
+
+
+def test_a_pod_of_a_deleted_namesake_is_not_evidence() -> None:
+    stranger = pod("a", ended(0, LOADED))
+    value = stranger["spec"]["initContainers"][1]["env"][0]
+    value["value"] = value["value"].replace("p-1", "p-0")
+    assert "source" not in wanted(stranger)
+
+
+def test_only_the_last_failures_are_kept() -> None:
+    status = wanted(*(pod(f"p{i}", ended(11, MISSING, f"11:00:0{i}")) for i in range(9)))
+    assert [f["pod"] for f in status["failures"]] == ["p8", "p7", "p6", "p5", "p4"]
+
+
+def test_a_transition_keeps_its_time_until_the_status_changes() -> None:
+    first = wanted()
+    later = NOW.replace(hour=14)
+    loaded = wanted(pod("a", ended(0, LOADED)), before=first, now=later)
+    assert condition(loaded, "Ready")["lastTransitionTime"] == "2026-05-04T12:00:00Z"
+    assert condition(loaded, "SourceResolved")["lastTransitionTime"] == "2026-05-04T14:00:00Z"
+
+
+def test_the_same_facts_are_not_written_twice() -> None:
+    pods = [pod("b", ended(11, MISSING)), pod("a", ended(0, LOADED))]
+    first = wanted(*pods)
+    again = wanted(*reversed(pods), before=first, now=NOW.replace(hour=20))
+    assert not differs(again, first)
+    assert not differs({**first, "conditions": list(reversed(first["conditions"]))}, first)
+    assert differs(first, None)
+
+
+def test_sizes_are_readable() -> None:
+    assert [human_bytes(n) for n in (0, 1023, 1536, 3 * 2**30, 5 * 2**50)] == [
+        "0 B", "1023 B", "1.5 KiB", "3.0 GiB", "5120.0 TiB",
+    ]  # fmt: skip
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["name", "state", "lastState", "terminated", "waiting", "reason", "message", "exitCode"]),
+        inner, max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(statuses=JUNK, containers=JUNK, message=st.text(max_size=60))
+def test_no_pod_can_make_observation_raise(statuses: Any, containers: Any, message: str) -> None:
+    loader = {"name": "preheat-loader", "env": containers, "state": statuses}
+    ends = {
+        "name": "preheat-loader",
+        "state": {"terminated": {"exitCode": 3, "message": message}},
+        "lastState": statuses,
+    }
+    for entries in (statuses, [statuses], [loader], [ends]):
+        odd = {"metadata": {"name": "a", "uid": "u"}, "spec": {"initContainers": [loader]}}
+        report = observe({**odd, "status": {"initContainerStatuses": entries}})
+        assert isinstance(report, PodReport)
+        assert wanted_status(pipeline(), [report], NOW)["pods"]["matched"] == 1
