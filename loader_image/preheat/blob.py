@@ -26,6 +26,7 @@ class Blob(Protocol):
 
     uri: str  # where, without credentials
     size: int  # bytes
+    fetched: int  # bytes read so far, retries included
     version: str  # what pins it: `etag:...`, `versionId:...`, `file:<inode>-<mtime_ns>-<size>`
 
     def read(self, start: int, stop: int) -> bytes:

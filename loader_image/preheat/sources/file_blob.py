@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class FileBlob:
 
     def __init__(self, path: Path) -> None:
         self.uri = str(path)
+        self.fetched = 0
+        self._lock = threading.Lock()
         self._fd = _open(path)
         try:
             status = _regular(self._fd, path)
@@ -61,7 +64,7 @@ class FileBlob:
                 self._check_pin()
                 raise _short(self, position, stop)
             position += count
-        self._check_pin()
+        self._passed(stop - start)
 
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
@@ -92,7 +95,12 @@ class FileBlob:
                 self._check_pin()
                 raise _short(self, position + filled, position + len(view))
             filled += count
+        self._passed(len(view))
+
+    def _passed(self, count: int) -> None:
         self._check_pin()
+        with self._lock:
+            self.fetched += count
 
     def _check_pin(self) -> None:
         if _version(os.fstat(self._fd)) != self.version:

@@ -1,0 +1,67 @@
+"""How often and how long a source is tried again."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from preheat.blob import Patience
+from preheat.errors import CheckpointError, CheckpointTimeoutError
+
+FIRST_PAUSE = 0.5  # seconds; doubles with every attempt
+LONGEST_PAUSE = 20.0
+#: Fewer bytes than this within the whole timeout are no progress: a server that drips must not hold a pod for days.
+PROGRESS = 64 * 1024
+
+
+class Interrupted(Exception):  # noqa: N818 - never leaves the sources; `error` is what the caller sees
+    """A fault that may pass. `error` is raised when it does not; `retry_after` is the server's wish in seconds.
+
+    `at_once`: on a connection that was used before, the fault is none; ask again on a new one.
+    """
+
+    def __init__(self, error: CheckpointError, retry_after: float | None = None, *, at_once: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after = retry_after
+        self.at_once = at_once
+
+
+class Attempts:
+    """The patience spent on one read."""
+
+    def __init__(self, uri: str, patience: Patience) -> None:
+        self._uri = uri
+        self._patience = patience
+        self._failures = 0
+        self._since = time.monotonic()
+        self._bytes = 0
+
+    def received(self, count: int) -> None:
+        """Count bytes; raises CheckpointTimeoutError when they come too slowly to be called progress."""
+        self._bytes += count
+        if self._bytes >= PROGRESS:
+            self._bytes, self._since = 0, time.monotonic()
+        elif self._left() <= 0:
+            raise self._timeout()
+
+    def again(self, fault: Interrupted) -> None:
+        """Wait for the next attempt; raises the fault's error when there is none left."""
+        self._failures += 1
+        if self._failures > self._patience.max_retries:
+            raise fault.error
+        pause = fault.retry_after
+        if pause is None:
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failures - 1)) * random.uniform(0.5, 1)  # noqa: S311
+        if pause >= self._left():
+            raise fault.error if self._left() > 0 else self._timeout() from fault.error
+        time.sleep(pause)
+
+    def _left(self) -> float:
+        return self._since + self._patience.timeout_seconds - time.monotonic()
+
+    def _timeout(self) -> CheckpointTimeoutError:
+        return CheckpointTimeoutError(
+            f"{self._uri}: no progress for {self._patience.timeout_seconds:g} s",
+            remedy="Check the server and the network, or raise timeoutSeconds",
+        )

@@ -1,0 +1,312 @@
+"""An object behind HTTP or HTTPS, read by ranges and pinned to one version.
+
+The first request asks for the object's end: it brings size and version, and with them the directory of a zip file.
+A server without byte ranges, or without an ETag or a Last-Modified to pin the object by, is refused.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
+
+from preheat import __version__
+from preheat.blob import Patience, check_range
+from preheat.errors import (
+    CheckpointError,
+    CheckpointSourceError,
+    CheckpointTimeoutError,
+    TruncatedError,
+)
+from preheat.sources.attempts import Attempts, Interrupted
+from preheat.sources.http_answer import (
+    PASSING,
+    REDIRECTS,
+    Headers,
+    Pin,
+    check_encoding,
+    check_part,
+    content_length,
+    content_range,
+    no_ranges,
+    refusal,
+    retry_after,
+)
+from preheat.sources.http_connection import Answer, Connection, Target
+
+#: Bytes of the end that the first request asks for.
+TAIL = 64 * 1024
+#: Where a redirect or a signature led is asked again for this long, seconds; both expire, usually after an hour.
+LOCATION_LIFETIME = 600.0
+LONGEST_SOCKET_WAIT = 30.0
+
+_MAX_REDIRECTS = 5
+_MAX_ERROR_BODY = 16 * 1024
+_MAY_HAVE_EXPIRED = frozenset({400, 401, 403, 404, 410})
+
+
+class HttpBlob:
+    """The bytes behind a URL. Subclasses change where they are asked for and how a refusal is explained."""
+
+    def __init__(
+        self, url: str, *, uri: str, headers: Mapping[str, str], patience: Patience, authorities: str | None = None
+    ) -> None:
+        self.uri = uri
+        self.fetched = 0  # bytes of all bodies so far
+        self._url = url
+        self._headers = dict(headers)
+        self._patience = patience
+        self._authorities = authorities  # file of CA certificates; None: the system's
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._location: tuple[Target, Target, float] | None = None  # (first, last after redirects, when)
+        self._closed = False
+        try:
+            self.size, self._pin, self._tail = self._discover()
+        except BaseException:
+            self.close()
+            raise
+
+    # What an object store changes.
+
+    def locate(self) -> str:
+        """The URL to ask for the object now."""
+        return self._url
+
+    def refuse(self, status: int, phrase: str, headers: Headers, body: bytes) -> CheckpointError:
+        """The error for a status that trying again does not mend."""
+        return refusal(self.uri, status, phrase)
+
+    def name_version(self, headers: Headers, size: int) -> str:
+        """How the version is spelled; raises CheckpointSourceError when the server names none."""
+        if version := Pin.of(headers).version(size):
+            return version
+        raise CheckpointSourceError(
+            f"the server of {self.uri} sends neither ETag nor Last-Modified, so a replaced file would go unnoticed",
+            remedy="Turn one of them on in the server",
+        )
+
+    # What everybody reads by.
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop)."""
+        buffer = bytearray(stop - start)
+        for _ in self.stream(start, stop, memoryview(buffer)):
+            pass
+        return bytes(buffer)
+
+    def stream(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
+        """Bytes [start, stop) in slices of `buffer`, each full but the last and those before a fault."""
+        check_range(self, start, stop)
+        tail = self.size - len(self._tail)
+        yield from self._stream_remote(start, min(stop, tail), buffer)
+        for position in range(max(start, tail), stop, max(len(buffer), 1)):
+            view = buffer[: min(len(buffer), stop - position)]
+            view[:] = self._tail[position - tail : position - tail + len(view)]
+            yield view
+
+    def close(self) -> None:
+        """Close every connection that is not in use and let the others be closed after use."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _stream_remote(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
+        attempts = Attempts(self.uri, self._patience)
+        position = start
+        while position < stop:
+            try:
+                for view in self._receive(position, stop, buffer, attempts):
+                    position += len(view)
+                    yield view
+            except Interrupted as fault:
+                attempts.again(fault)
+
+    def _receive(self, start: int, stop: int, buffer: memoryview, attempts: Attempts) -> Iterator[memoryview]:
+        headers = {"Range": f"bytes={start}-{stop - 1}", **self._pin.condition()}
+        with self._exchange(headers) as answer:
+            check_part(self.uri, answer.status, answer.headers, (start, stop), self.size, self._pin)
+            position = start
+            while position < stop:
+                view = buffer[: min(len(buffer), stop - position)]
+                filled = 0
+                try:
+                    while filled < len(view):
+                        filled += self._receive_some(answer, view[filled:], position + filled, stop, attempts)
+                except Interrupted:
+                    if filled:
+                        yield view[:filled]
+                    raise
+                position += filled
+                yield view
+
+    def _receive_some(self, answer: Answer, view: memoryview, position: int, stop: int, attempts: Attempts) -> int:
+        with _faults(self.uri):
+            count = answer.receive(view)
+        if not count:
+            raise Interrupted(
+                TruncatedError(
+                    f"{self.uri}: the server closed the connection at byte {position} of {position}...{stop}",
+                    remedy="Check the server's log and any proxy on the way",
+                )
+            )
+        with self._lock:
+            self.fetched += count
+        attempts.received(count)
+        return count
+
+    # The first request.
+
+    def _discover(self) -> tuple[int, Pin, bytes]:
+        for wanted in (f"bytes=-{TAIL}", "bytes=0-0"):  # Azure's blob service knows no ranges from the end
+            attempts = Attempts(self.uri, self._patience)
+            while True:
+                try:
+                    found = self._ask(wanted, attempts)
+                    break
+                except Interrupted as fault:
+                    attempts.again(fault)
+            if found:
+                return found
+        raise no_ranges(self.uri)
+
+    def _ask(self, wanted: str, attempts: Attempts) -> tuple[int, Pin, bytes] | None:
+        """Size, pin and last bytes of the object; None when the answer is not what was asked for."""
+        with self._exchange({"Range": wanted}) as answer:
+            headers = answer.headers
+            check_encoding(self.uri, headers)
+            length = content_length(headers)
+            part = content_range(headers) if answer.status == 206 else (0, length or 0, length or 0)
+            if part is None or length is None or length > TAIL or part[1] - part[0] != length:
+                return None
+            start, stop, size = part
+            self.version = self.name_version(headers, size)
+            buffer = bytearray(length)
+            view, filled = memoryview(buffer), 0
+            while filled < length:
+                filled += self._receive_some(answer, view[filled:], start + filled, stop, attempts)
+            return size, Pin.of(headers), bytes(buffer) if stop == size else b""
+
+    # One request and its answer.
+
+    @contextmanager
+    def _exchange(self, headers: Mapping[str, str]) -> Iterator[Answer]:
+        """Ask, follow redirects, and keep the connection if the answer was read to its end."""
+        connection, answer = self._follow(headers)
+        try:
+            yield answer
+        finally:
+            self._give_back(connection, answer)
+
+    def _give_back(self, connection: Connection, answer: Answer) -> None:
+        with self._lock:
+            keep = answer.isclosed() and not answer.will_close and not self._closed
+            if keep:
+                self._idle.append(connection)
+        if not keep:
+            answer.close()
+            connection.close()
+
+    def _follow(self, headers: Mapping[str, str]) -> tuple[Connection, Answer]:
+        for _ in range(2):
+            first, target, cached = self._where()
+            for _ in range(_MAX_REDIRECTS + 1):
+                connection, answer = self._send(target, first, headers)
+                if answer.status not in REDIRECTS:
+                    break
+                target = self._redirect(connection, answer, target)
+            else:
+                raise CheckpointSourceError(
+                    f"{self.uri} redirects more than {_MAX_REDIRECTS} times", remedy="Check the server's redirects"
+                )
+            if answer.status in (200, 206):
+                if not cached:
+                    self._location = first, target, time.monotonic()
+                return connection, answer
+            self._location = None
+            error = self._read_refusal(connection, answer)
+            if not (cached and answer.status in _MAY_HAVE_EXPIRED):
+                raise error
+        raise error
+
+    def _where(self) -> tuple[Target, Target, bool]:
+        location = self._location
+        if location and time.monotonic() - location[2] < LOCATION_LIFETIME:
+            return location[0], location[1], True
+        target = Target.parse(self.locate())
+        return target, target, False
+
+    def _send(self, target: Target, first: Target, headers: Mapping[str, str]) -> tuple[Connection, Answer]:
+        own = self._headers if target.origin == first.origin else {}  # they may carry credentials
+        fixed = {"Accept-Encoding": "identity", "User-Agent": f"preheat/{__version__}"}
+        while True:
+            connection = self._connection(target)
+            kept_alive = connection.used
+            try:
+                with _faults(self.uri):
+                    return connection, connection.get(target.path, {**fixed, **headers, **own})
+            except BaseException as error:
+                connection.close()
+                if not (kept_alive and isinstance(error, Interrupted) and error.at_once):
+                    raise
+
+    def _connection(self, target: Target) -> Connection:
+        with self._lock:
+            for position, connection in enumerate(self._idle):
+                if connection.origin == target.origin:
+                    return self._idle.pop(position)
+        return Connection(target, min(self._patience.timeout_seconds, LONGEST_SOCKET_WAIT), self._authorities)
+
+    def _redirect(self, connection: Connection, answer: Answer, target: Target) -> Target:
+        answer.close()
+        connection.close()
+        location = answer.headers.get("Location")
+        if not location:
+            raise CheckpointSourceError(f"{self.uri}: the server answered {answer.status} without a Location")
+        return target.redirect(location)
+
+    def _read_refusal(self, connection: Connection, answer: Answer) -> CheckpointError:
+        """The error for an answer that is no success; raises Interrupted when it may pass."""
+        try:
+            with _faults(self.uri):
+                body = answer.read(_MAX_ERROR_BODY)
+        finally:
+            answer.close()
+            connection.close()
+        if answer.status in PASSING:
+            error = CheckpointSourceError(
+                f"{self.uri}: the server answered {answer.status} {answer.reason}", remedy="Try again later"
+            )
+            raise Interrupted(error, retry_after(answer.headers, time.time()))
+        return self.refuse(answer.status, answer.reason, answer.headers, body)
+
+
+@contextmanager
+def _faults(uri: str) -> Iterator[None]:
+    """Turn what sockets and parsers raise into Interrupted, or into an error that no further attempt mends."""
+    try:
+        yield
+    except ssl.SSLCertVerificationError as error:
+        raise CheckpointSourceError(
+            f"{uri}: the server's certificate is not trusted: {error.verify_message}",
+            remedy="Give the CA's certificate in a file named by SSL_CERT_FILE",
+        ) from error
+    except TimeoutError as error:
+        raise Interrupted(
+            CheckpointTimeoutError(f"{uri}: the server does not answer", remedy="Check the server and the network")
+        ) from error
+    except (OSError, HTTPException) as error:
+        # An HTTPException may quote the URL with its signature.
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else ""
+        raise Interrupted(
+            CheckpointSourceError(
+                f"{uri} cannot be reached: {reason or type(error).__name__}", remedy="Check address, port and network"
+            ),
+            # A kept connection that the server has closed meanwhile says nothing about the server.
+            at_once=isinstance(error, (ConnectionResetError, BrokenPipeError)),
+        ) from error

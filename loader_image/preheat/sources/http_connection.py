@@ -1,0 +1,165 @@
+"""One connection to an HTTP server: proxies, TLS, and where Preheat refuses to go.
+
+Refused are other schemes than http and https, credentials in a URL, the step from https to http, and the link-local
+addresses at which clouds hand out credentials. The check is made on the connected socket: no DNS name can hide one.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from ipaddress import ip_address
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from preheat.errors import CheckpointConfigError, CheckpointSourceError
+
+#: Metadata services outside the link-local networks.
+_METADATA_ADDRESSES = frozenset({"fd00:ec2::254", "100.100.100.200"})
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a request goes. `path` carries the query, which may be a signature: it belongs in no message."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def parse(cls, url: str) -> Target:
+        """The target of a URL; raises CheckpointSourceError for one that Preheat does not follow."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise CheckpointSourceError("the URL cannot be parsed", remedy="Check the URL") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CheckpointSourceError(
+                f"Preheat does not follow {parts.scheme or 'relative'} URLs, only http and https"
+            )
+        if "@" in parts.netloc:
+            raise CheckpointSourceError(
+                f"the URL of {parts.hostname} holds credentials", remedy="Use secretRef instead"
+            )
+        path = quote(parts.path or "/", safe="/%:=&~+!$,;'@()*") + (f"?{parts.query}" if parts.query else "")
+        return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), path)
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: who may see this target's credentials."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    def redirect(self, location: str) -> Target:
+        """Where a `Location` header leads from here; raises CheckpointSourceError when that is no place to go."""
+        found = Target.parse(urljoin(self.origin + self.path, location))
+        if self.scheme == "https" and found.scheme == "http":
+            raise CheckpointSourceError(
+                f"{self.host} redirects from https to http at {found.host}, which would drop the encryption",
+                remedy="Use the URL that the redirect should lead to",
+            )
+        return found
+
+
+class Answer(HTTPResponse):
+    """A response whose body arrives in pieces as they come."""
+
+    def receive(self, view: memoryview) -> int:
+        """Fill part of `view` with what one read of the socket gives, and return its bytes; 0 at the body's end."""
+        # readinto() would wait until the view is full, and a server that drips a byte a second would hold it for days.
+        if not self.length:
+            return 0
+        count = self.fp.readinto1(view[: self.length])
+        self.length -= count
+        if not self.length:
+            self.read()  # of nothing: marks the connection as free for its next request
+        return count
+
+
+class Connection:
+    """A kept-alive connection to one origin, through a proxy where the environment names one."""
+
+    def __init__(self, target: Target, timeout: float, authorities: str | None) -> None:
+        self.origin = target.origin
+        self.used = False
+        proxy = _proxy(target)
+        self._prefix = target.origin if proxy and target.scheme == "http" else ""
+        self._extra = _proxy_authorization(proxy) if self._prefix and proxy else {}
+        self._http = _open(target, proxy, timeout, authorities)
+        self._http.response_class = Answer
+        self._forbidden = target.host if proxy else None
+
+    def get(self, path: str, headers: Mapping[str, str]) -> Answer:
+        """Send one GET and return the response, headers read."""
+        if self._http.sock is None:
+            if self._forbidden:
+                _refuse_metadata(self._forbidden)
+            self._http.connect()
+            if self._http.sock is not None:
+                _refuse_metadata(self._http.sock.getpeername()[0])
+        self._http.request("GET", self._prefix + path, headers={**headers, **self._extra})
+        self.used = True
+        answer = self._http.getresponse()
+        assert isinstance(answer, Answer)  # noqa: S101 - set as response_class above
+        return answer
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._http.close()
+
+
+def _open(target: Target, proxy: Target | None, timeout: float, authorities: str | None) -> HTTPConnection:
+    peer = proxy or target
+    if target.scheme == "http":
+        return HTTPConnection(peer.host, peer.port, timeout=timeout)
+    connection = HTTPSConnection(peer.host, peer.port, timeout=timeout, context=_tls(authorities))
+    if proxy:
+        connection.set_tunnel(target.host, target.port, headers=_proxy_authorization(proxy))
+    return connection
+
+
+@cache
+def _tls(authorities: str | None) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=authorities)  # without a file: SSL_CERT_FILE, then the system's
+
+
+def _refuse_metadata(address: str) -> None:
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return  # a name; the proxy resolves it
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    if mapped.is_link_local or str(mapped) in _METADATA_ADDRESSES:
+        raise CheckpointSourceError(
+            f"Preheat does not connect to {address}, a link-local or cloud metadata address",
+            remedy="Check the URL and where it redirects",
+        )
+
+
+def _proxy(target: Target) -> Target | None:
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None  # the usual case, without the import
+    from urllib.request import getproxies, proxy_bypass
+
+    url = getproxies().get(target.scheme)
+    if not url or proxy_bypass(target.host):
+        return None
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise CheckpointConfigError(
+            f"the {target.scheme}_proxy of the environment is not an http:// URL", remedy="Set it to http://host:port"
+        )
+    return Target("http", parts.hostname, parts.port or 80, parts.netloc)
+
+
+def _proxy_authorization(proxy: Target) -> dict[str, str]:
+    userinfo, at, _ = proxy.path.rpartition("@")
+    if not at:
+        return {}
+    return {"Proxy-Authorization": "Basic " + b64encode(unquote(userinfo).encode()).decode()}
