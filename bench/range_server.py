@@ -1,4 +1,4 @@
-"""Serves the files of a folder by ranges, with sendfile. Usage: range_server.py FOLDER; prints its port."""
+"""Serves the files of a folder by ranges, with sendfile. Usage: range_server.py FOLDER PORT"""
 
 from __future__ import annotations
 
@@ -59,6 +59,4 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-print(server.server_address[1], flush=True)
-server.serve_forever()
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
