@@ -14,7 +14,7 @@ from pathlib import Path
 
 from processes import measure
 
-from cluster.binaries import VERSITYGW, binary, build
+from cluster.binaries import VERSITYGW, binary
 
 HERE = Path(__file__).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret"}
@@ -32,7 +32,6 @@ def file_server(folder: Path) -> Iterator[str]:
 def s3_server(folder: Path) -> Iterator[str]:
     """URL of a versitygw whose bucket `bench` holds the folder's checkpoints; its keys are put into the environment."""
     os.environ.update(KEYS)
-    build(VERSITYGW)
     port = free_port()
     with tempfile.TemporaryDirectory(dir=folder) as root:
         gateway = [binary(VERSITYGW, "versitygw"), "--quiet", "--access", KEYS["AWS_ACCESS_KEY_ID"]]
