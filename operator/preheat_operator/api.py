@@ -1,0 +1,208 @@
+"""The CheckpointPipeline resource: its models, and the way from a manifest to a pipeline that can be trusted.
+
+The models are what the resource's schema is generated from (`crd`). `Pipeline.parse` refuses, with a text for the
+author of the manifest, everything that the API server refuses; so it also serves where no API server is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
+
+from preheat import spec as preheat_spec
+from preheat.errors import CheckpointConfigError
+from preheat_operator.composition import check_composition
+from preheat_operator.quantity import QUANTITY_PATTERN, checked_quantity
+from preheat_operator.stage_models import Part, stage_models
+from preheat_operator.status_model import Status
+
+GROUP = "preheat.dev"
+VERSION = "v1alpha1"
+KIND = "CheckpointPipeline"
+PLURAL = "checkpointpipelines"
+SHORT_NAME = "ckpt"
+#: On a pod: the name of its pipeline. Label values end at 63 characters, so names of pipelines do.
+LABEL = "preheat.dev/pipeline"
+NAME_LENGTH = 63
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+Quantity = Annotated[
+    int | str,
+    AfterValidator(checked_quantity),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 32, "pattern": QUANTITY_PATTERN}),
+]
+
+
+class _OneComponent(Part):
+    """One step of the pipeline: exactly one of these properties, named after the component."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _exactly_one_known(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if len(value) != 1:
+            raise ValueError(f"one component per stage, found {', '.join(map(str, value)) or 'none'}")
+        [name] = value
+        if name not in stage_models():
+            nearest = get_close_matches(str(name), stage_models(), n=1)
+            hint = f", did you mean {nearest[0]!r}" if nearest else ""
+            raise ValueError(f"unknown component {name!r}{hint}? Known: {', '.join(stage_models())}")
+        if value[name] is None:
+            raise ValueError(f"{name} has no parameters; write `{name}: {{}}` to take its defaults")
+        return value
+
+
+Stage: type[Part] = create_model(
+    "Stage",
+    __base__=_OneComponent,
+    __doc__=_OneComponent.__doc__,
+    **{
+        name: (model | None, Field(None, alias=name, description=model.__doc__))
+        for name, model in stage_models().items()
+    },
+)  # type: ignore[call-overload]
+
+
+class PersistentVolumeClaim(Part):
+    """A claim in the pipeline's namespace; pods that share it share bundles."""
+
+    claim_name: ObjectName
+    """Name of the claim."""
+
+
+class EmptyDir(Part):
+    """A volume that lives and dies with its pod."""
+
+    medium: Literal["", "Memory"] | None = None
+    """Memory: a tmpfs, which counts against the containers' memory limits. Default: the node's disk."""
+
+    size_limit: Quantity | None = None
+    """The pod is evicted when the volume grows beyond it."""
+
+
+class Volume(Part):
+    """Where the bundle is put. Default: an emptyDir."""
+
+    empty_dir: EmptyDir | None = None
+    """A volume that lives and dies with its pod."""
+
+    persistent_volume_claim: PersistentVolumeClaim | None = None
+    """A claim in the pipeline's namespace; pods that share it share bundles."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.empty_dir and self.persistent_volume_claim:
+            raise ValueError("choose one: emptyDir or persistentVolumeClaim")
+        return self
+
+
+class ResourceAmounts(Part):
+    """Amounts of CPU and memory."""
+
+    cpu: Quantity | None = None
+    """Processors, such as 500m."""
+
+    memory: Quantity | None = None
+    """Bytes, such as 128Mi."""
+
+
+class Resources(Part):
+    """What the loader may use; never more than the pod's own containers use."""
+
+    requests: ResourceAmounts | None = None
+    """What the scheduler sets aside. Default: 100m and 64Mi."""
+
+    limits: ResourceAmounts | None = None
+    """What the loader cannot exceed. Default: 1 and 128Mi."""
+
+
+class Loader(Part):
+    """The init container that fetches the checkpoint."""
+
+    resources: Resources | None = None
+    """What the loader may use; never more than the pod's own containers use."""
+
+
+class Spec(Part):
+    """What a pod that asks for this pipeline receives, and how."""
+
+    stages: Annotated[list[Stage], Field(min_length=1, max_length=32)]  # type: ignore[valid-type]
+    """The steps, in order: a source, checks, one loading strategy, modifiers."""
+
+    continue_on_error: bool = False
+    """Go on when a stage in the training process fails; the report says which did. A failing source always fails."""
+
+    max_retries: Annotated[int, Field(ge=0, le=10)] = 3
+    """How often a failed request to the source is repeated."""
+
+    timeout_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
+    """Give up when no byte has arrived for so long."""
+
+    service_account_name: ObjectName | None = None
+    """ServiceAccount under which the operator checks the source. Default: the namespace's default."""
+
+    volume: Volume | None = None
+    """Where the bundle is put. Default: an emptyDir."""
+
+    loader: Loader | None = None
+    """The init container that fetches the checkpoint."""
+
+
+class Resource(Part):
+    """A checkpoint on its way into training pods: where it lives, how it is checked, how it enters the model."""
+
+    spec: Spec
+    """What a pod that asks for this pipeline receives, and how."""
+
+    status: Status | None = None
+    """What the operator has seen."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A CheckpointPipeline that passed every check."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    spec: Mapping[str, Any]  # as the API server holds it
+    parsed: preheat_spec.PipelineSpec
+
+    @classmethod
+    def parse(cls, resource: Mapping[str, Any]) -> Pipeline:
+        """The pipeline in a manifest; raises CheckpointConfigError that says what is wrong where, and what to do."""
+        metadata, spec = resource.get("metadata") or {}, resource.get("spec")
+        name = str(metadata.get("name", ""))
+        if len(name) > NAME_LENGTH:
+            raise CheckpointConfigError(
+                f"metadata.name: a pod names its pipeline in a label, so at most {NAME_LENGTH} characters"
+            )
+        try:
+            Spec.model_validate(spec)
+        except ValidationError as error:
+            raise CheckpointConfigError("; ".join(_sentence(each) for each in error.errors())) from error
+        parsed = preheat_spec.parse({"spec": spec})
+        check_composition(parsed.stages)
+        return cls(
+            name=name,
+            namespace=str(metadata.get("namespace", "")),
+            uid=str(metadata.get("uid", "")),
+            generation=int(metadata.get("generation", 0)),
+            spec=spec or {},
+            parsed=parsed,
+        )
+
+
+def _sentence(error: Any) -> str:
+    where = "spec" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error["loc"])
+    if error["type"] == "extra_forbidden":
+        parent = ".".join(str(step) for step in error["loc"][:-1] if not isinstance(step, int))
+        path = f"{SHORT_NAME}.spec{'.' if parent else ''}{parent}"
+        return f"{where}: unknown field; `kubectl explain {path}` lists the known ones"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,57 @@
+"""Which stages go together, and in which order: a source, checks, one strategy, modifiers.
+
+The same rules are written into the resource's schema, in CEL (`crd`); texts are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from preheat.catalog import camel_case
+from preheat.errors import CheckpointConfigError
+from preheat.modifiers import MODIFIERS
+from preheat.sources import SOURCES
+from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
+from preheat.strategies import STRATEGIES
+
+SOURCE_NAMES = tuple(map(camel_case, SOURCES))
+STRATEGY_NAMES = tuple(map(camel_case, STRATEGIES))
+MODIFIER_NAMES = tuple(map(camel_case, MODIFIERS))
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+
+
+SOURCE_FIRST = f"the first stage says where the checkpoint is: begin with {_any_of(SOURCE_NAMES)}"
+ONE_SOURCE = "a pipeline has one source: keep one of them, or make a second CheckpointPipeline"
+ONE_STRATEGY = f"a model is loaded once: keep one of {', '.join(STRATEGY_NAMES)}"
+CHECKS_FIRST = "checks run before the model is touched: put verify after the source and before the strategy"
+MODIFIERS_LAST = (
+    f"a modifier changes a model that has its weights: put {_any_of(STRATEGY_NAMES)} before {_any_of(MODIFIER_NAMES)}"
+)
+
+
+def check_composition(stages: Sequence[PipelineStage]) -> None:
+    """Raise CheckpointConfigError with what to change when the stages do not fit together."""
+    ranks = [_rank(stage) for stage in stages]
+    if ranks[0] != 0:
+        raise CheckpointConfigError(f"stages: {SOURCE_FIRST}")
+    if ranks.count(0) > 1:
+        raise CheckpointConfigError(f"stages: {ONE_SOURCE}")
+    if ranks.count(2) > 1:
+        raise CheckpointConfigError(f"stages: {ONE_STRATEGY}")
+    if 3 in ranks and (2 not in ranks or ranks.index(3) < ranks.index(2)):
+        raise CheckpointConfigError(f"stages: {MODIFIERS_LAST}")
+    if any(earlier > later for earlier, later in pairwise(ranks)):
+        raise CheckpointConfigError(f"stages: {CHECKS_FIRST}")
+
+
+def _rank(stage: PipelineStage) -> int:
+    """The place of a stage's family in the order of work."""
+    if isinstance(stage, CheckpointSource):
+        return 0
+    if isinstance(stage, LoadingStrategy):
+        return 2
+    return 3 if isinstance(stage, ModelModifier) else 1

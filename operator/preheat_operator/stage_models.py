@@ -1,0 +1,119 @@
+"""The stages as pydantic models, derived from the dataclasses in `preheat`: nothing is declared twice.
+
+One definition then serves three readers: validation without a cluster, the resource's schema, `kubectl explain`.
+Third-party components are left out: a schema that differs from cluster to cluster is no schema.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from dataclasses import MISSING, Field, fields
+from functools import cache, partial
+from itertools import pairwise
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, create_model
+from pydantic import Field as Property
+
+from preheat.catalog import built_in, camel_case
+from preheat.stage import Limit, PipelineStage
+
+#: The bound of a string whose parameter declares none: the API server budgets CEL rules by these lengths.
+DEFAULT_LENGTH = 1024
+
+
+class Part(BaseModel):
+    """What every object of the resource has in common: camelCase, no unknown fields, no silent conversions."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, alias_generator=camel_case, use_attribute_docstrings=True
+    )
+
+
+@cache
+def stage_model(component: type[PipelineStage]) -> type[Part]:
+    """The model of one stage dataclass: same parameters, same bounds, same texts."""
+    hints = get_type_hints(component, include_extras=True)
+    docs = _attribute_docs(component)
+    parameters: dict[str, Any] = {
+        field.name: _parameter(field, hints[field.name], docs.get(field.name, ""))
+        for field in fields(component)  # type: ignore[arg-type]
+    }
+    return create_model(component.__name__, __base__=Part, __doc__=inspect.getdoc(component), **parameters)
+
+
+def stage_models() -> dict[str, type[Part]]:
+    """The models of Preheat's own components by their name in the resource."""
+    return {camel_case(name): stage_model(component) for name, component in built_in().items()}
+
+
+def _parameter(field: Field[Any], hint: Any, doc: str) -> tuple[Any, Any]:
+    if field.default_factory is not MISSING:
+        return _bounded(hint, doc), Property(default_factory=field.default_factory, description=doc)
+    default: Any = ... if field.default is MISSING else field.default
+    if isinstance(default, (bool, int, float, str)):
+        described = f"{doc} Default: {str(default).lower() if isinstance(default, bool) else default}."
+        return _bounded(hint, doc), Property(default, description=described)
+    return _bounded(hint, doc), Property(default, description=doc)
+
+
+def _bounded(hint: Any, doc: str) -> Any:
+    """The type hint with `Limit` in pydantic's words, and tuples as the lists they are in JSON."""
+    if get_origin(hint) is Annotated:
+        bare, *extras = get_args(hint)
+        limit = next((extra for extra in extras if isinstance(extra, Limit)), Limit())
+        return Annotated[(_bounded_items(bare, limit.items, doc), *_constraints(limit, doc))]
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(_bounded(each, doc) for each in get_args(hint))]  # noqa: UP007 built from a list
+    return _bounded_items(hint, None, doc)
+
+
+def _bounded_items(hint: Any, items: Limit | None, doc: str) -> Any:
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        return list[_bounded(Annotated[inner, items] if items else inner, doc)]  # type: ignore[misc]
+    return hint
+
+
+def _constraints(limit: Limit, doc: str) -> list[Any]:
+    bounds = Property(
+        max_length=limit.max_length,
+        min_length=limit.min_length,
+        ge=limit.minimum,
+        le=limit.maximum,
+        json_schema_extra={"pattern": limit.pattern} if limit.pattern else None,
+    )
+    return [bounds, AfterValidator(partial(_match, limit.pattern, doc))] if limit.pattern else [bounds]
+
+
+def _match(pattern: str, doc: str, value: str) -> str:
+    if not re.search(pattern, value):  # the value stays out of the text: it may hold what does not belong there
+        raise ValueError(mismatch(pattern, doc))
+    return value
+
+
+def mismatch(pattern: str, doc: str) -> str:
+    """What to say of a value that does not match: the parameter's own text and the pattern."""
+    return f"{doc} It has to match {pattern}"
+
+
+def _attribute_docs(component: type) -> dict[str, str]:
+    """The string below each attribute, base classes first."""
+    docs: dict[str, str] = {}
+    for cls in reversed(component.__mro__[:-1]):
+        if not cls.__module__.startswith("preheat."):
+            continue
+        [definition] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(definition, ast.ClassDef)  # noqa: S101 for mypy
+        for attribute, below in pairwise(definition.body):
+            if isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name) and _is_text(below):
+                docs[attribute.target.id] = " ".join(ast.literal_eval(below.value).split())  # type: ignore[attr-defined]
+    return docs
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

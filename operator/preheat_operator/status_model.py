@@ -1,0 +1,119 @@
+"""The status of a CheckpointPipeline, as the resource's schema declares it; what it says is decided in `status`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from preheat_operator.stage_models import Part
+
+Count = Annotated[int, Field(ge=0)]
+Line = Annotated[str, Field(max_length=1024)]
+
+
+class Condition(Part):
+    """One aspect of the pipeline's state, as all Kubernetes conditions."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """Ready, Reconciling, Stalled or SourceResolved."""
+
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+
+    observed_generation: Count | None = None
+    """The generation of the spec that it speaks of."""
+
+    last_transition_time: Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+    """When `status` last changed."""
+
+    reason: Annotated[str, Field(max_length=1024)]
+    """Why, in one word."""
+
+    message: Annotated[str, Field(max_length=32768)]
+    """Why, for a person, and what to do."""
+
+
+class SourceStatus(Part):
+    """What was found at the source."""
+
+    uri: Annotated[str, Field(max_length=4096)] | None = None
+    """Where the checkpoint is, without credentials."""
+
+    version: Line | None = None
+    """The version that a loader last read."""
+
+    size_bytes: Count | None = None
+    """Size of the whole object."""
+
+    format: Line | None = None
+    """Format of the file."""
+
+    tensors: Count | None = None
+    """Number of weights."""
+
+    parameters: Count | None = None
+    """Number of parameters in them."""
+
+    selected_bytes: Count | None = None
+    """Bytes that this pipeline needs of it."""
+
+
+class PodCounts(Part):
+    """How many pods of the pipeline are in which state."""
+
+    matched: Count = 0
+    """Pods that carry the label."""
+
+    injected: Count = 0
+    """Pods that carry the loader: loading, loaded or failed."""
+
+    loading: Count = 0
+    """Pods whose loader has not finished."""
+
+    loaded: Count = 0
+    """Pods whose loader succeeded."""
+
+    failed: Count = 0
+    """Pods whose loader failed."""
+
+    missed: Count = 0
+    """Pods that carry the label and no loader: made while nothing was installed."""
+
+
+class Failure(Part):
+    """One pod whose loader failed."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+
+    time: Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+    """When the loader ended."""
+
+    reason: Line
+    """The loader's reason code."""
+
+    message: Annotated[str, Field(max_length=4096)]
+    """What happened."""
+
+    remedy: Annotated[str, Field(max_length=4096)] | None = None
+    """What to do."""
+
+
+class Status(Part):
+    """What the operator has seen."""
+
+    observed_generation: Count | None = None
+    """The generation of the spec that this status speaks of."""
+
+    conditions: Annotated[list[Condition], Field(max_length=16)] | None = None
+    """Ready, Reconciling, Stalled, SourceResolved."""
+
+    source: SourceStatus | None = None
+    """What was found at the source."""
+
+    pods: PodCounts | None = None
+    """How many pods of the pipeline are in which state."""
+
+    failures: Annotated[list[Failure], Field(max_length=10)] | None = None
+    """The last failures, newest first."""
