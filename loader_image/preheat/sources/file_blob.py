@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from preheat.blob import check_range
@@ -21,6 +21,9 @@ from preheat.errors import (
 
 # What the kernel answers where a copy within it is not possible: other filesystem, other kind of file, old kernel.
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
+
+# Buffers that the kernel takes in one call (IOV_MAX).
+_VIEWS = 1024
 
 
 class FileBlob:
@@ -43,7 +46,7 @@ class FileBlob:
         """Bytes [start, stop)."""
         check_range(self, start, stop)
         buffer = bytearray(stop - start)
-        self._fill(memoryview(buffer), start)
+        self._fill([memoryview(buffer)], start)
         return bytes(buffer)
 
     def stream(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
@@ -51,8 +54,13 @@ class FileBlob:
         check_range(self, start, stop)
         for position in range(start, stop, len(buffer)):
             view = buffer[: min(len(buffer), stop - position)]
-            self._fill(view, position)
+            self._fill([view], position)
             yield view
+
+    def read_into(self, start: int, views: Sequence[memoryview]) -> None:
+        """Fill `views` one after the other with the bytes from `start`; one call of the kernel fills many of them."""
+        check_range(self, start, start + sum(map(len, views)))
+        self._fill([view for view in views if len(view)], start)
 
     def copy(self, start: int, stop: int, target: int, offset: int) -> None:
         """Bytes [start, stop) to `offset` of the descriptor `target`, within the kernel."""
@@ -81,21 +89,22 @@ class FileBlob:
         os.lseek(target, offset, os.SEEK_SET)  # sendfile knows no offset of its output
         return os.sendfile(target, self._fd, position, count)
 
-    def _fill(self, view: memoryview, position: int) -> None:
-        filled = 0
-        while filled < len(view):
+    def _fill(self, views: list[memoryview], position: int) -> None:
+        start, stop = position, position + sum(map(len, views))
+        while position < stop:
             try:
-                count = os.preadv(self._fd, [view[filled:]], position + filled)
+                count = os.preadv(self._fd, views[:_VIEWS], position)
             except OSError as error:
                 raise CheckpointSourceError(
-                    f"reading {self.uri} failed at byte {position + filled}: {error.strerror}",
+                    f"reading {self.uri} failed at byte {position}: {error.strerror}",
                     remedy="Check the disk or mount it is on",
                 ) from error
             if not count:
                 self._check_pin()
-                raise _short(self, position + filled, position + len(view))
-            filled += count
-        self._passed(len(view))
+                raise _short(self, position, stop)
+            position += count
+            views = _after(views, count)
+        self._passed(stop - start)
 
     def _passed(self, count: int) -> None:
         self._check_pin()
@@ -140,3 +149,12 @@ def _version(status: os.stat_result) -> str:
 
 def _short(blob: FileBlob, position: int, stop: int) -> TruncatedError:
     return TruncatedError(f"{blob.uri} has no bytes {position}...{stop}; it ends at {position}")
+
+
+def _after(views: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of `views` when their first `count` bytes are filled."""
+    for position, view in enumerate(views):
+        if count < len(view):
+            return [view[count:], *views[position + 1 :]]
+        count -= len(view)
+    return []

@@ -42,6 +42,7 @@ TAIL = 64 * 1024
 #: Where a redirect or a signature led is asked again for this long, seconds; both expire, usually after an hour.
 LOCATION_LIFETIME = 600.0
 LONGEST_SOCKET_WAIT = 30.0
+READ_BUFFER = 256 * 1024
 
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BODY = 16 * 1024
@@ -89,14 +90,17 @@ class HttpBlob:
             remedy="Turn one of them on in the server",
         )
 
+    def forget_location(self) -> None:
+        """Locate the object anew for the next request."""
+        self._location = None
+
     # What everybody reads by.
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop)."""
-        buffer = bytearray(stop - start)
-        for _ in self.stream(start, stop, memoryview(buffer)):
-            pass
-        return bytes(buffer)
+        check_range(self, start, stop)
+        buffer = memoryview(bytearray(min(stop - start, READ_BUFFER)))
+        return b"".join([bytes(view) for view in self.stream(start, stop, buffer)])
 
     def stream(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
         """Bytes [start, stop) in slices of `buffer`, each full but the last and those before a fault."""
@@ -228,7 +232,7 @@ class HttpBlob:
                 if not cached:
                     self._location = first, target, time.monotonic()
                 return connection, answer
-            self._location = None
+            self.forget_location()
             error = self._read_refusal(connection, answer)
             if not (cached and answer.status in _MAY_HAVE_EXPIRED):
                 raise error

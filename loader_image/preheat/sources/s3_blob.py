@@ -1,0 +1,155 @@
+"""An object in a bucket: botocore, boto3's core, finds credentials and signs; the bytes travel like those of any URL.
+
+The object is asked for by presigned URLs, so one engine has the retries, the pin and the checks. A URL is signed anew
+when it ages or is refused, which is how expiring credentials are replaced in the middle of a download. The error body
+of a ranged GET names what is wrong (bucket, key, credentials, region); a HEAD would not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import botocore.session
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+)
+
+from preheat.blob import Blob, Patience
+from preheat.errors import (
+    AccessDeniedError,
+    CheckpointConfigError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    CheckpointSourceError,
+)
+from preheat.sources.http_answer import Headers, refusal
+from preheat.sources.http_blob import HttpBlob
+from preheat.sources.s3 import S3Source
+
+SIGNED_SECONDS = 3600
+
+_CREDENTIALS_REMEDY = (
+    "Let the pod's serviceAccountName grant s3:GetObject, or name a Secret with AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY in secretRef"
+)
+_CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
+_REGION = re.compile(rb"<Region>([a-z0-9-]{1,64})</Region>")
+
+
+class _ElsewhereError(CheckpointSourceError):
+    """The bucket is in another region, which the service named."""
+
+    def __init__(self, message: str, region: str) -> None:
+        super().__init__(message, remedy=f"Set region: {region}")
+        self.region = region
+
+
+class S3Blob(HttpBlob):
+    """One version of an object; in a versioned bucket it stays readable while a newer one is written."""
+
+    def __init__(self, source: S3Source, region: str | None, patience: Patience) -> None:
+        session = botocore.session.get_session()
+        self._source = source
+        self._version_id = source.version_id
+        with _explained(source.uri):
+            self._client = _client(session, source, region, patience)
+            authorities = session.get_config_variable("ca_bundle")
+        super().__init__("", uri=source.uri, headers={}, patience=patience, authorities=authorities)
+
+    def locate(self) -> str:
+        """A freshly signed URL."""
+        parameters = {"Bucket": self._source.bucket, "Key": self._source.key.lstrip("/")}
+        if self._version_id:
+            parameters["VersionId"] = self._version_id
+        with _explained(self.uri):
+            url: str = self._client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=SIGNED_SECONDS)
+        return url
+
+    def name_version(self, headers: Headers, size: int) -> str:
+        """The version id of a versioned bucket, else the ETag."""
+        found = headers.get("x-amz-version-id")
+        if not found or found == "null":
+            return super().name_version(headers, size)
+        if not self._version_id:
+            self._version_id = found
+            self.forget_location()  # it was signed for the newest version, whichever that is by then
+        return f"versionId:{found}"
+
+    def refuse(self, status: int, phrase: str, headers: Headers, body: bytes) -> CheckpointError:
+        """The error that the service's own code stands for."""
+        code = found[1].decode() if (found := _CODE.search(body)) else phrase
+        region = headers.get("x-amz-bucket-region") or (found[1].decode() if (found := _REGION.search(body)) else None)
+        if region and (status == 301 or code in ("PermanentRedirect", "AuthorizationHeaderMalformed")):
+            return _ElsewhereError(f"bucket {self._source.bucket!r} is in region {region}", region)
+        return _refusal(self._source, status, code)
+
+
+def open_object(source: S3Source, patience: Patience) -> Blob:
+    """The blob of `source`; raises a CheckpointSourceError that says what is missing."""
+    region = source.region or os.environ.get("AWS_REGION")
+    try:
+        return S3Blob(source, region, patience)
+    except _ElsewhereError as elsewhere:
+        if source.region or source.endpoint:
+            raise
+        return S3Blob(source, elsewhere.region, patience)
+
+
+def _client(session: Any, source: S3Source, region: str | None, patience: Patience) -> Any:
+    wait = min(patience.timeout_seconds, 30)
+    config = Config(
+        signature_version=UNSIGNED if source.anonymous else "s3v4",
+        s3={"addressing_style": source.addressing},
+        connect_timeout=wait,
+        read_timeout=wait,
+        retries={"total_max_attempts": patience.max_retries + 1},  # of the services that hand out credentials
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    region = region or session.get_config_variable("region") or "us-east-1"
+    return session.create_client("s3", region_name=region, endpoint_url=source.endpoint, config=config)
+
+
+def _refusal(source: S3Source, status: int, code: str) -> CheckpointError:
+    if code == "NoSuchBucket":
+        return CheckpointNotFoundError(f"there is no bucket {source.bucket!r}", remedy="Check `bucket` and `endpoint`")
+    if code == "NoSuchVersion":
+        return CheckpointNotFoundError(f"{source.uri} has no version {source.version_id!r}", remedy="Check `versionId`")
+    if status in (404, 410):
+        return CheckpointNotFoundError(
+            f"bucket {source.bucket!r} has no key {source.key.lstrip('/')!r}", remedy="Check `key`"
+        )
+    if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
+        return AccessDeniedError(f"{source.uri}: the service answered {status} {code}", remedy=_CREDENTIALS_REMEDY)
+    return refusal(source.uri, status, code)
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn what botocore raises while it looks for credentials and signs into errors of ours."""
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise AccessDeniedError(f"there are no credentials for {uri}", remedy=_CREDENTIALS_REMEDY) from error
+    except ClientError as error:  # of STS, which trades the pod's token for credentials
+        code = error.response.get("Error", {}).get("Code", "unknown")
+        raise AccessDeniedError(f"no credentials for {uri}: STS answered {code}", remedy=_CREDENTIALS_REMEDY) from error
+    except EndpointConnectionError as error:
+        raise CheckpointSourceError(
+            f"the service with the credentials for {uri} cannot be reached", remedy="Check the pod's network"
+        ) from error
+    except NoRegionError as error:
+        raise CheckpointConfigError(f"no region is set for {uri}", remedy="Set region") from error
+    except (BotoCoreError, ValueError) as error:
+        raise CheckpointConfigError(f"{uri}: {error}", remedy="Check the source's parameters") from error

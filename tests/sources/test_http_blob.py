@@ -1,0 +1,382 @@
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sources.fault_server import FaultServer
+
+from preheat.blob import Patience
+from preheat.errors import (
+    AccessDeniedError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    CheckpointSourceError,
+    CheckpointTimeoutError,
+    SourceChangedError,
+    TruncatedError,
+)
+from preheat.sources import attempts, http_connection
+from preheat.sources.http_blob import TAIL, HttpBlob
+
+CONTENT = os.urandom(700_001)
+SIZE = len(CONTENT)
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.01)
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer().running() as running:
+        running.serve("/model.ckpt", CONTENT)
+        yield running
+
+
+def open_blob(server: FaultServer, path: str = "/model.ckpt", retries: int = 1, timeout: float = 5) -> HttpBlob:
+    url = server.origin + path
+    return HttpBlob(url, uri=url.partition("?")[0], headers={}, patience=Patience(retries, timeout))
+
+
+def collect(blob: HttpBlob, start: int, stop: int, buffer: int = 65_536) -> bytes:
+    return b"".join(bytes(view) for view in blob.stream(start, stop, memoryview(bytearray(buffer))))
+
+
+def test_one_request_tells_size_and_version_and_brings_the_end(server: FaultServer) -> None:
+    blob = open_blob(server)
+    assert blob.size == SIZE
+    assert blob.version.startswith('etag:"')
+    assert blob.read(SIZE - TAIL, SIZE) == CONTENT[-TAIL:]
+    assert len(server.requests) == 1
+    blob.close()
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, SIZE), (0, 0), (0, 1), (5, 200_000), (SIZE - TAIL - 5, SIZE - 3), (SIZE, SIZE), (1, SIZE)]
+)
+def test_any_range_is_read_exactly(server: FaultServer, start: int, stop: int) -> None:
+    blob = open_blob(server)
+    assert blob.read(start, stop) == CONTENT[start:stop]
+    assert collect(blob, start, stop, 70_001) == CONTENT[start:stop]
+    blob.close()
+
+
+def test_a_small_object_comes_with_the_first_request_even_from_a_server_without_ranges(server: FaultServer) -> None:
+    server.serve("/small", b"abc")
+    server.always(ignore_range=True)
+    blob = open_blob(server, "/small")
+    assert blob.read(0, 3) == b"abc"
+    assert len(server.requests) == 1
+    blob.close()
+
+
+def test_connections_are_kept_and_shared_by_threads(server: FaultServer) -> None:
+    blob = open_blob(server)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda at: blob.read(at, at + 1000), range(0, 500_000, 1000)))
+    assert b"".join(parts) == CONTENT[:500_000]
+    assert len(blob._idle) <= 4
+    blob.close()
+
+
+def test_every_read_after_the_first_carries_the_version(server: FaultServer) -> None:
+    blob = open_blob(server)
+    blob.read(0, 10)
+    assert "If-Match" not in server.requests[0].headers
+    assert server.requests[1].headers["If-Match"] == blob.version.removeprefix("etag:")
+    blob.close()
+
+
+def test_a_weak_etag_pins_by_date_and_by_comparison(server: FaultServer) -> None:
+    server.always(headers={"ETag": 'W/"1"'})
+    blob = open_blob(server)
+    blob.read(0, 10)
+    assert server.requests[1].headers["If-Unmodified-Since"]
+    server.always(headers={"ETag": 'W/"2"'})
+    with pytest.raises(SourceChangedError):
+        blob.read(0, 10)
+    blob.close()
+
+
+def test_a_replaced_object_is_refused(server: FaultServer) -> None:
+    blob = open_blob(server)
+    server.serve("/model.ckpt", os.urandom(SIZE))
+    with pytest.raises(SourceChangedError, match="replaced while it was read"):
+        blob.read(0, 10)
+    blob.close()
+
+
+def test_another_etag_is_noticed_where_the_server_ignores_if_match(server: FaultServer) -> None:
+    blob = open_blob(server)
+    server.next(headers={"ETag": '"other"'})
+    with pytest.raises(SourceChangedError):
+        blob.read(0, 10)
+    blob.close()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"cut_after": 100_000},
+        {"drop": True},
+        {"status": 503, "headers": {"Retry-After": "0"}},
+        {"status": 429},
+        {"status": 500},
+    ],
+    ids=str,
+)
+def test_a_passing_fault_is_retried_from_the_byte_reached(server: FaultServer, fault: dict[str, object]) -> None:
+    blob = open_blob(server, retries=2)
+    before = server.sent
+    server.next(count=2, **fault)
+    assert collect(blob, 0, 600_000) == CONTENT[:600_000]
+    assert server.sent - before <= 600_000 + 2 * 65_536  # the tail that a cut leaves in the sockets' buffers
+    blob.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({"cut_after": 1000}, TruncatedError),
+        ({"drop": True}, CheckpointSourceError),
+        ({"status": 503}, CheckpointSourceError),
+        ({"status": 403}, AccessDeniedError),
+        ({"status": 401}, AccessDeniedError),
+        ({"status": 404}, CheckpointNotFoundError),
+        ({"status": 410}, CheckpointNotFoundError),
+        ({"status": 412}, SourceChangedError),
+        ({"status": 418}, CheckpointSourceError),
+        ({"ignore_range": True}, CheckpointSourceError),
+        ({"headers": {"Content-Range": "bytes 0-9/700001"}}, CheckpointSourceError),
+        ({"headers": {"Content-Range": f"bytes 0-299999/{SIZE + 1}"}}, SourceChangedError),
+        ({"without": ("Content-Range",)}, CheckpointSourceError),
+        ({"headers": {"Content-Encoding": "gzip"}}, CheckpointSourceError),
+        ({"headers": {"Content-Length": "299999"}}, CheckpointSourceError),
+    ],
+    ids=str,
+)
+def test_a_lasting_fault_is_named(server: FaultServer, fault: dict[str, object], error: type[CheckpointError]) -> None:
+    blob = open_blob(server)
+    server.always(**fault)
+    with pytest.raises(error) as caught:
+        blob.read(0, 300_000)
+    assert type(caught.value) is error
+    assert "/model.ckpt" in str(caught.value)
+    blob.close()
+
+
+@pytest.mark.parametrize("fault", [{"stall_after": 100}, {"drip": 0.01}], ids=str)
+def test_no_progress_ends_in_a_timeout(server: FaultServer, fault: dict[str, object]) -> None:
+    blob = open_blob(server, timeout=0.4)
+    server.always(**fault)
+    with pytest.raises(CheckpointTimeoutError):
+        blob.read(0, 300_000)
+    blob.close()
+
+
+def test_a_slow_server_that_makes_progress_is_waited_for(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "PROGRESS", 4)
+    blob = open_blob(server, timeout=0.3)
+    server.next(drip=0.005)
+    assert blob.read(0, 100) == CONTENT[:100]
+    blob.close()
+
+
+def test_a_wish_to_wait_longer_than_the_patience_fails_at_once(server: FaultServer) -> None:
+    server.always(status=503, headers={"Retry-After": "3600"})
+    with pytest.raises(CheckpointSourceError, match="503"):
+        open_blob(server, retries=5)
+    assert len(server.requests) == 1
+
+
+def test_connection_refused_and_unknown_hosts_are_named() -> None:
+    for url in ("http://127.0.0.1:9/x", "http://nowhere.invalid/x"):
+        with pytest.raises(CheckpointSourceError, match="cannot be reached"):
+            HttpBlob(url, uri=url, headers={}, patience=Patience(0, 2))
+
+
+def test_a_server_without_ranges_or_version_is_refused(server: FaultServer) -> None:
+    server.always(ignore_range=True)
+    with pytest.raises(CheckpointSourceError, match="does not serve byte ranges"):
+        open_blob(server)
+    server.always(without=("ETag", "Last-Modified"))
+    with pytest.raises(CheckpointSourceError, match="neither ETag nor Last-Modified"):
+        open_blob(server)
+
+
+def test_a_server_that_knows_no_ranges_from_the_end_is_asked_from_the_start(server: FaultServer) -> None:
+    server.next(ignore_range=True)
+    blob = open_blob(server)
+    assert blob.read(0, SIZE) == CONTENT
+    blob.close()
+
+
+def test_redirects_are_followed_without_credentials_and_remembered(server: FaultServer) -> None:
+    with FaultServer().running() as other:
+        url = other.serve("/elsewhere", CONTENT)
+        server.next(status=302, headers={"Location": url + "?signature=secret"})
+        blob = HttpBlob(
+            server.origin + "/model.ckpt", uri="x", headers={"Authorization": "Bearer t"}, patience=Patience(0, 5)
+        )
+        assert blob.read(0, 10) == CONTENT[:10]
+        assert server.requests[0].headers["Authorization"] == "Bearer t"
+        assert all("Authorization" not in request.headers for request in other.requests)
+        assert (len(server.requests), len(other.requests)) == (1, 2)
+        other.next(status=403)  # the signature has expired: the first URL gives a new one
+        server.next(status=302, headers={"Location": url + "?signature=new"})
+        assert blob.read(0, 10) == CONTENT[:10]
+        assert other.requests[-1].path.endswith("new")
+        blob.close()
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", "metadata"),
+        ("ftp://127.0.0.1/x", "ftp"),
+        ("file:///etc/passwd", "file"),
+        ("http://user:pass@127.0.0.1/x", "credentials"),
+    ],
+)
+def test_redirects_to_forbidden_places_are_refused(
+    server: FaultServer, location: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No packet leaves: the address is reached through a loopback socket that only claims to be the metadata service.
+    server.always(status=302, headers={"Location": location})
+    monkeypatch.setattr(http_connection.HTTPConnection, "connect", _connect_locally(server))
+    with pytest.raises(CheckpointSourceError, match=message) as caught:
+        open_blob(server, retries=0, timeout=1)
+    assert "pass@" not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+def _connect_locally(server: FaultServer) -> object:
+    connect = http_connection.HTTPConnection.connect
+
+    class Claiming:
+        def __init__(self, host: str) -> None:
+            self.host = host
+
+        def getpeername(self) -> tuple[str, int]:
+            return self.host, 80
+
+        def close(self) -> None:
+            pass
+
+    def local(connection: http_connection.HTTPConnection) -> None:
+        if connection.host == "127.0.0.1":
+            connect(connection)
+        else:
+            connection.sock = Claiming(connection.host)  # type: ignore[assignment]
+
+    return local
+
+
+def test_a_redirect_loop_ends(server: FaultServer) -> None:
+    server.always(status=302, headers={"Location": "/model.ckpt"})
+    with pytest.raises(CheckpointSourceError, match="redirects more than 5 times"):
+        open_blob(server)
+    assert len(server.requests) == 6
+
+
+def test_https_never_becomes_http() -> None:
+    target = http_connection.Target.parse("https://a.example/x")
+    with pytest.raises(CheckpointSourceError, match="drop the encryption"):
+        target.redirect("http://a.example/x")
+    assert target.redirect("y?q=1").path == "/y?q=1"
+
+
+def test_the_query_is_in_no_message(server: FaultServer) -> None:
+    for fault in ({"status": 403}, {"status": 404}, {"drop": True}, {"ignore_range": True}, {"status": 503}):
+        server.always(**fault)
+        with pytest.raises(CheckpointError) as caught:
+            open_blob(server, "/model.ckpt?token=hunter2", retries=0)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_proxies_of_the_environment_are_used(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.origin.replace("http://", "http://user:pa%3Ass@"))
+    server.serve("http://checkpoints.invalid:80/model.ckpt", CONTENT)
+    url = "http://checkpoints.invalid/model.ckpt"
+    blob = HttpBlob(url, uri=url, headers={}, patience=Patience(0, 5))
+    assert blob.read(0, 10) == CONTENT[:10]
+    assert server.requests[0].headers["Proxy-Authorization"] == "Basic dXNlcjpwYTpzcw=="
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    direct = open_blob(server)
+    assert server.requests[-1].path == "/model.ckpt"
+    blob.close()
+    direct.close()
+
+
+def test_an_untrusted_certificate_is_refused_without_retries(server: FaultServer, self_signed: tuple[str, str]) -> None:
+    url = server.origin.replace("http:", "https:") + "/model.ckpt"
+    with tls_server(self_signed) as port, pytest.raises(CheckpointSourceError, match="certificate is not trusted"):
+        HttpBlob(f"https://127.0.0.1:{port}/", uri=url, headers={}, patience=Patience(3, 5))
+
+
+def test_an_authority_of_the_users_own_is_trusted(self_signed: tuple[str, str]) -> None:
+    with tls_server(self_signed) as port:
+        url = f"https://127.0.0.1:{port}/"
+        blob = HttpBlob(url, uri=url, headers={}, patience=Patience(0, 5), authorities=self_signed[0])
+        assert blob.read(0, 3) == b"abc"
+        blob.close()
+
+
+@pytest.fixture(scope="module")
+def self_signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    from datetime import UTC, datetime, timedelta
+    from ipaddress import ip_address
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+class tls_server:  # noqa: N801 - reads like the context manager it is
+    """Serves `abc` over TLS."""
+
+    def __init__(self, certificate: tuple[str, str]) -> None:
+        import ssl
+        from http.server import ThreadingHTTPServer
+
+        from sources.fault_server import _Handler
+
+        owner = FaultServer()
+        owner._http.server_close()
+        owner.serve("/", b"abc")
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": owner}))
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> int:
+        self.thread.start()
+        return self.http.server_port
+
+    def __exit__(self, *_: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
