@@ -182,8 +182,16 @@ class Local:
         )
 
     def with_torch(self, job: dict[str, Any]) -> dict[str, Any]:
-        """No image with torch can be pulled: its virtual environment comes on a volume."""
-        return self.cluster.training_environment().equip(job)
+        """No image with torch can be pulled: a virtual environment on a read-only claim stands in for one."""
+        environment = self.cluster.training_environment()
+        pod = job["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        container["image"] = self.cluster.base_image()
+        container["command"][0] = environment.python
+        container["volumeMounts"].append({"name": "torch", "mountPath": environment.path, "readOnly": True})
+        claim = {"claimName": environment.claim, "readOnly": True}
+        pod["volumes"].append({"name": "torch", "persistentVolumeClaim": claim})
+        return job
 
     def how_to_play(self) -> str:
         return f"export KUBECONFIG={self.cluster.kubeconfig}"
