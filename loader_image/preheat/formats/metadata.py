@@ -6,6 +6,7 @@ from preheat.blob import Blob
 from preheat.errors import TruncatedError
 
 HEAD = 1024  # enough to tell every format by its first bytes
+SMALL = 64 * 1024  # a smaller file is read at once
 
 
 class MetadataReader:
@@ -19,8 +20,8 @@ class MetadataReader:
 
     @property
     def head(self) -> bytes:
-        """The first 1024 bytes, or the whole of a smaller file."""
-        return self.read(0, min(HEAD, self.size))
+        """The first 1024 bytes, or the whole of a file below 64 KiB."""
+        return self.read(0, HEAD if self.size > SMALL else self.size)
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop), all of them; raises TruncatedError when the blob ends before `stop`."""

@@ -20,13 +20,9 @@ PAGE = 4096  # where a header of ours ends, so that the data can be mapped and r
 METADATA = "__metadata__"
 
 # The order in which the format's own library writes dtypes, widest first: no tensor needs padding to be aligned.
-_RANK = {
-    dtype: rank
-    for rank, dtype in enumerate(
-        ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16")
-        + ("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
-    )
-}
+_ORDER: tuple[str, ...] = ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16")
+_ORDER += ("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
+_RANK = {dtype: rank for rank, dtype in enumerate(_ORDER)}
 
 
 def offsets(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, int]]:
@@ -117,10 +113,9 @@ def _tensor(name: str, entry: Any, data: int) -> Tensor:
         raise CheckpointLoadError(f"tensor {name!r}: shape {shape!r} or data_offsets {span!r} is not valid")
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
         raise UnsupportedFormatError(f"tensor {name!r} has dtype {dtype!r}; known are {', '.join(ITEMSIZE)}")
-    if prod(shape) * ITEMSIZE[dtype] != span[1] - span[0]:
-        raise CheckpointValidationError(
-            f"tensor {name!r} of {dtype} {shape} needs {prod(shape) * ITEMSIZE[dtype]} bytes and is given {span[1] - span[0]}"
-        )
+    needed, given = prod(shape) * ITEMSIZE[dtype], span[1] - span[0]
+    if needed != given:
+        raise CheckpointValidationError(f"tensor {name!r} of {dtype} {shape} needs {needed} bytes and is given {given}")
     return Tensor(dtype, tuple(shape), Record(name, data + span[0], data + span[1]))
 
 

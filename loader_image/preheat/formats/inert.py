@@ -1,0 +1,106 @@
+"""The values that a pickle describes, without life: nothing here can be called, imported or hashed at a cost.
+
+A pickle can describe lists that hold themselves, or one another a thousand times over. `check_tree` refuses those
+once, so that whatever walks the tree afterwards may do so plainly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from preheat.errors import CheckpointLoadError
+
+MAX_VALUES = 5_000_000
+MAX_LEVELS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """The name of a class or function, never the thing itself."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        text = f"{self.module}.{self.name}"
+        return text if text.isprintable() else ascii(text)[1:-1]
+
+
+SET = Global("builtins", "set")
+FROZENSET = Global("builtins", "frozenset")
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Node:
+    """An object that the pickle would have made by calling `callee`; compared by identity.
+
+    `refusal` is set where the object is known and is not among what Preheat reads; it completes "tensor x is ...".
+    """
+
+    callee: Any  # Global or Node
+    args: Any = ()
+    keywords: Any = None
+    state: Any = None  # what BUILD would have set
+    items: list[Any] = field(default_factory=list)  # appended or added
+    pairs: list[tuple[Any, Any]] = field(default_factory=list)  # set by key
+    refusal: str = ""
+
+    @property
+    def name(self) -> str:
+        """The dotted name of the class or function behind it all."""
+        callee = self.callee
+        while isinstance(callee, Node):
+            callee = callee.callee
+        return str(callee)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Key:
+    """A dictionary key that is no plain value; hashing nested tuples can take for ever, so it is never done."""
+
+    value: Any
+
+
+def check_tree(root: Any) -> None:
+    """Raise CheckpointLoadError unless the dictionaries, lists and tuples from `root` are a tree of bearable size.
+
+    What opaque nodes hold does not count: nobody walks into them.
+    """
+    weights: dict[int, tuple[int, int]] = {}  # by container: values below it with repetitions, and levels
+    above: set[int] = set()
+    pending = [(root, False)]
+    while pending:
+        value, done = pending.pop()
+        inside = _inside(value)
+        if inside is None or (id(value) in weights and not done):
+            continue
+        if done:
+            above.discard(id(value))
+            weights[id(value)] = _weigh([weights.get(id(child), (1, 0)) for child in inside])
+        elif id(value) in above:
+            raise CheckpointLoadError(f"the pickle describes a {type(value).__name__} that contains itself")
+        else:
+            above.add(id(value))
+            pending.append((value, True))
+            pending.extend((child, False) for child in inside)
+
+
+def _weigh(children: list[tuple[int, int]]) -> tuple[int, int]:
+    values = 1 + sum(values for values, _ in children)
+    levels = 1 + max((levels for _, levels in children), default=0)
+    if values > MAX_VALUES or levels > MAX_LEVELS:
+        raise CheckpointLoadError(
+            f"the pickle describes more than {MAX_VALUES} values or {MAX_LEVELS} levels, as bombs do"
+        )
+    return values, levels
+
+
+def _inside(value: Any) -> Collection[Any] | None:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else None

@@ -1,0 +1,61 @@
+"""Reads pickles of every protocol without importing or calling anything that they name.
+
+Each opcode is carried out on inert values (`formats.inert`). A global is a name; a call of it is a `Node`, unless the
+name stands in the table of constructors that the caller passes in, whose functions are Preheat's own. There is no list
+of allowed names to get around: nothing named by the file is ever looked up.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from preheat.errors import CheckpointError, CheckpointLoadError
+from preheat.formats.inert import Global
+from preheat.formats.pickle_machine import Constructors, Machine, Pickle
+from preheat.formats.pickle_opcodes import OPCODES, STOP
+
+MAX_BYTES = 256 << 20
+MAX_OPCODES = 4_000_000  # about 80,000 tensors; callers that know of more allow more
+
+
+def read_pickle(
+    data: bytes, constructors: Constructors, persistent: Callable[[Any], Any], *, max_opcodes: int = MAX_OPCODES
+) -> Pickle:
+    """The pickle at the start of `data`; raises a CheckpointLoadError that names the byte where it makes no sense."""
+    if len(data) > MAX_BYTES:
+        raise CheckpointLoadError(f"the pickle has {len(data)} bytes; {MAX_BYTES} are allowed")
+    machine = Machine(data, {**PLAIN_VALUES, **constructors}, persistent)
+    opcode_at = 0
+    try:
+        for _ in range(max_opcodes):
+            opcode_at = machine.at
+            opcode = machine.take(1)[0]
+            if opcode == STOP:
+                return machine.finish()
+            OPCODES[opcode](machine)
+    except CheckpointError:
+        raise
+    except (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error) as error:
+        code = data[opcode_at : opcode_at + 1]
+        raise CheckpointLoadError(
+            f"the pickle makes no sense at byte {opcode_at} (opcode {code!r}): {type(error).__name__} {error}"
+        ) from error
+    raise CheckpointLoadError(f"the pickle has more than {max_opcodes} opcodes")
+
+
+def _ordered_dict() -> dict[Any, Any]:
+    return {}
+
+
+def _complex(real: float, imaginary: float) -> complex:
+    if not isinstance(real, (int, float)) or not isinstance(imaginary, (int, float)):
+        raise TypeError("a complex number of something else")
+    return complex(real, imaginary)
+
+
+PLAIN_VALUES: Constructors = {
+    Global("collections", "OrderedDict"): _ordered_dict,
+    Global("builtins", "complex"): _complex,
+}

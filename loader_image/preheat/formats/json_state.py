@@ -1,0 +1,109 @@
+"""The non-tensor state of a checkpoint as JSON, for manifests: types are kept where JSON has them.
+
+Elsewhere they are spelled out: `{"$tensor": {dtype, shape}}`, `{"$opaque": "module.Class"}`, `{"$bytes": base64}`,
+`{"$complex": [re, im]}`, `{"$float": "nan"}`, `{"$set": [...]}`, `{"$items": [[key, value], ...]}` for keys that are no
+text, and `{"$omitted": what}` beyond the limits. Tuples become lists.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from preheat.formats.inert import FROZENSET, MAX_LEVELS, SET, Global, Key, Node
+from preheat.index import Tensor
+
+MAX_VALUES = 10_000
+MAX_TEXT = 4096  # characters, or bytes
+
+Put = Callable[[Any], None]
+Inside = list[tuple[Any, Put]]
+
+
+def to_json(tree: Any, *, max_values: int = MAX_VALUES) -> Any:
+    """The tree with at most `max_values` values; what is near the root is kept, what does not fit is omitted."""
+    result: list[Any] = []
+    pending: deque[tuple[int, Any, Put]] = deque([(0, tree, result.append)])
+    room = max_values
+    while pending:
+        level, value, put = pending.popleft()
+        value = _plain(value)
+        length = len(value) if isinstance(value, (dict, list, tuple)) else 0
+        if length > room or level == MAX_LEVELS:
+            put({"$omitted": f"{length} values" if length else "a deep value"})
+            continue
+        room -= length
+        spelled, inside = _spell(value)
+        put(spelled)
+        pending.extend((level + 1, child, into) for child, into in inside)
+    return result[0]
+
+
+def _plain(value: Any) -> Any:
+    """Keys and sets, which have no spelling of their own in Python either, as what they hold."""
+    if isinstance(value, Key):
+        return value.value
+    if isinstance(value, Node) and value.callee in (SET, FROZENSET):
+        given = value.args[0] if value.args and isinstance(value.args[0], list) else []
+        return _Set(value.items or given)
+    return value
+
+
+class _Set(list[Any]):
+    """The members of a set, in the order of the file."""
+
+
+def _spell(value: Any) -> tuple[Any, Inside]:
+    """How a value is written, and the values inside it with where each goes."""
+    if isinstance(value, dict):
+        return _spell_dict(value)
+    if isinstance(value, (list, tuple)):
+        found = [None] * len(value)
+        spelled = {"$set": found} if isinstance(value, _Set) else found
+        return spelled, [(child, _into(found, position)) for position, child in enumerate(value)]
+    return _spell_leaf(value), []
+
+
+def _spell_dict(value: dict[Any, Any]) -> tuple[Any, Inside]:
+    if all(isinstance(key, str) and not key.startswith("$") and len(key) <= MAX_TEXT for key in value):
+        found: dict[str, Any] = dict.fromkeys(value)
+        return found, [(child, _into(found, key)) for key, child in value.items()]
+    pairs: list[list[Any]] = [[None, None] for _ in value]
+    inside: Inside = []
+    for pair, item in zip(pairs, value.items(), strict=True):
+        inside += [(part, _into(pair, place)) for place, part in enumerate(item)]
+    return {"$items": pairs}, inside
+
+
+def _into(container: Any, place: Any) -> Callable[[Any], None]:
+    def put(spelled: Any) -> None:
+        container[place] = spelled
+
+    return put
+
+
+def _spell_leaf(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": str(value)}
+    if isinstance(value, (str, bytes)) and len(value) > MAX_TEXT:
+        return {"$omitted": f"{len(value)} {'characters' if isinstance(value, str) else 'bytes'}"}
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, complex):
+        return {"$complex": [_spell_leaf(value.real), _spell_leaf(value.imag)]}
+    if isinstance(value, Tensor):
+        return {"$tensor": {"dtype": value.dtype, "shape": list(value.shape)}}
+    return {"$opaque": _opaque_name(value)}
+
+
+def _opaque_name(value: Any) -> str:
+    if isinstance(value, Node):
+        return value.name
+    return str(value) if isinstance(value, Global) else f"a {type(value).__name__.lower()}"

@@ -1,0 +1,94 @@
+"""Where in a checkpoint's tree the model's weights are: Lightning, Fabric, and the customs of plain torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from preheat.errors import CheckpointLoadError, UnsupportedFormatError
+from preheat.formats.inert import Node
+from preheat.index import Tensor
+
+#: Keys that hold a state dict, the first that does is taken.
+WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
+
+_LIGHTNING_VERSION = "pytorch-lightning_version"
+_LIGHTNING_PARTS = frozenset(("callbacks", "optimizer_states", "lr_schedulers", "loops"))
+_RESAVE = "Save the model's state_dict() with torch.save"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checkpoint taken apart: its weights by name, and the tree of all the rest."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    state: dict[Any, Any]
+
+
+def take_apart(root: Any) -> Layout:
+    """The layout of a checkpoint's tree; raises a CheckpointLoadError that lists its keys when it holds no weights."""
+    if isinstance(root, Node):
+        raise UnsupportedFormatError(
+            f"the file is one pickled object of class {root.name}, not a state dict", remedy=_RESAVE
+        )
+    if not isinstance(root, dict):
+        raise CheckpointLoadError(f"the file holds a {type(root).__name__}, not a state dict", remedy=_RESAVE)
+    for key in WEIGHT_KEYS:
+        candidate = root.get(key)
+        if isinstance(candidate, dict) and _has_tensors(candidate):
+            tensors, rest = _split(candidate)
+            state = {other: value for other, value in root.items() if other != key}
+            return Layout(_name(root, key), tensors, {**state, key: rest} if rest else state)
+    if _has_tensors(root) and all(
+        _is_tensor(value) or str(key).endswith("_extra_state") for key, value in root.items()
+    ):
+        return Layout("raw", *_split(root))
+    raise _no_weights(root)
+
+
+def _name(root: dict[Any, Any], key: str) -> str:
+    lightning = _LIGHTNING_VERSION in root or len(_LIGHTNING_PARTS & root.keys()) >= 2
+    return "lightning" if key == "state_dict" and lightning else key
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, Node) and bool(value.refusal))
+
+
+def _has_tensors(entries: dict[Any, Any]) -> bool:
+    return any(map(_is_tensor, entries.values()))
+
+
+def _split(entries: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[Any, Any]]:
+    tensors: dict[str, Tensor] = {}
+    rest: dict[Any, Any] = {}
+    for name, value in entries.items():
+        if not _is_tensor(value):
+            rest[name] = value
+        elif isinstance(value, Node):
+            raise UnsupportedFormatError(f"tensor {name!r} is {value.refusal}", remedy="Save it as a dense tensor")
+        else:
+            tensors[_checked(name)] = value
+    return tensors, rest
+
+
+def _checked(name: Any) -> str:
+    try:
+        name.encode()
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise CheckpointLoadError(f"a tensor is called {name!r}, which is no text", remedy=_RESAVE) from error
+    return str(name)
+
+
+def _no_weights(root: dict[Any, Any]) -> CheckpointLoadError:
+    for key in WEIGHT_KEYS:
+        if isinstance(root.get(key), Node):
+            return UnsupportedFormatError(
+                f"{key!r} is one pickled object of class {root[key].name}, not a state dict", remedy=_RESAVE
+            )
+    shown = ", ".join(repr(key)[:80] for key in list(root)[:20]) or "none"
+    return CheckpointLoadError(
+        f"no tensors under {', '.join(WEIGHT_KEYS)}, nor is the file itself a state dict; its top-level keys: {shown}",
+        remedy=_RESAVE,
+    )

@@ -1,0 +1,109 @@
+"""Files of torch.save since 1.6: a zip of one pickle and one stored member per storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from preheat.errors import CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
+from preheat.formats.inert import FROZENSET, SET, check_tree
+from preheat.formats.inert_pickle import MAX_OPCODES, read_pickle
+from preheat.formats.layouts import take_apart
+from preheat.formats.metadata import MetadataReader
+from preheat.formats.torch_tensors import CONSTRUCTORS, FAMILIAR, Storage, storage
+from preheat.formats.zip_directory import Member, read_directory
+from preheat.formats.zip_members import ALIGNMENT, locate, read_ahead, read_member
+from preheat.index import Index, Record
+
+#: Views may repeat stored bytes; a file of a few bytes must not become a bundle of many gigabytes.
+MAX_EXPANSION = 4
+FREE_EXPANSION = 64 << 20
+
+
+def read_index(reader: MetadataReader) -> Index:
+    """The index of a torch zip file; raises a CheckpointLoadError or CheckpointValidationError for anything else."""
+    members = read_directory(reader)
+    root = _root(members)
+    small = {name: members.get(f"{root}/{name}") for name in ("data.pkl", ".storage_alignment", "byteorder")}
+    read_ahead(reader, [member for member in small.values() if member])
+    _check_byteorder(reader, small["byteorder"])
+    alignment = _alignment(reader, small[".storage_alignment"])
+    records = {
+        name.removeprefix(f"{root}/data/"): locate(reader, member, alignment)
+        for name, member in members.items()
+        if name.startswith(f"{root}/data/")
+    }
+    content = read_member(reader, members[f"{root}/data.pkl"])
+    budget = MAX_OPCODES + 200 * len(records)
+    pickle = read_pickle(content, CONSTRUCTORS, partial(_storage, records), max_opcodes=budget)
+    if pickle.stop != len(content):
+        raise CheckpointLoadError(f"{len(content) - pickle.stop} bytes follow the end of the pickle")
+    check_tree(pickle.value)
+    layout = take_apart(pickle.value)
+    opaque = tuple(sorted(map(str, pickle.opaque - FAMILIAR - {SET, FROZENSET})))
+    index = Index("torch-zip", layout.name, layout.tensors, layout.state, opaque, reader.fetched)
+    _check_tensors(index, reader.size)
+    return index
+
+
+def _root(members: Mapping[str, Member]) -> str:
+    """The folder in which torch puts everything, called like the file."""
+    roots = [name.removesuffix("/data.pkl") for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+    first = next(iter(members), "").partition("/")[0]
+    if roots != [first]:
+        shown = ", ".join(repr(name)[:80] for name in list(members)[:8]) or "none"
+        raise UnsupportedFormatError(
+            f"the file is a zip archive and no file of torch.save; its members: {shown}",
+            remedy="Save the checkpoint with torch.save",
+        )
+    if f"{first}/constants.pkl" in members:
+        raise UnsupportedFormatError(
+            "the file is a TorchScript archive", remedy="Save the model's state_dict() with torch.save"
+        )
+    return first
+
+
+def _check_byteorder(reader: MetadataReader, member: Member | None) -> None:
+    order = read_member(reader, member) if member and member.size < 64 else b"little"
+    if order != b"little":
+        raise UnsupportedFormatError(
+            f"the checkpoint was written with byte order {order.decode(errors='replace')!r}",
+            remedy="Save it again on a little-endian machine",
+        )
+
+
+def _alignment(reader: MetadataReader, member: Member | None) -> int:
+    text = read_member(reader, member) if member and member.size < 16 else b""
+    return int(text) if text.isdigit() and int(text) > 0 else ALIGNMENT
+
+
+def _storage(records: Mapping[str, Record], identity: Any) -> Storage:
+    """What torch's pickles mean by a persistent id: ("storage", type, key, device, elements)."""
+    if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
+        raise CheckpointLoadError(
+            f"the pickle refers to something outside of itself that is no storage: {identity!r:.80}"
+        )
+    _, kind, key, _, elements = identity
+    if not isinstance(key, str):
+        raise CheckpointLoadError("the pickle refers to a storage whose key is no text")
+    record = records.get(key)
+    if record is None:
+        raise CheckpointValidationError(f"the pickle refers to storage {key[:80]!r}, which is not in the file")
+    return storage(kind, elements, record)
+
+
+def _check_tensors(index: Index, stored: int) -> None:
+    for name, tensor in index.tensors.items():
+        tensor.check_inside(name)
+    for tensor in index.state_tensors():
+        tensor.check_inside("among the training state")
+    distinct = {(t.start, t.dtype, t.shape, t.strides): t.size for t in index.tensors.values()}
+    total = sum(distinct.values())
+    if total > MAX_EXPANSION * stored + FREE_EXPANSION:
+        largest = max(index.tensors, key=lambda name: index.tensors[name].size)
+        raise CheckpointValidationError(
+            f"the weights take {total} bytes, {largest!r} alone {index.tensors[largest].size}, "
+            f"from a file of {stored}: views repeat the same bytes too often",
+            remedy="Save contiguous copies of the tensors",
+        )

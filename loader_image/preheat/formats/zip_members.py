@@ -1,0 +1,88 @@
+"""Where the bytes of zip members lie, without a request for each.
+
+The directory does not say how long a member's local header is. Its length follows forwards from torch's padding rule
+and backwards from the next member; where the two agree the offset is certain, elsewhere the local header is read.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable
+
+from preheat.errors import CheckpointValidationError
+from preheat.formats.metadata import MetadataReader
+from preheat.formats.zip_directory import STREAMED, Member
+from preheat.index import Record
+
+ALIGNMENT = 64  # of torch's storages, where the file does not say
+
+_LOCAL = struct.Struct("<4s5H3L2H")
+_UNSET = 0xFFFFFFFF  # also how sizes beyond 4 GiB are written
+
+
+def read_member(reader: MetadataReader, member: Member) -> bytes:
+    """The content of a small member, checked against its local header and its CRC."""
+    start = _read_local(reader, member)
+    content = reader.read(start, start + member.size)
+    if member.crc32 is not None and zlib.crc32(content) != member.crc32:
+        raise CheckpointValidationError(
+            f"the zip member {member.name!r} has CRC-32 {zlib.crc32(content):#010x}, not {member.crc32:#010x}",
+            remedy="Copy the file again",
+        )
+    return content
+
+
+def read_ahead(reader: MetadataReader, members: Iterable[Member]) -> None:
+    """Read neighbouring small members in one request."""
+    ordered = sorted(members, key=lambda member: member.header)
+    run: list[Member] = []
+    for member in ordered:
+        if run and member.header != run[-1].stop:
+            break
+        run.append(member)
+    if run and run[-1].stop - run[0].header <= sum(member.size for member in run) + 64 * 1024:
+        reader.read(run[0].header, run[-1].stop)
+
+
+def locate(reader: MetadataReader, member: Member, alignment: int) -> Record:
+    """The bytes of the member's content."""
+    start = _computed(member, alignment)
+    if start is None:
+        start = _read_local(reader, member)
+    return Record(member.name, start, start + member.size, member.crc32)
+
+
+def _computed(member: Member, alignment: int) -> int | None:
+    forward = {member.after_name, member.after_name + member.extra, _padded(member, alignment)}
+    descriptors = (12, 16, 20, 24) if member.flags & STREAMED else (0,)
+    agreed = forward & {member.stop - member.size - length for length in descriptors}
+    return agreed.pop() if len(agreed) == 1 else None
+
+
+def _padded(member: Member, alignment: int) -> int:
+    """Where torch puts the data: after a padding field that aligns it, and after 64-bit fields where it needs them."""
+    start = member.after_name + 4
+    if member.size >= _UNSET or member.header >= _UNSET:
+        start += 4 + (16 if member.size >= _UNSET else 0) + (8 if member.header >= _UNSET else 0)
+    return start + -start % alignment
+
+
+def _read_local(reader: MetadataReader, member: Member) -> int:
+    """Where the data begins according to the local header, which must say what the directory says."""
+    local = reader.read(member.header, member.after_name)
+    signature, _, flags, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack(local[: _LOCAL.size])
+    start: int = member.after_name + extra
+    if (
+        signature != b"PK\3\4"
+        or (flags, method) != (member.flags, 0)
+        or name_length != len(local) - _LOCAL.size
+        or local[_LOCAL.size :] != member.name.encode()
+        or crc not in (0, member.crc32)
+        or not {packed, size} <= {0, _UNSET, member.size}
+        or start + member.size > member.stop
+    ):
+        raise CheckpointValidationError(
+            f"the zip member {member.name!r} is described differently by the directory and at byte {member.header}"
+        )
+    return start
