@@ -1,0 +1,28 @@
+"""The documentation's tables say what the code does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from preheat.errors import CheckpointError
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def every(error: type[CheckpointError]) -> Iterator[type[CheckpointError]]:
+    yield error
+    for child in error.__subclasses__():
+        if child.__module__ == "preheat.errors":
+            yield from every(child)
+
+
+def test_every_reason_and_exit_code_is_documented_once():
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", (DOCS / "errors.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted({(error.reason, str(error.exit_code)) for error in every(CheckpointError)})
+
+
+def test_reasons_and_exit_codes_are_unique():
+    found = list(every(CheckpointError))
+    assert len({error.reason for error in found}) == len({error.exit_code for error in found}) == len(found)
