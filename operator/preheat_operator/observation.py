@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from preheat.errors import CheckpointError
 
-PIPELINE_LABEL = "preheat.dev/pipeline"
 LOADER = "preheat-loader"
 
 Phase = Literal["missed", "loading", "loaded", "failed"]
@@ -237,3 +236,5 @@ def _reasons(error: type[CheckpointError]) -> Iterator[tuple[int, str]]:
 _IDENTIFIER = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 _FIELD = re.compile(r'"(reason|message|remedy)":\s*"((?:[^"\\]|\\.)*)')
 _REASON_OF_CODE: Mapping[object, str] = MappingProxyType(dict(_reasons(CheckpointError)))
+#: What a failure's reason can be, unless somebody else than the loader wrote it.
+REASONS = frozenset(_REASON_OF_CODE.values()) | _STUCK | {"Killed", "PodFailed"}

@@ -1,0 +1,222 @@
+"""Keeps the status of every CheckpointPipeline true to its pods. Level-based: any event only says which one to look at.
+
+It stores nothing in the objects but the status: no annotation, no finalizer, so deleting never waits for the operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import kopf
+import structlog
+from lightkube import ALL_NS, ApiError, AsyncClient
+
+from preheat.errors import CheckpointConfigError
+from preheat_operator import api, health, kube, metrics
+from preheat_operator.events import COMPONENT, NOT_INJECTED, Announcement, Recorder, announcements
+from preheat_operator.observation import REASONS, Object, observe
+from preheat_operator.settings import Settings
+from preheat_operator.status import differs, pod_counts, wanted_status
+from preheat_operator.worklist import Worklist
+
+RESYNC_SECONDS = 300
+_CHUNK = 500
+_PATIENCE = (1, 2, 5, 10, 20, 20)  # for an API server that does not answer while the process starts
+
+Key = tuple[str, str]  # namespace and name of a pipeline
+
+_log = structlog.get_logger(__name__)
+
+
+class ApiMissingError(RuntimeError):
+    """The cluster does not know CheckpointPipelines."""
+
+
+class Controller:
+    """Looks at one pipeline at a time and writes what it finds; `changed` says which to look at."""
+
+    def __init__(self, client: AsyncClient, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.worklist: Worklist[Key] = Worklist(self.refresh)
+        self._client = client
+        self._clock = clock
+        self._recorder = Recorder(client)
+        self._counts: dict[Key, Mapping[str, int]] = {}
+        self._written: dict[Key, str] = {}  # resourceVersion of our own last write
+        self._resynced: float | None = None
+        self._beat = time.monotonic()
+
+    def changed(self, namespace: str, name: str, version: str | None = None) -> None:
+        """Look at this pipeline soon, unless `version` is what was written here last."""
+        key = (namespace, name)
+        if version is None or self._written.get(key) != version:
+            self.worklist.add(key)
+
+    async def refresh(self, key: Key) -> None:
+        """Bring one pipeline's status, Events and metrics up to date with its pods, all read afresh."""
+        pipeline = await self._pipeline(key)
+        if pipeline is None:
+            self._count(key, {})
+            self._written.pop(key, None)
+            return
+        namespace, name = key
+        problem = _problem(pipeline)
+        pods = self._client.list(kube.Pod, namespace=namespace, labels={api.LABEL: name}, chunk_size=_CHUNK)
+        # A name too long for a label is a problem of the pipeline, and no pod can carry it.
+        reports = [observe(pod) async for pod in pods] if len(name) <= api.NAME_LENGTH else []
+        now = self._clock()
+        status = wanted_status(pipeline, reports, now, problem)
+        if differs(status, pipeline.get("status")):
+            await self._write(key, pipeline, status)
+        self._count(key, pod_counts(reports))
+        for announcement in announcements(pipeline, reports, now):
+            await self._tell(announcement, now)
+
+    async def resync(self, every: float = RESYNC_SECONDS) -> None:
+        """Look at every pipeline now and then, so that no missed event lasts."""
+        while True:
+            self._beat = time.monotonic()
+            try:
+                async for pipeline in self._client.list(kube.CheckpointPipeline, namespace=ALL_NS, chunk_size=_CHUNK):
+                    self.changed(pipeline["metadata"]["namespace"], pipeline["metadata"]["name"])
+                self._resynced = time.monotonic()
+            except httpx2.HTTPError as error:
+                _log.warning("pipelines not listed; the next resync tries again", error=str(error) or repr(error))
+            await asyncio.sleep(every if self._resynced else min(every, 5))
+
+    def not_alive(self) -> str | None:
+        """Why the process should be restarted: its loop stands still."""
+        silent = time.monotonic() - self._beat
+        return f"no resync for {silent:.0f} s" if silent > 3 * RESYNC_SECONDS else None
+
+    def not_ready(self) -> str | None:
+        """Why nothing can be expected of it yet."""
+        return None if self._resynced else "the pipelines have not been listed yet"
+
+    async def _pipeline(self, key: Key) -> Object | None:
+        try:
+            return await self._client.get(kube.CheckpointPipeline, key[1], namespace=key[0])
+        except ApiError as error:
+            if error.status.code == 404:
+                return None
+            raise
+
+    async def _write(self, key: Key, pipeline: Object, status: dict[str, Any]) -> None:
+        """Replace the status at the version that was read: who read something older is refused and looks again."""
+        wanted: Any = kube.CheckpointPipeline.Status(**{**pipeline, "status": status})
+        try:
+            stored = await self._client.replace(wanted, key[1], namespace=key[0])
+        except ApiError as error:
+            if error.status.code == 409:
+                self.worklist.add(key)
+            elif error.status.code != 404:  # deleted meanwhile
+                raise
+        else:
+            metrics.STATUS_WRITES.inc()
+            self._written[key] = str(stored["metadata"]["resourceVersion"])
+
+    async def _tell(self, announcement: Announcement, now: datetime) -> None:
+        if not await self._recorder.post(announcement, now):
+            return
+        if announcement.kind == "Pod" and announcement.type == "Warning" and announcement.reason != NOT_INJECTED:
+            known = announcement.reason in REASONS  # a pod's owner may write any word, and each would be a series
+            metrics.LOADER_FAILURES.labels(announcement.reason if known else "Other").inc()
+
+    def _count(self, key: Key, counts: Mapping[str, int]) -> None:
+        before = self._counts.pop(key, {})
+        if counts:
+            self._counts[key] = counts
+        for phase in ("loading", "loaded", "failed", "missed"):
+            metrics.PODS.labels(phase).inc(counts.get(phase, 0) - before.get(phase, 0))
+
+
+def handlers(controller: Controller) -> kopf.OperatorRegistry:
+    """What kopf watches: pipelines, and pods that name one. No handler here stores anything in an object."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return kube.connection()
+
+    @kopf.on.event(api.GROUP, api.VERSION, api.PLURAL, registry=registry)
+    async def pipeline_changed(namespace: str | None, name: str, meta: Mapping[str, Any], **_: Any) -> None:
+        controller.changed(namespace or "", name, meta.get("resourceVersion"))
+
+    @kopf.on.event("v1", "pods", registry=registry)
+    async def pod_changed(namespace: str | None, labels: Mapping[str, str], memo: kopf.Memo, **_: Any) -> None:
+        # A pod that is moved to another pipeline is news for both.
+        for pipeline in filter(None, {labels.get(api.LABEL), memo.get("pipeline")}):
+            controller.changed(namespace or "", pipeline)
+        memo["pipeline"] = labels.get(api.LABEL)
+
+    return registry
+
+
+def watching() -> kopf.OperatorSettings:
+    """kopf without what it adds to objects, and with pods selected by the API server."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.persistence.finalizer = f"{api.GROUP}/finalizer"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=api.GROUP)
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=api.GROUP)
+    settings.watching.label_selectors["pods"] = api.LABEL
+    settings.networking.request_timeout = timedelta(seconds=30).total_seconds()
+    return settings
+
+
+async def run(settings: Settings) -> None:
+    """The controller's process, until it is told to stop; raises when it cannot go on, so that it is started anew."""
+    client = AsyncClient(field_manager=COMPONENT)
+    await _require_api(client)
+    controller = Controller(client)
+    checks = {"alive": controller.not_alive, "ready": controller.not_ready, "registry": metrics.CONTROLLER}
+    async with health.serving(settings.health_port, **checks):  # type: ignore[arg-type]
+        resync = asyncio.create_task(controller.resync(), name="resync")
+        operator = asyncio.create_task(
+            kopf.operator(registry=handlers(controller), settings=watching(), standalone=True, clusterwide=True),
+            name="kopf",
+        )
+        try:
+            done, _ = await asyncio.wait({resync, operator}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            resync.cancel()
+            operator.cancel()
+            await asyncio.gather(resync, operator, return_exceptions=True)
+            await controller.worklist.close()
+
+
+async def _require_api(client: AsyncClient) -> None:
+    for delay in (*_PATIENCE, None):
+        try:
+            async for _ in client.list(kube.CheckpointPipeline, namespace=ALL_NS, chunk_size=1):
+                break
+            return
+        except ApiError as error:
+            if error.status.code == 404:
+                raise ApiMissingError(
+                    f"the cluster has no resource {api.PLURAL}.{api.GROUP}. Install the chart with crds.install=true, "
+                    "or apply crds/ first"
+                ) from None
+            failure: httpx2.HTTPError = error
+        except httpx2.HTTPError as error:
+            failure = error
+        if delay is None:
+            raise failure
+        _log.warning("the API server does not answer yet", error=str(failure) or repr(failure), again_in_s=delay)
+        await asyncio.sleep(delay)
+
+
+def _problem(pipeline: Object) -> str | None:
+    try:
+        api.Pipeline.parse(pipeline)
+    except CheckpointConfigError as error:
+        return str(error)
+    return None

@@ -1,0 +1,161 @@
+"""What people are told about pods and pipelines through Events: decided purely, posted at most once.
+
+An Event's name is derived from what it tells, so the API server itself refuses to tell it twice, restarts included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, Literal
+
+import httpx2
+import structlog
+from lightkube import ApiError, AsyncClient
+
+from preheat_operator import api, kube
+from preheat_operator.observation import Failure, Object, PodReport, printable
+
+COMPONENT = "preheat-controller"
+NOT_INJECTED = "NotInjected"
+# Events live for an hour: what is older has been told, or is not news.
+_NEWS = timedelta(hours=1)
+_AT_MOST_ON_PIPELINE = 5
+_REMEMBERED = 50_000
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """One Event to be: `key` tells apart what is told twice about the same object for the same reason."""
+
+    kind: Literal["Pod", "CheckpointPipeline"]
+    namespace: str
+    name: str
+    uid: str
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    key: str
+
+    @property
+    def event_name(self) -> str:
+        """The Event's name, the same for the same news."""
+        digest = sha256("/".join((self.kind, self.uid, self.reason, self.key)).encode()).hexdigest()
+        return f"{self.name[:200].rstrip('.-')}.{digest[:16]}"
+
+
+def announcements(pipeline: Object, reports: Sequence[PodReport], now: datetime) -> Iterator[Announcement]:
+    """Everything worth telling about a pipeline's pods; `now` is in UTC."""
+    since = (now - _NEWS).strftime("%Y-%m-%dT%H:%M:%SZ")
+    namespace, name = pipeline["metadata"]["namespace"], pipeline["metadata"]["name"]
+    told = 0
+    for pod in sorted(reports, key=_newest, reverse=True):
+        for type_, reason, message, key in _news(pod, name, since):
+            yield Announcement("Pod", namespace, pod.name, pod.uid, type_, reason, message, key)
+            if type_ == "Warning" and told < _AT_MOST_ON_PIPELINE:
+                told += 1
+                text, key = printable(f"pod {pod.name}: {message}"), f"{pod.uid}/{key}"
+                uid = pipeline["metadata"]["uid"]
+                yield Announcement("CheckpointPipeline", namespace, name, uid, type_, reason, text, key)
+    yield from _first_read(pipeline, reports, since)
+
+
+def _newest(pod: PodReport) -> str:
+    return pod.failure.time if pod.failure else pod.created
+
+
+def _news(pod: PodReport, pipeline: str, since: str) -> Iterator[tuple[Literal["Normal", "Warning"], str, str, str]]:
+    if pod.phase == "missed":
+        yield "Warning", NOT_INJECTED, _missed(pipeline), ""
+    if pod.failure and pod.failure.time >= since:
+        yield "Warning", pod.failure.reason, _failed(pod.failure), str(pod.failure.run)
+    if pod.success and pod.success.time >= since:
+        where = pod.success.source.get("uri", f"pipeline {pipeline}")
+        yield "Normal", "CheckpointLoaded", f"checkpoint loaded from {where}", str(pod.success.run)
+
+
+def _missed(pipeline: str) -> str:
+    return (
+        f"carries the label {api.LABEL}={pipeline} but runs without the checkpoint loader: it was made while Preheat "
+        "was not installed, or in a namespace that it leaves alone. Make the pod anew"
+    )
+
+
+def _failed(failure: Failure) -> str:
+    text = f"checkpoint not loaded: {failure.message}"
+    return printable(f"{text}. {failure.remedy}" if failure.remedy else text)
+
+
+def _first_read(pipeline: Object, reports: Sequence[PodReport], since: str) -> Iterator[Announcement]:
+    metadata = pipeline["metadata"]
+    for pod in reports:
+        if pod.success and pod.success.time >= since and "uri" in pod.success.source:
+            version = str(pod.success.source.get("version", ""))
+            text = printable(f"read {pod.success.source['uri']}" + (f" at version {version}" if version else ""))
+            key = f"{metadata.get('generation')}/{version}"
+            yield Announcement(
+                "CheckpointPipeline", metadata["namespace"], metadata["name"], metadata["uid"],
+                "Normal", "SourceRead", text, key,
+            )  # fmt: skip
+            return
+
+
+class Recorder:
+    """Posts announcements as Events of the object's namespace; what cannot be posted is logged and left."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._posted: dict[str, None] = {}
+
+    async def post(self, announcement: Announcement, now: datetime) -> bool:
+        """Whether this was news; False when it had been told before."""
+        name = announcement.event_name
+        if name in self._posted:
+            return False
+        try:
+            event: Any = kube.Event(**_event(announcement, now))  # lightkube types no resource made at run time
+            await self._client.create(event, namespace=announcement.namespace)
+        except ApiError as error:
+            # 409: told before. 403 and 404: the namespace is going, or the operator may not tell.
+            if error.status.code not in (403, 404, 409):
+                _log.warning("event not posted", name=announcement.name, error=str(error))
+                return False
+            fresh = False
+        except httpx2.HTTPError as error:
+            _log.warning("event not posted", name=announcement.name, error=repr(error))
+            return False
+        else:
+            fresh = True
+        self._remember(name)
+        return fresh
+
+    def _remember(self, name: str) -> None:
+        self._posted[name] = None
+        if len(self._posted) > _REMEMBERED:
+            del self._posted[next(iter(self._posted))]
+
+
+def _event(announcement: Announcement, now: datetime) -> dict[str, Any]:
+    time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    version = "v1" if announcement.kind == "Pod" else f"{api.GROUP}/{api.VERSION}"
+    return {
+        "metadata": {"name": announcement.event_name, "namespace": announcement.namespace},
+        "involvedObject": {
+            "apiVersion": version,
+            "kind": announcement.kind,
+            "namespace": announcement.namespace,
+            "name": announcement.name,
+            "uid": announcement.uid,
+        },
+        "type": announcement.type,
+        "reason": announcement.reason,
+        "message": announcement.message,
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+        "source": {"component": COMPONENT},
+    }

@@ -1,0 +1,49 @@
+"""What both processes count, by Prometheus' conventions; each has a registry of its own, so none shows false zeros."""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+# Answers are expected within 25 ms and refused by the API server after 5 s.
+_ADMISSION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry
+
+
+WEBHOOK = _registry()
+ADMISSION_REVIEWS = Counter(
+    "preheat_admission_reviews_total", "Admission reviews answered, by result.", ["result"], registry=WEBHOOK
+)
+ADMISSION_SECONDS = Histogram(
+    "preheat_admission_seconds", "Time to answer an admission review.", buckets=_ADMISSION_BUCKETS, registry=WEBHOOK
+)
+CACHE_SYNCED = Gauge("preheat_cache_synced", "1 while the cache of pipelines follows the API server.", registry=WEBHOOK)
+CERTIFICATE_EXPIRY = Gauge(
+    "preheat_certificate_expiry_timestamp_seconds", "When the serving certificate ends, as Unix time.", registry=WEBHOOK
+)
+
+CONTROLLER = _registry()
+PODS = Gauge("preheat_pods", "Labelled pods, by what became of their loader.", ["phase"], registry=CONTROLLER)
+STATUS_WRITES = Counter("preheat_status_writes_total", "Statuses of pipelines written.", registry=CONTROLLER)
+LOADER_FAILURES = Counter(
+    "preheat_loader_failures_total", "Runs of loaders that failed, by reason.", ["reason"], registry=CONTROLLER
+)
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """The registry in Prometheus' text format."""
+    return generate_latest(registry)
