@@ -1,0 +1,122 @@
+"""A plan cut into pieces that several threads move at once: pure arithmetic, no I/O.
+
+Within a piece every byte belongs to one stretch: a run of bytes with the same record around it and the same tensors in
+it. The checksum of each stretch is computed once, and those of records and tensors are combined from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from preheat.checksum import combine
+from preheat.errors import CheckpointValidationError
+from preheat.index import Record
+from preheat.plan import Move, Span
+
+#: A cut is a multiple of this from its record's start, so that it splits no element of any tensor there.
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Bytes [start, stop) of the source; they go to `target - tensor.start + start` of the output for every move."""
+
+    start: int
+    stop: int
+    record: Record | None  # set when the record passes as a whole and carries a checksum
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one thread reads in one go. The stretches are in order; bytes between them are dropped."""
+
+    start: int
+    stop: int
+    stretches: tuple[Stretch, ...]
+
+
+def pieces_of(spans: Iterable[Span], length: int) -> Iterator[Piece]:
+    """Pieces of about `length` bytes that cover the spans, in the order of their bytes."""
+    for span in spans:
+        yield from _cut(span.stop, _stretches(span), length, span.start)
+
+
+def whole(spans: Iterable[Span], size: int) -> Piece:
+    """One piece for the whole object, for a checksum that needs every byte in order."""
+    return Piece(0, size, tuple(stretch for span in spans for stretch in _stretches(span)))
+
+
+def _stretches(span: Span) -> Iterator[Stretch]:
+    records = [record for record in span.records if record.crc32 is not None]
+    contiguous = [move for move in span.moves if move.tensor.contiguous]
+    edges = {edge for record in records for edge in (record.start, record.stop)}
+    edges.update(edge for move in contiguous for edge in (move.tensor.start, move.tensor.start + move.tensor.size))
+    contiguous.sort(key=lambda move: move.tensor.start)
+    ordered, active, coming, at_record = sorted(edges), list[Move](), 0, 0
+    for start, stop in pairwise(ordered):
+        active = [move for move in active if move.tensor.start + move.tensor.size > start]
+        while coming < len(contiguous) and contiguous[coming].tensor.start <= start:
+            active.append(contiguous[coming])
+            coming += 1
+        while at_record < len(records) and records[at_record].stop <= start:
+            at_record += 1
+        record = records[at_record] if at_record < len(records) and records[at_record].start <= start else None
+        if record or active:
+            yield Stretch(start, stop, record, tuple(active))
+
+
+def _cut(end: int, stretches: Iterable[Stretch], length: int, begin: int) -> Iterator[Piece]:
+    start, taken = begin, list[Stretch]()
+    for stretch in stretches:
+        rest = stretch
+        while rest.stop - start > length:
+            cut = _last_cut(rest, start + length)
+            if cut > rest.start:
+                taken.append(Stretch(rest.start, cut, rest.record, rest.moves))
+                rest = Stretch(cut, rest.stop, rest.record, rest.moves)
+            if cut > start:
+                yield Piece(start, cut, tuple(taken))
+            start, taken = cut, []
+        taken.append(rest)
+    if start < end:
+        yield Piece(start, end, tuple(taken))
+
+
+def _last_cut(stretch: Stretch, limit: int) -> int:
+    origin = stretch.record.start if stretch.record else stretch.moves[0].tensor.record.start
+    return max(stretch.start, limit - (limit - origin) % ALIGNMENT)
+
+
+class Checksums:
+    """Puts the checksums of stretches together to those of records and tensors. Feed it in the order of the bytes."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, int] = {}
+        self._records: dict[Record, int] = {}
+
+    def add(self, stretch: Stretch, checksum: int) -> None:
+        """Append a stretch."""
+        length = stretch.stop - stretch.start
+        if stretch.record:
+            self._records[stretch.record] = combine(self._records.get(stretch.record, 0), checksum, length)
+        for move in stretch.moves:
+            self.tensors[move.name] = combine(self.tensors.get(move.name, 0), checksum, length)
+
+    def check(self, names: Mapping[Record, str]) -> int:
+        """Compare every record with what it declares and return how many there were; `names` says whose bytes."""
+        for record, checksum in self._records.items():
+            if checksum != record.crc32:
+                raise mismatch(record, checksum, names.get(record, record.name))
+        return len(self._records)
+
+
+def mismatch(record: Record, checksum: int, tensor: str) -> CheckpointValidationError:
+    """The bytes of a record are not those that its checksum was computed from."""
+    return CheckpointValidationError(
+        f"tensor {tensor!r} is corrupt: record {record.name!r}, bytes {record.start}...{record.stop}, has CRC-32 "
+        f"{checksum:08x} and declares {record.crc32:08x}",
+        remedy="Copy or upload the checkpoint again; if that does not help, the original is damaged",
+    )

@@ -1,0 +1,57 @@
+"""The volume's own refusals, in words: full, read-only, failing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from preheat.errors import NoSpaceError, StorageError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+#: Manifest, shim and the file system's own needs.
+RESERVE = 2 * 1024 * 1024
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turn the OSErrors of writing below `folder` into StorageErrors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoSpaceError(f"{folder} is full: {error.strerror}", remedy="Give the volume more space") from error
+        if error.errno in _FORBIDDEN:
+            raise StorageError(
+                f"user {os.getuid()} may not write to {folder}: {error.strerror}",
+                remedy="Mount the volume read-write and set fsGroup of the pod",
+            ) from error
+        raise StorageError(f"writing to {folder} failed: {error.strerror}", remedy="Check the volume") from error
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise NoSpaceError before a byte is written when the file system has not `needed` bytes to give."""
+    status = os.statvfs(folder)
+    available = status.f_bavail * status.f_frsize
+    if available < needed + RESERVE:
+        raise NoSpaceError(
+            f"{folder} has {megabytes(available)} free and needs {megabytes(needed + RESERVE)}",
+            remedy="Give the volume more space (emptyDir: sizeLimit; claim: its size)",
+        )
+
+
+def megabytes(count: float) -> str:
+    """`12.3 MB`, the unit in which logs and messages speak; GB from a thousand on."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a crash of the machine."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,205 @@
+"""Executes a plan: ranges of the source into the output file, checked as they pass, in memory that does not grow.
+
+Local files are copied within the kernel when nothing has to look at the bytes. Otherwise each thread has one buffer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preheat.blob import Blob
+from preheat.checksum import crc32
+from preheat.errors import CheckpointValidationError, StorageError, TruncatedError
+from preheat.index import Record
+from preheat.pieces import Checksums, Piece, Stretch, pieces_of, whole
+from preheat.plan import Move, Plan, Span, coalesce
+from preheat.sources.file_blob import FileBlob
+from preheat.storage import require_space, storage_errors
+from preheat.verify import Checks
+from preheat.workers import work_off
+
+if TYPE_CHECKING:
+    from preheat.finite import FiniteCheck
+
+MAX_GAP = 4096  # bytes between two spans that are cheaper read than asked around
+SPAN = 1 << 40  # spans are cut into pieces here, where a cut may go through a tensor
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a source is read: threads, each with a buffer, and bytes per piece."""
+
+    threads: int
+    buffer: int
+    piece: int
+
+
+LOCAL = Pace(threads=2, buffer=512 * 1024, piece=32 << 20)
+REMOTE = Pace(threads=8, buffer=512 * 1024, piece=16 << 20)
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """What the transfer learned: checksums of the output's tensors, and how many records were compared."""
+
+    checksums: dict[str, int]
+    records: int
+
+
+def transfer(
+    plan: Plan, blob: Blob, path: Path, checks: Checks, advance: Callable[[int], None] = lambda count: None
+) -> Transferred:
+    """Write the plan's output to the new file `path`; `advance` is told of bytes of the source as they pass.
+
+    Raises a CheckpointError that names tensor and byte range. The file is then incomplete, and the blob closed.
+    """
+    _check_present(plan, blob)
+    with storage_errors(path.parent):
+        require_space(path.parent, plan.output_bytes)
+        target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            os.truncate(target, plan.output_bytes)
+            _write(target, plan.header, 0)
+            return _Transfer(plan, blob, target, checks, advance).run()
+        finally:
+            os.close(target)
+
+
+class _Transfer:
+    def __init__(self, plan: Plan, blob: Blob, target: int, checks: Checks, advance: Callable[[int], None]) -> None:
+        self._plan = plan
+        self._blob = blob
+        self._target = target
+        self._checks = checks
+        self._advance = advance
+        self._pace = LOCAL if isinstance(blob, FileBlob) else REMOTE
+        self._found: dict[int, list[tuple[Stretch, int]]] = {}  # by first byte of a piece
+
+    def run(self) -> Transferred:
+        spans = coalesce(self._passing(), max_gap=MAX_GAP, max_length=SPAN)
+        if self._unchecked and isinstance(self._blob, FileBlob):
+            self._copy(spans, self._blob)
+        elif self._checks.sha256:
+            work_off([whole(spans, self._blob.size)], 1, self._move_pieces, self._blob.close)
+        else:
+            pieces = pieces_of(spans, self._pace.piece)
+            work_off(pieces, self._pace.threads, self._move_pieces, self._blob.close)
+        checksums = Checksums()
+        for start in sorted(self._found):
+            for stretch, checksum in self._found[start]:
+                checksums.add(stretch, checksum)
+        records = checksums.check(self._names()) if self._checks.crc32 else 0
+        checksums.tensors.update(self._gather())
+        return Transferred(checksums.tensors, records)
+
+    @property
+    def _unchecked(self) -> bool:
+        return not (self._checks.crc32 or self._checks.finite or self._checks.sha256)
+
+    def _passing(self) -> Iterator[Move]:
+        """Moves whose bytes go through the pieces: a strided tensor's only where its record is to be checked."""
+        return (move for move in self._plan.moves if move.tensor.contiguous or self._checks.crc32)
+
+    def _names(self) -> dict[Record, str]:
+        return {move.tensor.record: move.name for move in self._plan.moves}
+
+    def _copy(self, spans: tuple[Span, ...], blob: FileBlob) -> None:
+        for move in (move for span in spans for move in span.moves):
+            start = move.tensor.start
+            blob.copy(start, start + move.tensor.size, self._target, move.target)
+            self._advance(move.tensor.size)
+
+    def _move_pieces(self, pieces: Iterator[Piece]) -> None:
+        """One thread's work."""
+        buffer = memoryview(bytearray(self._pace.buffer))
+        finite = _finite_check() if self._checks.finite else None
+        for piece in pieces:
+            self._found[piece.start] = list(self._move(piece, buffer, finite))
+
+    def _move(self, piece: Piece, buffer: memoryview, finite: FiniteCheck | None) -> Iterator[tuple[Stretch, int]]:
+        whole_object = hashlib.sha256() if self._checks.sha256 else None
+        position, at, checksum = piece.start, 0, 0
+        for view in self._blob.stream(piece.start, piece.stop, buffer):
+            end = position + len(view)
+            while at < len(piece.stretches) and piece.stretches[at].start < end:
+                stretch = piece.stretches[at]
+                begin = max(stretch.start, position)
+                part = view[begin - position : min(stretch.stop, end) - position]
+                checksum = crc32(part, checksum)
+                self._place(stretch, part, begin, finite)
+                if stretch.stop > end:
+                    break
+                yield stretch, checksum
+                at, checksum = at + 1, 0
+            if whole_object:
+                whole_object.update(view)
+            self._advance(len(view))
+            position = end
+        if whole_object:
+            self._compare(whole_object.hexdigest())
+
+    def _place(self, stretch: Stretch, part: memoryview, begin: int, finite: FiniteCheck | None) -> None:
+        for move in stretch.moves:
+            if finite:
+                finite.feed(move.name, move.tensor.dtype, part)
+            _write(self._target, part, move.target + begin - move.tensor.start)
+
+    def _compare(self, found: str) -> None:
+        if found != self._checks.sha256:
+            raise CheckpointValidationError(
+                f"{self._blob.uri} has SHA-256 {found}, the verify stage expects {self._checks.sha256}",
+                remedy="Correct sha256, or upload the checkpoint that it was computed from",
+            )
+
+    def _gather(self) -> Iterator[tuple[str, int]]:
+        """Write the strided tensors; yields their checksums."""
+        strided = [move for move in self._plan.moves if not move.tensor.contiguous]
+        if not strided:
+            return
+        from preheat.gather import gather
+
+        for move in strided:
+            for offset, run in gather(self._blob, move.tensor):
+                _write(self._target, run, move.target + offset)
+            yield move.name, self._read_back(move)
+
+    def _read_back(self, move: Move) -> int:
+        """The checksum of a tensor whose bytes were written in any order."""
+        finite = _finite_check() if self._checks.finite else None
+        checksum = 0
+        for offset in range(0, move.tensor.size, self._pace.buffer):
+            count = min(self._pace.buffer, move.tensor.size - offset)
+            values = os.pread(self._target, count, move.target + offset)
+            checksum = crc32(values, checksum)
+            if finite:
+                finite.feed(move.name, move.tensor.dtype, memoryview(values))
+        return checksum
+
+
+def _finite_check() -> FiniteCheck:
+    from preheat.finite import FiniteCheck  # numpy is imported when something needs it
+
+    return FiniteCheck()
+
+
+def _write(target: int, part: bytes | memoryview, offset: int) -> None:
+    view: Any = memoryview(part)
+    while view:
+        count = os.pwrite(target, view, offset)
+        if not count:
+            raise StorageError("the volume took none of the bytes", remedy="Check the volume")
+        view, offset = view[count:], offset + count
+
+
+def _check_present(plan: Plan, blob: Blob) -> None:
+    for move in plan.moves:
+        if move.stop > blob.size:
+            raise TruncatedError(
+                f"tensor {move.name!r} needs bytes {move.start}...{move.stop}; the file ends at {blob.size}",
+                remedy="Copy or upload the checkpoint again",
+            )
