@@ -104,7 +104,8 @@ def build(stage: PipelineStage | Mapping[str, Any], where: str = "stage") -> Pip
         raise CheckpointConfigError(f"{where}: one component per stage, found {keys}")
     [(name, parameters)] = stage.items()
     arguments = {snake_case(key): value for key, value in (parameters or {}).items()}
-    component: PipelineStage = _construct(ComponentCatalog.get(name), arguments, f"{where}.{name}")
+    found = _lookup(snake_case(name), components(), "component", where)
+    component: PipelineStage = _construct(found, arguments, f"{where}.{name}")
     return component
 
 
@@ -161,9 +162,10 @@ def _refuse_unknown(parameters: Iterable[str], known: list[str], where: str) -> 
             raise CheckpointConfigError(f"{where}: unknown parameter {name!r}{_suggest(name, known)}")
 
 
-def _lookup(name: str, table: Mapping[str, type[Stage]], family: str) -> type[Stage]:
+def _lookup(name: str, table: Mapping[str, type[Stage]], family: str, where: str = "") -> type[Stage]:
     if name not in table:
-        raise CheckpointConfigError(f"unknown {family} {name!r}{_suggest(name, sorted(table))}")
+        place = where and f"{where}: "
+        raise CheckpointConfigError(f"{place}unknown {family} {name!r}{_suggest(name, sorted(table))}")
     return table[name]
 
 

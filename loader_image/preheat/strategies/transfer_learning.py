@@ -21,5 +21,7 @@ class TransferLearningLoader(LoadingStrategy):
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Fill the model; raises CheckpointIncompatibleError before the model is touched."""
         from preheat.strategies.loading import load_matching
+        from preheat.strategies.matching import Tolerance
 
-        return load_matching(self, context, strict=self.strict, skip_mismatched=self.skip_mismatched)
+        tolerated = Tolerance(missing=True, unexpected=not self.strict, mismatched=self.skip_mismatched)
+        return load_matching(context, "transfer_learning", tolerated)

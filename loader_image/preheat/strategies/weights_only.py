@@ -18,5 +18,7 @@ class WeightsOnlyLoader(LoadingStrategy):
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Fill the model; raises CheckpointIncompatibleError before the model is touched."""
         from preheat.strategies.loading import load_matching
+        from preheat.strategies.matching import Tolerance
 
-        return load_matching(self, context, strict=self.strict, skip_mismatched=False)
+        tolerated = Tolerance(missing=not self.strict, unexpected=not self.strict, mismatched=False)
+        return load_matching(context, "weights_only", tolerated)

@@ -1,0 +1,91 @@
+"""Freezes parameters by path, and says exactly what that changed.
+
+Paths are exact: `encoder` is not `model.encoder`. A path that freezes nothing is an error, because the commonest bug of
+freezing is a name that never matched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from preheat.context import CheckpointContext
+from preheat.errors import NothingMatchedError
+
+if TYPE_CHECKING:
+    from preheat.modifiers.freezing import FreezingModifier
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What one path selects: the parameters by name, tied ones once."""
+
+    path: str
+    parameters: dict[str, Any]
+
+
+def freeze(stage: FreezingModifier, context: CheckpointContext) -> CheckpointContext:
+    """Set `requires_grad` of everything that the stage's paths select; raises before anything is changed."""
+    context.validate_for_stage("freezing", ["model"])
+    selected = [select(context.model, path) for path in stage.layers]
+    empty = [found.path for found in selected if not found.parameters]
+    if empty and (stage.strict or len(empty) == len(selected)):
+        raise _nothing_matched(context.model, empty)
+    applied = [_freeze(found) for found in selected]
+    entry = {
+        "type": "freezing",
+        "layers": list(stage.layers),
+        "frozen_modules": applied,
+        "total_frozen_params": sum(one["frozen_params"] for one in applied),
+        "total_frozen_elements": sum(one["frozen_elements"] for one in applied),
+        "already_frozen_params": sum(one["already_frozen_params"] for one in applied),
+        "unmatched": empty,
+    }
+    context.metadata.setdefault("modifiers_applied", []).append(entry)
+    return context
+
+
+def select(model: Any, path: str) -> Frozen:
+    """The parameters below every module that `path` names, and those that it names themselves."""
+    modules = [module for name, module in model.named_modules(remove_duplicate=False) if name and fits(name, path)]
+    chosen = {id(parameter) for module in modules for parameter in module.parameters()}
+    chosen |= {id(p) for name, p in model.named_parameters(remove_duplicate=False) if fits(name, path)}
+    return Frozen(path, {name: p for name, p in model.named_parameters() if id(p) in chosen})
+
+
+def fits(name: str, path: str) -> bool:
+    """Whether `path` names `name`: part by part, `*` within one part."""
+    parts, patterns = name.split("."), path.split(".")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+
+
+def _freeze(found: Frozen) -> dict[str, Any]:
+    """Counts are of tensors and of their elements; what an earlier path or the user froze is counted apart."""
+    fresh = [parameter for parameter in found.parameters.values() if parameter.requires_grad]
+    for parameter in fresh:
+        parameter.requires_grad_(False)
+    return {
+        "name": found.path,
+        "frozen_params": len(fresh),
+        "frozen_elements": sum(parameter.numel() for parameter in fresh),
+        "already_frozen_params": len(found.parameters) - len(fresh),
+    }
+
+
+def _nothing_matched(model: Any, paths: Iterable[str]) -> NothingMatchedError:
+    known = [name for name, _ in model.named_modules() if name] + [name for name, _ in model.named_parameters()]
+    faults = [f"{path!r}{_reason(path, known)}" for path in paths]
+    return NothingMatchedError(
+        f"nothing to freeze at {', '.join(faults)}", remedy="Give dotted paths as in model.named_modules()"
+    )
+
+
+def _reason(path: str, known: list[str]) -> str:
+    if any(fits(name, path) for name in known):
+        return " (it has no parameters)"
+    below = [name for name in known if name.endswith(f".{path}")]
+    nearest = below[:3] or get_close_matches(path, known, n=3)
+    return f" (did you mean {' or '.join(map(repr, nearest))}?)" if nearest else ""

@@ -1,0 +1,84 @@
+"""Applies the bundle that the loader left to a model, once per process and model.
+
+Every model gets the checkpoint when it is asked for: a second call for the same model changes nothing and returns the
+first report; a call for another model (cross-validation, a sweep) fills that one too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from preheat.context import CheckpointContext
+from preheat.data import CheckpointData, open_bundle
+from preheat.errors import CheckpointConfigError
+from preheat.pipeline import CheckpointPipeline
+from preheat.shim import guard
+from preheat.shim.report import Report, publish, report_of
+
+# Weak: a report must not keep a model's memory.
+_reports: WeakKeyDictionary[Any, Report] = WeakKeyDictionary()
+_history: list[Report] = []
+
+
+def apply(model: Any, optimizer: Any = None, scheduler: Any = None) -> Report:
+    """Run the stages that the bundle in PREHEAT_BUNDLE leaves to this process; call it before the model is wrapped.
+
+    Raises a CheckpointError that says whether the model was touched.
+    """
+    return apply_to(CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler))
+
+
+def apply_to(context: CheckpointContext, notes: Iterable[str] = ()) -> Report:
+    """`apply` for a context that may also carry a framework's own object; `notes` go into the report."""
+    model = context.model
+    if not callable(getattr(model, "state_dict", None)):
+        raise CheckpointConfigError(f"preheat.apply needs a torch.nn.Module, not {type(model).__name__}")
+    if model in _reports:
+        return _reports[model]
+    started = perf_counter()
+    data = open_bundle(bundle_folder())
+    try:
+        opened = perf_counter() - started
+        context = _run(context, data)
+    finally:
+        data.close()
+    seconds = {"open": opened, "total": perf_counter() - started}
+    report = _reports[model] = report_of(context, data.manifest, seconds, tuple(notes))
+    _history.append(report)
+    guard.release()
+    publish(report)
+    return report
+
+
+def is_applied(model: Any) -> bool:
+    """Whether `model` has its checkpoint."""
+    return model in _reports
+
+
+def applied_any() -> bool:
+    """Whether a checkpoint was applied in this process, to a model that may be gone by now."""
+    return bool(_history)
+
+
+def bundle_folder() -> Path:
+    """The folder that PREHEAT_BUNDLE names; raises CheckpointConfigError when it is not set."""
+    if not (folder := os.environ.get("PREHEAT_BUNDLE")):
+        raise CheckpointConfigError(
+            "PREHEAT_BUNDLE is not set, so there is no checkpoint to apply",
+            remedy="Label the pod `preheat.dev/pipeline: NAME`; outside Kubernetes run "
+            "`preheat run pipeline.yaml --output DIR` and set PREHEAT_BUNDLE to the bundle's folder",
+        )
+    return Path(folder)
+
+
+def _run(context: CheckpointContext, data: CheckpointData) -> CheckpointContext:
+    stages = data.manifest.stages if data.manifest else ()
+    pipeline = CheckpointPipeline(stages)
+    context.checkpoint_data = data
+    context.checkpoint_path = context.checkpoint_path or data.blob.uri
+    return pipeline.execute_sync(context)

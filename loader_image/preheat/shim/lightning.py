@@ -1,0 +1,67 @@
+"""Applies the checkpoint in a Lightning script that never mentions it.
+
+Lightning asks `callbacks` through an entry point whenever a Trainer is built. There is no hook between the model's
+`configure_model` and the strategy that moves and wraps it, so the callback stands in for `configure_model` once: after
+the model has all its layers, before optimizers are configured. Lightning's own restore (`ckpt_path`) follows and wins.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from preheat.context import CheckpointContext
+from preheat.shim.apply import applied_any, apply_to, is_applied
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def callbacks() -> list[Any]:
+    """The callback that applies the bundle, in a pod that has one and wants it applied automatically; else none."""
+    if os.environ.get("PREHEAT_SHIM") != "auto" or not os.environ.get("PREHEAT_BUNDLE"):
+        return []
+    return [applying_callback()]
+
+
+def applying_callback() -> Any:
+    """A callback for whichever of Lightning's two packages are imported; neither is imported here."""
+    bases = tuple(sys.modules[name].Callback for name in _PACKAGES if name in sys.modules)
+    return type("ApplyCheckpoint", (ApplyCheckpoint, *bases), {})()
+
+
+class ApplyCheckpoint:
+    """Gives every model that is trained the checkpoint, and the first model at whatever comes first.
+
+    A later model that is only evaluated may have been loaded from a file by the script and is left alone.
+    """
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Called before the model's own `setup` and `configure_model`."""
+        if is_applied(pl_module):
+            return
+        if stage != "fit" and applied_any():
+            log.info("Preheat: %s is a further model that is not trained; left as it is", type(pl_module).__name__)
+            return
+        replaced, own = pl_module.configure_model, vars(pl_module).get("configure_model")
+
+        def configure_model() -> None:
+            del pl_module.configure_model  # a model that carries a function cannot be copied or sent to a process
+            if own is not None:
+                pl_module.configure_model = own
+            replaced()
+            apply_to(CheckpointContext(model=pl_module, pl_module=pl_module), _notes(trainer))
+
+        pl_module.configure_model = configure_model
+
+    def __reduce__(self) -> Any:
+        # The class is made for the packages at hand, so it has no name that a spawned process could import.
+        return applying_callback, ()
+
+
+def _notes(trainer: Any) -> list[str]:
+    path = getattr(trainer, "ckpt_path", None)
+    return [f"Lightning then restores {path} over it, as ckpt_path asks"] if path else []

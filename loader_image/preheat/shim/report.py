@@ -1,0 +1,163 @@
+"""What was done to a model: one line for a person, one JSON line for a log, one JSON file with every name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from preheat.context import CheckpointContext
+from preheat.manifest import Manifest
+
+log = logging.getLogger("preheat")
+
+# A log line of a container is cut at 16 KiB; names beyond these are in the file.
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """Names are those of the model, except for `skipped`, which are the checkpoint's. Seconds by phase."""
+
+    pipeline: str
+    source: str
+    version: str
+    strategy: str
+    loaded: tuple[str, ...]
+    skipped: Mapping[str, str]  # name -> reason
+    left_initial: tuple[str, ...]
+    casts: Mapping[str, str]  # name -> `F32 -> BF16`
+    modifiers: tuple[Mapping[str, Any], ...]  # what each modifier says of itself
+    size: int  # bytes loaded
+    seconds: Mapping[str, float]  # open, load, total
+    rank: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def frozen(self) -> int:
+        """Tensors that the pipeline froze."""
+        return sum(int(entry.get("total_frozen_params", 0)) for entry in self.modifiers)
+
+    @property
+    def rate(self) -> float:
+        """GB/s while bytes moved."""
+        return self.size / 1e9 / max(self.seconds.get("load", 0.0), 1e-9)
+
+    def line(self) -> str:
+        """One line for a person."""
+        count = f"{len(self.loaded)} of {len(self.loaded) + len(self.left_initial)} tensors"
+        facts = [
+            f"loaded {count} ({_size(self.size)}, {self.rate:.1f} GB/s) from {self.source} version {self.version}",
+            self.skipped and f"skipped {len(self.skipped)} ({_some(f'{n}: {r}' for n, r in self.skipped.items())})",
+            self.left_initial and f"left at initial value: {_some(self.left_initial)}",
+            self.casts
+            and f"cast {', '.join(f'{count} {cast}' for cast, count in Counter(self.casts.values()).items())}",
+            *map(_modifier_line, self.modifiers),
+            *self.notes,
+        ]
+        who = f"Preheat, rank {self.rank}" if self.rank or int(os.environ.get("WORLD_SIZE") or 1) > 1 else "Preheat"
+        return f"{who}: {'; '.join(str(fact) for fact in facts if fact)}"
+
+    def to_mapping(self, shown: int | None = None) -> dict[str, Any]:
+        """JSON values; with `shown`, at most so many names of what was not simply loaded, and none of what was."""
+        document: dict[str, Any] = {
+            "pipeline": self.pipeline,
+            "rank": self.rank,
+            "source": {"uri": self.source, "version": self.version},
+            "strategy": self.strategy,
+            "totals": {
+                "loaded": len(self.loaded),
+                "skipped": len(self.skipped),
+                "leftInitial": len(self.left_initial),
+                "cast": len(self.casts),
+                "frozen": self.frozen,
+                "bytes": self.size,
+            },
+            "skipped": dict(list(self.skipped.items())[:shown]),
+            "leftInitial": self.left_initial[:shown],
+            "casts": Counter(self.casts.values()) if shown else dict(self.casts),
+            "modifiers": self.modifiers,
+            "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
+            "notes": self.notes,
+        }
+        return document if shown else {**document, "loaded": self.loaded}
+
+
+def report_of(
+    context: CheckpointContext, manifest: Manifest | None, seconds: Mapping[str, float], notes: tuple[str, ...] = ()
+) -> Report:
+    """The report of a run, from what its stages recorded in the context."""
+    said = context.metadata
+    return Report(
+        pipeline=manifest.pipeline.name if manifest else "",
+        source=manifest.source.uri if manifest else str(context.checkpoint_path or ""),
+        version=manifest.source.version if manifest else "",
+        strategy=str(said.get("loading_strategy", "custom")),
+        loaded=tuple(said.get("transferred_params", ())),
+        skipped=said.get("skipped_params", {}),
+        left_initial=tuple(said.get("initial_params", ())),
+        casts=said.get("dtype_casts", {}),
+        modifiers=tuple(said.get("modifiers_applied", ())),
+        size=int(said.get("loaded_bytes", 0)),
+        seconds={"open": seconds["open"], "load": said.get("load_seconds", 0.0), "total": seconds["total"]},
+        rank=rank(),
+        notes=notes,
+    )
+
+
+def publish(report: Report) -> None:
+    """Say it in the log, on stderr and in a file; the file is a convenience, a full disk does not stop a training."""
+    if log.hasHandlers() and log.isEnabledFor(logging.INFO):
+        log.info(report.line())
+    else:
+        print(report.line(), file=sys.stderr)
+    print(f"preheat.report {_json(report.to_mapping(_SHOWN))}", file=sys.stderr, flush=True)
+    path = report_path(report.rank)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(_json(report.to_mapping()))
+        os.replace(partial, path)
+    except OSError as error:
+        log.debug("no report in %s: %s", path, error)
+
+
+def report_path(rank: int) -> Path:
+    """PREHEAT_REPORT, with the rank in its name for all ranks but the first; else a file among the temporary ones."""
+    if wanted := os.environ.get("PREHEAT_REPORT"):
+        path = Path(wanted)
+        return path.with_name(f"{path.stem}-rank{rank}{path.suffix}") if rank else path
+    return Path(gettempdir(), f"preheat-report-rank{rank}.json")
+
+
+def rank() -> int:
+    """This process's number among those of the training, as its launcher gave it; 0 without one."""
+    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if (value := os.environ.get(variable, "")).isdigit():
+            return int(value)
+    return 0
+
+
+def _modifier_line(entry: Mapping[str, Any]) -> str:
+    if entry.get("type") == "freezing":
+        return f"frozen {entry['total_frozen_params']} tensors ({_some(entry['layers'])})"
+    return str(entry.get("type", "modified"))
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"), default=str)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 10_000_000 else f"{count / 1e6:.2f} MB"
+
+
+def _some(names: Iterable[str], shown: int = 3) -> str:
+    names = tuple(names)
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

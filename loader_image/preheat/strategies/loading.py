@@ -1,0 +1,63 @@
+"""What every strategy that loads by name does: match, check, fill, and say what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from preheat.context import CheckpointContext
+from preheat.errors import CheckpointError, CheckpointLoadError
+from preheat.strategies.checking import check_finite
+from preheat.strategies.matching import Tolerance, check, match
+from preheat.strategies.targets import entries_of, memory_key, tensors_of
+from preheat.strategies.weights import open_weights
+from preheat.verify import Checks
+
+TOUCHED = "the model was touched: do not train with it"
+
+
+def load_matching(context: CheckpointContext, strategy: str, tolerance: Tolerance) -> CheckpointContext:
+    """Fill the model with the weights that fit; raises before the model is touched, or says that it was."""
+    context.validate_for_stage(strategy, ["model", "checkpoint_data"])
+    assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
+    checks = context.checks or Checks()
+    targets = tensors_of(context.model)
+    weights = open_weights(context.checkpoint_data)
+    entries = entries_of(targets)
+    found = match(weights.entries, entries)
+    check(found, weights.entries, entries, tolerance)
+    weights.check(found.pairs, checks)
+
+    # Tied parameters are one memory: the last name wins, as in load_state_dict.
+    once = {memory_key(targets[name]): name for name in found.pairs}
+    chosen = {name: targets[name] for name in once.values()}
+    started = perf_counter()
+    with touching():
+        size = weights.fill(chosen)
+        if checks.finite:
+            check_finite(chosen)
+    context.model.weights_initialized = True
+    context.optimizer = context.scheduler = None  # they start fresh
+    context.update_metadata(
+        loading_strategy=strategy,
+        transferred_params=list(found.loaded),
+        skipped_params=found.skipped,
+        initial_params=list(found.missing),
+        dtype_casts=dict(found.casts),
+        loaded_bytes=size,
+        load_seconds=perf_counter() - started,
+    )
+    return context
+
+
+@contextmanager
+def touching() -> Iterator[None]:
+    """Errors that leave this block say that the model was touched."""
+    try:
+        yield
+    except CheckpointError as error:
+        error.args = (f"{error.args[0]}; {TOUCHED}", *error.args[1:])
+        raise
+    except Exception as error:
+        raise CheckpointLoadError(f"filling the model failed: {type(error).__name__}: {error}; {TOUCHED}") from error

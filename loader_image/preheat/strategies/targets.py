@@ -1,0 +1,74 @@
+"""The tensors of a model by the names that a checkpoint uses, and the models that are refused untouched."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from preheat.errors import CheckpointIncompatibleError
+from preheat.strategies.matching import Entry
+from preheat.strategies.tensors import dtype_name
+
+
+def tensors_of(model: Any) -> dict[str, torch.Tensor]:
+    """The model's own parameters and persistent buffers by the names of its `state_dict`."""
+    if not isinstance(model, torch.nn.Module):
+        raise CheckpointIncompatibleError(f"{type(model).__name__} is not a torch.nn.Module")
+    _refuse_flattened(model)
+    state = model.state_dict(keep_vars=True)
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}  # not _extra_state
+    for name, tensor in tensors.items():
+        if reason := _unsupported(tensor):
+            raise CheckpointIncompatibleError(f"parameter {name!r} {reason[0]}", remedy=reason[1])
+    _refuse_copies(model, tensors)
+    return tensors
+
+
+def entries_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
+    """What matching needs to know of each tensor."""
+    return {n: Entry(dtype_name(t.dtype), tuple(t.shape), memory_key(t)) for n, t in tensors.items()}
+
+
+def memory_key(tensor: torch.Tensor) -> Hashable:
+    """Equal for tensors that are the same elements of the same memory: tied parameters."""
+    if not tensor.numel():
+        return id(tensor)
+    return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def _unsupported(tensor: torch.Tensor) -> tuple[str, str] | None:
+    if is_lazy(tensor):
+        return "has no shape yet", "Run one batch through the model before its checkpoint is applied"
+    if tensor.is_meta:
+        return "is on the meta device", "Give it memory first: model.to_empty(device=...)"
+    if is_traceable_wrapper_subclass(tensor):
+        kind = type(tensor).__name__
+        return f"is a {kind}; sharded and quantized parameters are not supported yet", "Apply it before sharding"
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return f"is {tensor.layout}, not dense", "Make it dense before the checkpoint is applied"
+    return None
+
+
+def _refuse_flattened(model: torch.nn.Module) -> None:
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # a model can only be wrapped by what is imported
+    if fsdp and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
+        raise CheckpointIncompatibleError(
+            "the model is wrapped in FullyShardedDataParallel, which is not supported yet",
+            remedy="Apply the checkpoint before the model is wrapped",
+        )
+
+
+def _refuse_copies(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """A hook may hand out copies; what is loaded into those never reaches the model."""
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    for name, tensor in tensors.items():
+        if tensor.untyped_storage().data_ptr() not in own:
+            raise CheckpointIncompatibleError(
+                f"state_dict() of {type(model).__name__} hands out a copy of {name!r}, not the model's own tensor",
+                remedy="Apply the checkpoint to the submodule that owns it",
+            )
