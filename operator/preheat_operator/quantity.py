@@ -37,7 +37,10 @@ def checked_quantity(text: str | int) -> str | int:
 
 
 def render_quantity(amount: Decimal) -> str:
-    """The shortest exact spelling, rounded up at a billionth as Kubernetes does."""
+    """An exact spelling that people can read, rounded up at a billionth as Kubernetes does."""
+    mebibytes, rest = divmod(amount, _FACTORS["Mi"])
+    if mebibytes and not rest:  # no machine has so many processors
+        return f"{int(mebibytes)}Mi"
     for suffix in ("", "m", "u"):
         scaled = amount / _FACTORS[suffix]
         if scaled == scaled.to_integral_value():

@@ -1,0 +1,190 @@
+"""Pod in, pod out: gives a pod the loader, the volume, the mounts and the environment of its pipeline.
+
+Pure: no clock, no API. Adds and never removes; a second pass over its own output changes nothing, whatever other
+webhooks added in between. What cannot be added without changing what the pod's author wrote is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from preheat.errors import CheckpointError
+from preheat_operator.api import Pipeline
+from preheat_operator.loader_container import LOADER, MOUNT_PATH, VOLUME, desired_loader, is_loader_of
+from preheat_operator.quantity import parse_quantity
+from preheat_operator.settings import Settings
+
+CONTAINERS = "preheat.dev/containers"
+SHIM = "preheat.dev/shim"
+INJECTED = "preheat.dev/injected"
+
+SHIM_MODES = ("auto", "manual", "off")
+COMFORTABLE_MEMORY = "64Mi"
+
+Object = dict[str, Any]
+
+
+class PodRefusedError(CheckpointError):
+    """The pod cannot be given its checkpoint as it is; the message says what its author can change."""
+
+    reason = "PodRefused"
+
+
+def inject(pod: Mapping[str, Any], pipeline: Pipeline, settings: Settings) -> Object:
+    """A new pod that starts with the pipeline's checkpoint; raises PodRefusedError. The given pod is not changed."""
+    metadata, spec = dict(pod.get("metadata") or {}), dict(pod.get("spec") or {})
+    annotations = metadata.get("annotations") or {}
+    _refuse_windows(spec)
+    shim = _shim_mode(annotations)
+    containers = spec.get("containers") or []
+    receivers = _receivers(containers, annotations)
+    if not _has_loader(spec, pipeline):
+        chosen = [container for container in containers if container["name"] in receivers]
+        loader = desired_loader(spec, chosen, pipeline, settings, shim)
+        spec["initContainers"] = [*(spec.get("initContainers") or []), loader]
+        metadata["annotations"] = {**annotations, INJECTED: f"{pipeline.name}@{pipeline.generation}"}
+    spec["volumes"] = _with(spec.get("volumes"), _volume(pipeline), "name", "volume")
+    spec["containers"] = [
+        _receiving(container, shim) if container["name"] in receivers else container for container in containers
+    ]
+    return {**pod, "metadata": metadata, "spec": spec}
+
+
+def cautions(pod: Mapping[str, Any]) -> list[str]:
+    """What the author of an injected pod should know, though nothing is refused."""
+    found = []
+    for container in pod["spec"]["containers"]:
+        variables = {entry["name"]: entry.get("value") for entry in container.get("env") or ()}
+        if container.get("envFrom") and str(variables.get("PYTHONPATH")).endswith("/shim"):
+            found.append(
+                f"container {container['name']} takes variables from envFrom: a PYTHONPATH among them is replaced. "
+                "Write it under env to have it joined"
+            )
+    loader = next(each for each in pod["spec"]["initContainers"] if each["name"] == LOADER)
+    memory = loader.get("resources", {}).get("limits", {}).get("memory", COMFORTABLE_MEMORY)
+    if parse_quantity(memory) < parse_quantity(COMFORTABLE_MEMORY):
+        found.append(
+            f"the loader is limited to {memory} of memory as the pod's own containers are, and may need "
+            f"{COMFORTABLE_MEMORY}. Raise theirs if it is killed"
+        )
+    return found
+
+
+def _refuse_windows(spec: Object) -> None:
+    system = (spec.get("os") or {}).get("name") or (spec.get("nodeSelector") or {}).get("kubernetes.io/os")
+    if system == "windows":
+        raise PodRefusedError("the pod is for Windows, the loader for Linux", remedy="Remove its label")
+
+
+def _shim_mode(annotations: Mapping[str, str]) -> str:
+    mode = annotations.get(SHIM, "auto")
+    if mode not in SHIM_MODES:
+        raise PodRefusedError(f"annotation {SHIM} is {mode!r}", remedy=f"Choose one of {', '.join(SHIM_MODES)}")
+    return mode
+
+
+def _receivers(containers: Sequence[Object], annotations: Mapping[str, str]) -> set[str]:
+    """Names of the containers that receive the checkpoint: those annotated, else those with a GPU, else all."""
+    names = [container["name"] for container in containers]
+    if CONTAINERS in annotations:
+        wanted = [name.strip() for name in annotations[CONTAINERS].split(",")]
+        if unknown := [name for name in wanted if name not in names]:
+            raise PodRefusedError(
+                f"annotation {CONTAINERS} names {unknown[0]!r}, which is no container of the pod",
+                remedy=f"Choose among {', '.join(names)}",
+            )
+        return set(wanted)
+    return {container["name"] for container in containers if _has_gpu(container)} or set(names)
+
+
+def _has_gpu(container: Object) -> bool:
+    resources = container.get("resources") or {}
+    amounts = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+    return any("gpu" in name.lower() and parse_quantity(amount) > 0 for name, amount in amounts.items())
+
+
+def _has_loader(spec: Object, pipeline: Pipeline) -> bool:
+    present = [each for each in spec.get("initContainers") or () if each["name"] == LOADER]
+    if present and is_loader_of(present[0], pipeline):
+        return True
+    if present or any(each["name"] == LOADER for each in spec.get("containers") or ()):
+        raise PodRefusedError(
+            f"the pod has a container named {LOADER} that is not this pipeline's loader",
+            remedy="Rename it; if the pod was copied from a running one, remove it",
+        )
+    return False
+
+
+def _volume(pipeline: Pipeline) -> Object:
+    chosen = pipeline.spec.get("volume") or {}
+    if claim := chosen.get("persistentVolumeClaim"):
+        return {"name": VOLUME, "persistentVolumeClaim": dict(claim)}
+    return {"name": VOLUME, "emptyDir": dict(chosen.get("emptyDir") or {})}
+
+
+def _receiving(container: Object, shim: str) -> Object:
+    mount = {"name": VOLUME, "mountPath": MOUNT_PATH, "readOnly": True}
+    where = f"mount of container {container['name']}"
+    return {
+        **container,
+        "env": _environment(container, shim),
+        "volumeMounts": _with(container.get("volumeMounts"), mount, "mountPath", where),
+    }
+
+
+def _environment(container: Object, shim: str) -> list[Object]:
+    """The container's variables after ours: Kubernetes expands references only to what stands before them."""
+    folder = f"{MOUNT_PATH}/pods/$(PREHEAT_POD_UID)"
+    uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
+    ours: list[Object] = [
+        {"name": "PREHEAT_POD_UID", "valueFrom": uid},
+        {"name": "PREHEAT_BUNDLE", "value": f"{folder}/bundle"},
+        {"name": "PREHEAT_SHIM", "value": shim},
+    ]
+    theirs = list(container.get("env") or [])
+    if shim != "off":
+        theirs = _python_path(theirs, f"{folder}/shim", container["name"])
+    where = f"variable of container {container['name']}"
+    missing = [variable for variable in ours if not _present(theirs, variable, "name", where)]
+    return [*missing, *theirs]
+
+
+def _python_path(variables: list[Object], shim: str, container: str) -> list[Object]:
+    places = [i for i, variable in enumerate(variables) if variable["name"] == "PYTHONPATH"]
+    if not places:
+        return [{"name": "PYTHONPATH", "value": shim}, *variables]
+    place = places[-1]  # of several the last one counts
+    if "valueFrom" in variables[place]:
+        raise PodRefusedError(
+            f"container {container} takes PYTHONPATH from a ConfigMap, Secret or field, to which nothing can be added",
+            remedy=f"Write it as a value, or annotate the pod with {SHIM}: off and call preheat.apply(model) yourself",
+        )
+    theirs = variables[place].get("value") or ""
+    if theirs == shim or theirs.startswith(f"{shim}:"):
+        return variables
+    joined = {"name": "PYTHONPATH", "value": f"{shim}:{theirs}" if theirs else shim}
+    return [*variables[:place], joined, *variables[place + 1 :]]
+
+
+def _with(existing: list[Object] | None, wanted: Object, key: str, what: str) -> list[Object]:
+    """The list with `wanted` in it; raises PodRefusedError when something else has its place."""
+    return list(existing or []) if _present(existing or [], wanted, key, what) else [*(existing or []), wanted]
+
+
+def _present(existing: Sequence[Object], wanted: Object, key: str, what: str) -> bool:
+    rivals = [entry for entry in existing if str(entry.get(key, "")).rstrip("/") == wanted[key]]
+    if any(not _covers(entry, wanted) for entry in rivals):
+        raise PodRefusedError(
+            f"{what} {wanted[key]} exists with other content", remedy="Preheat needs it: rename or remove it"
+        )
+    return bool(rivals)
+
+
+def _covers(existing: Any, wanted: Any) -> bool:
+    """Whether all that is wanted is there; the API server and other webhooks add defaults of their own."""
+    if isinstance(wanted, dict) and isinstance(existing, dict):
+        return all(_covers(existing.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, str) and isinstance(existing, str):
+        return existing.rstrip("/") == wanted
+    return bool(existing == wanted)

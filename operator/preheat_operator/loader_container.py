@@ -1,0 +1,118 @@
+"""The init container that brings the checkpoint: everything it needs travels in it, it asks the API for nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from preheat.errors import CheckpointConfigError
+from preheat.spec import to_mapping
+from preheat.stage import CheckpointSource
+from preheat_operator.api import Pipeline
+from preheat_operator.loader_resources import loader_resources, merged
+from preheat_operator.settings import Settings
+
+LOADER = "preheat-loader"
+VOLUME = "preheat"
+MOUNT_PATH = "/preheat"
+COMMAND = ("python", "-m", "preheat.loader")
+#: The user of the loader where the pod does not say who it runs as; also that of its image.
+USER = 65532
+#: A variable of the environment can hold 128 KiB on Linux; the rest is for its name and for doubled dollars.
+SPEC_LIMIT = 96 * 1024
+
+Object = Mapping[str, Any]
+
+
+def desired_loader(
+    pod_spec: Object, receivers: Sequence[Object], pipeline: Pipeline, settings: Settings, shim: str
+) -> dict[str, Any]:
+    """The loader for one pod; raises CheckpointConfigError when the pipeline does not fit into its environment."""
+    chosen = (pipeline.spec.get("loader") or {}).get("resources")
+    resources = loader_resources(pod_spec, merged(settings.loader_resources, chosen))
+    return {
+        "name": LOADER,
+        "image": settings.loader_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": list(COMMAND),
+        "env": _environment(pipeline, shim),
+        **({"resources": resources} if resources else {}),
+        "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT_PATH}],
+        "securityContext": _security_context(pod_spec, receivers),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def is_loader_of(container: Object, pipeline: Pipeline) -> bool:
+    """Whether we made this init container for the pipeline, in whichever generation; others may have added to it."""
+    values = {entry["name"]: entry.get("value") for entry in container.get("env") or ()}
+    try:
+        described = json.loads(values.get("PREHEAT_PIPELINE") or "null")
+    except ValueError:
+        return False
+    named = isinstance(described, dict) and (described.get("name"), described.get("namespace"))
+    return named == (pipeline.name, pipeline.namespace) and container.get("command") == list(COMMAND)
+
+
+def _environment(pipeline: Pipeline, shim: str) -> list[dict[str, Any]]:
+    uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
+    return [
+        {"name": "PREHEAT_PIPELINE", "value": _described(pipeline)},
+        {"name": "PREHEAT_VOLUME", "value": MOUNT_PATH},
+        {"name": "PREHEAT_POD_UID", "valueFrom": uid},
+        {"name": "PREHEAT_SHIM", "value": shim},
+        *_credentials(pipeline.parsed.source),
+    ]
+
+
+def _described(pipeline: Pipeline) -> str:
+    document = {
+        "name": pipeline.name,
+        "namespace": pipeline.namespace,
+        "uid": pipeline.uid,
+        "generation": pipeline.generation,
+        "spec": to_mapping(pipeline.parsed),
+    }
+    text = json.dumps(document, separators=(",", ":"), sort_keys=True)
+    if len(text) > SPEC_LIMIT:
+        raise CheckpointConfigError(
+            f"the spec of {len(text):,} bytes does not fit into the loader's environment",
+            remedy=f"Keep it below {SPEC_LIMIT:,}: shorten the lists of names and the parameters of custom stages",
+        )
+    return text.replace("$", "$$")  # Kubernetes would expand $(NAME) and halve $$
+
+
+def _credentials(source: CheckpointSource) -> list[dict[str, Any]]:
+    secret = getattr(source, "secret_ref", None)
+    if not secret:
+        return []
+    return [
+        {
+            "name": each.variable,
+            "valueFrom": {"secretKeyRef": {"name": secret, "key": each.key, "optional": True}},
+        }
+        for each in source.secret_variables
+    ]
+
+
+def _security_context(pod_spec: Object, receivers: Sequence[Object]) -> dict[str, Any]:
+    """What Pod Security `restricted` demands, as the user that the training runs as."""
+    return {
+        **_user(pod_spec, receivers),
+        "runAsNonRoot": True,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _user(pod_spec: Object, receivers: Sequence[Object]) -> dict[str, int]:
+    if (pod_spec.get("securityContext") or {}).get("runAsUser"):
+        return {}  # inherited
+    for container in receivers:
+        context = container.get("securityContext") or {}
+        if context.get("runAsUser"):
+            return {key: context[key] for key in ("runAsUser", "runAsGroup") if context.get(key) is not None}
+    return {"runAsUser": USER}

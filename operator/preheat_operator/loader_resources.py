@@ -1,0 +1,99 @@
+"""What the loader may use, so that it changes neither where a pod is placed, nor its quota, nor its QoS class.
+
+Kubernetes counts a pod as the larger of its init phase and its app phase: a loader that stays below the app containers
+costs nothing. Amounts are processors and bytes; GPUs and other devices are never asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Literal
+
+from preheat_operator.quantity import parse_quantity, render_quantity
+
+Kind = Literal["requests", "limits"]
+QualityOfService = Literal["Guaranteed", "Burstable", "BestEffort"]
+Object = Mapping[str, Any]
+
+_COMPUTE = ("cpu", "memory")
+_ZERO = Decimal(0)
+
+
+def loader_resources(pod_spec: Object, wanted: Object) -> dict[str, dict[str, str]]:
+    """`wanted` ({requests, limits}), lowered to what the pod's own containers use; empty in a BestEffort pod."""
+    quality = quality_of_service(pod_spec)
+    if quality == "BestEffort":
+        return {}
+    limits = {name: _lowered(wanted["limits"][name], _ceiling(pod_spec, "limits", name)) for name in _COMPUTE}
+    if quality == "Guaranteed":
+        return {"requests": limits, "limits": dict(limits)}
+    requests = {
+        name: _lowered(wanted["requests"][name], _ceiling(pod_spec, "requests", name), parse_quantity(limits[name]))
+        for name in _COMPUTE
+    }
+    return {"requests": requests, "limits": limits}
+
+
+def merged(defaults: Object, chosen: Object | None) -> dict[str, dict[str, Any]]:
+    """`defaults` with what a pipeline chose; a limit that it left open is never below the request that it chose."""
+    chosen = chosen or {}
+    requests = {**defaults["requests"], **(chosen.get("requests") or {})}
+    limits = {**defaults["limits"], **(chosen.get("limits") or {})}
+    for name in _COMPUTE:
+        if name not in (chosen.get("limits") or {}) and parse_quantity(requests[name]) > parse_quantity(limits[name]):
+            limits[name] = requests[name]
+    return {"requests": requests, "limits": limits}
+
+
+def quality_of_service(pod_spec: Object) -> QualityOfService:
+    """The QoS class that Kubernetes gives the pod."""
+    holders = [pod_spec] if _has_amounts(pod_spec) else [*_init(pod_spec), *_apps(pod_spec)]
+    amounts = [
+        (_amount(holder, "requests", name), _amount(holder, "limits", name)) for holder in holders for name in _COMPUTE
+    ]
+    if not any(request or limit for request, limit in amounts):
+        return "BestEffort"
+    return "Guaranteed" if all(limit and request == limit for request, limit in amounts) else "Burstable"
+
+
+def _ceiling(pod_spec: Object, kind: Kind, name: str) -> Decimal | None:
+    """What the loader can use without raising what the pod counts for; None: the pod has no limit."""
+    if name in ((pod_spec.get("resources") or {}).get(kind) or {}):
+        return _amount(pod_spec, kind, name)
+    apps = list(_apps(pod_spec))
+    if kind == "limits" and any(not _amount(app, kind, name) for app in apps):
+        return None
+    beside, highest = _ZERO, _ZERO  # native sidecars, which run beside everything that starts after them
+    for container in _init(pod_spec):
+        amount = _amount(container, kind, name)
+        highest = max(highest, beside + amount)
+        if container.get("restartPolicy") == "Always":
+            beside += amount
+    return max(highest - beside, sum((_amount(app, kind, name) for app in apps), _ZERO))
+
+
+def _lowered(wanted: str | int, *ceilings: Decimal | None) -> str:
+    lowest = min((ceiling for ceiling in ceilings if ceiling is not None), default=None)
+    return str(wanted) if lowest is None or parse_quantity(wanted) <= lowest else render_quantity(lowest)
+
+
+def _amount(holder: Object, kind: Kind, name: str) -> Decimal:
+    resources = holder.get("resources") or {}
+    amounts = resources.get(kind) or {}
+    if kind == "requests" and name not in amounts:  # the API server fills in a missing request
+        amounts = resources.get("limits") or {}
+    return parse_quantity(amounts.get(name, 0))
+
+
+def _has_amounts(pod_spec: Object) -> bool:
+    """Whether the pod declares CPU or memory as a whole, which then decides instead of its containers."""
+    return any(_amount(pod_spec, kind, name) for kind in ("requests", "limits") for name in _COMPUTE)
+
+
+def _apps(pod_spec: Object) -> Iterable[Object]:
+    return pod_spec.get("containers") or ()
+
+
+def _init(pod_spec: Object) -> Iterable[Object]:
+    return pod_spec.get("initContainers") or ()

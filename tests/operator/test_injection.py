@@ -1,0 +1,237 @@
+"""`data/<case>.in.yaml` holds a pipeline and a pod, `<case>.out.yaml` the injected pod.
+
+PREHEAT_UPDATE_GOLDEN=1 writes the latter anew; read the difference before you commit it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from preheat.errors import CheckpointConfigError
+from preheat_operator.api import Pipeline
+from preheat_operator.injection import PodRefusedError, cautions, inject
+from preheat_operator.settings import Settings
+
+DATA = Path(__file__).parent / "data"
+CASES = sorted(path.name.removesuffix(".in.yaml") for path in DATA.glob("*.in.yaml"))
+SETTINGS = Settings(namespace="preheat-system", loader_image="registry.example.org/preheat-loader:0.1.0")
+
+
+def read(case: str) -> tuple[dict[str, Any], Pipeline]:
+    resource, pod = yaml.safe_load_all((DATA / f"{case}.in.yaml").read_text())
+    return pod, Pipeline.parse(resource)
+
+
+@pytest.fixture
+def pod() -> dict[str, Any]:
+    return read("one-container")[0]
+
+
+@pytest.fixture
+def pipeline() -> Pipeline:
+    return read("one-container")[1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pod_of_this_shape_becomes_the_golden_one(case: str) -> None:
+    injected = inject(*read(case), SETTINGS)
+    golden = DATA / f"{case}.out.yaml"
+    if os.environ.get("PREHEAT_UPDATE_GOLDEN"):
+        golden.write_text(yaml.safe_dump(injected, sort_keys=False, width=120))
+    assert injected == yaml.safe_load(golden.read_text())
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("case", CASES)
+def test_the_api_server_accepts_the_golden_pod(cluster: Any, namespace: str, case: str) -> None:
+    pod = yaml.safe_load((DATA / f"{case}.out.yaml").read_text())
+    pod["metadata"].update(namespace=namespace)
+    pod["metadata"].pop("ownerReferences", None)
+    pod["spec"].update(serviceAccountName="default", automountServiceAccountToken=False)
+    answer = cluster.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-f", "-", input=yaml.safe_dump(pod), check=False
+    )
+    assert "created (server dry run)" in answer
+
+
+@pytest.mark.cluster
+def test_pod_security_restricted_accepts_a_restricted_pod_after_injection(cluster: Any) -> None:
+    pod = yaml.safe_load((DATA / "restricted.out.yaml").read_text())
+    name = f"test-{secrets.token_hex(4)}"
+    cluster.create_namespace(name, enforce="restricted")
+    try:
+        pod["metadata"].update(namespace=name)
+        answer = cluster.kubectl("create", "--dry-run=server", "-f", "-", input=yaml.safe_dump(pod), check=False)
+    finally:
+        cluster.kubectl("delete", "namespace", name, "--wait=false")
+    assert "created (server dry run)" in answer
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_second_pass_changes_nothing(case: str) -> None:
+    pod, pipeline = read(case)
+    injected = inject(pod, pipeline, SETTINGS)
+    assert inject(injected, pipeline, SETTINGS) == injected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_given_pod_is_not_changed(case: str) -> None:
+    pod, pipeline = read(case)
+    before = copy.deepcopy(pod)
+    inject(pod, pipeline, SETTINGS)
+    assert pod == before
+
+
+def test_what_others_add_between_two_passes_is_left_alone(pod: dict[str, Any], pipeline: Pipeline) -> None:
+    injected = copy.deepcopy(inject(pod, pipeline, SETTINGS))
+    loader = injected["spec"]["initContainers"][-1]
+    loader["image"] = "mirror.example.org/preheat-loader:0.1.0"
+    loader["terminationMessagePath"] = "/dev/termination-log"
+    loader["volumeMounts"].append({"name": "kube-api-access", "mountPath": "/var/run/secrets", "readOnly": True})
+    loader["resources"] = {"limits": {"memory": "1Gi"}}
+    injected["spec"]["initContainers"].append({"name": "mesh", "image": "mesh"})
+    assert inject(injected, pipeline, SETTINGS) == injected
+
+
+def test_a_container_that_appears_between_two_passes_receives_the_checkpoint_too(
+    pod: dict[str, Any], pipeline: Pipeline
+) -> None:
+    injected = copy.deepcopy(inject(pod, pipeline, SETTINGS))
+    injected["spec"]["containers"].append({"name": "second", "image": "trainer:1"})
+    assert inject(injected, pipeline, SETTINGS)["spec"]["containers"][1]["volumeMounts"][0]["mountPath"] == "/preheat"
+
+
+def test_a_pipeline_that_changed_between_two_passes_does_not_mix_with_the_first(pod: dict[str, Any]) -> None:
+    resource = next(yaml.safe_load_all((DATA / "one-container.in.yaml").read_text()))
+    first = inject(pod, Pipeline.parse(resource), SETTINGS)
+    resource["metadata"]["generation"] += 1
+    resource["spec"]["maxRetries"] = 9
+    assert inject(first, Pipeline.parse(resource), SETTINGS) == first
+
+
+@pytest.mark.parametrize("empty", [None, []], ids=["null", "empty"])
+def test_null_lists_are_as_good_as_absent_ones(pod: dict[str, Any], pipeline: Pipeline, empty: Any) -> None:
+    expected = inject(pod, pipeline, SETTINGS)
+    pod["metadata"]["annotations"] = empty and {}
+    pod["spec"].update(initContainers=empty, volumes=empty)
+    pod["spec"]["containers"][0].update(env=empty, volumeMounts=empty, resources={})
+    expected["spec"]["containers"][0]["resources"] = {}
+    assert inject(pod, pipeline, SETTINGS) == expected
+
+
+def test_what_is_already_there_and_equal_is_respected(pod: dict[str, Any], pipeline: Pipeline) -> None:
+    pod["spec"]["volumes"] = [{"name": "preheat", "emptyDir": {"sizeLimit": "5Gi"}}]
+    container = pod["spec"]["containers"][0]
+    container["volumeMounts"] = [{"name": "preheat", "mountPath": "/preheat/", "readOnly": True}]
+    container["env"] = [{"name": "PREHEAT_SHIM", "value": "auto"}]
+    spec = inject(pod, pipeline, SETTINGS)["spec"]
+    assert spec["volumes"] == pod["spec"]["volumes"]
+    assert spec["containers"][0]["volumeMounts"] == container["volumeMounts"]
+    assert [entry["name"] for entry in spec["containers"][0]["env"]].count("PREHEAT_SHIM") == 1
+
+
+def shaped(*, annotations: Any = None, container: Any = None, spec: Any = None) -> dict[str, Any]:
+    train = {"name": "train", "image": "trainer:1", **(container or {})}
+    return {"metadata": {"annotations": annotations or {}}, "spec": {"containers": [train], **(spec or {})}}
+
+
+FOREIGN = {"name": "preheat-loader", "image": "other"}
+FROM_ELSEWHERE = {"name": "PYTHONPATH", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}
+
+
+@pytest.mark.parametrize(
+    ("pod", "says"),
+    [
+        (
+            shaped(spec={"initContainers": [FOREIGN]}),
+            "container named preheat-loader that is not this pipeline's loader. Rename it",
+        ),
+        (shaped(spec={"containers": [FOREIGN]}), "container named preheat-loader"),
+        (
+            shaped(spec={"volumes": [{"name": "preheat", "configMap": {"name": "m"}}]}),
+            "volume preheat exists with other",
+        ),
+        (
+            shaped(container={"volumeMounts": [{"name": "mine", "mountPath": "/preheat/"}]}),
+            "mount of container train /preheat exists with other content",
+        ),
+        (
+            shaped(container={"volumeMounts": [{"name": "preheat", "mountPath": "/preheat"}]}),
+            "mount of container train /preheat",
+        ),
+        (
+            shaped(container={"env": [{"name": "PREHEAT_BUNDLE", "value": "/mine"}]}),
+            "variable of container train PREHEAT_BUNDLE exists",
+        ),
+        (shaped(container={"env": [FROM_ELSEWHERE]}), "takes PYTHONPATH from a ConfigMap.*preheat.dev/shim: off"),
+        (
+            shaped(annotations={"preheat.dev/containers": "train, worker"}),
+            "'worker', which is no container of the pod. Choose among train",
+        ),
+        (shaped(annotations={"preheat.dev/containers": ""}), "names ''"),
+        (shaped(annotations={"preheat.dev/shim": "false"}), "'false'. Choose one of auto, manual, off"),
+        (shaped(spec={"os": {"name": "windows"}}), "Windows"),
+        (shaped(spec={"nodeSelector": {"kubernetes.io/os": "windows"}}), "Windows"),
+    ],
+)
+def test_a_pod_that_cannot_be_injected_is_refused_with_the_way_out(pod: Any, says: str, pipeline: Pipeline) -> None:
+    with pytest.raises(PodRefusedError, match=says):
+        inject(pod, pipeline, SETTINGS)
+
+
+def test_a_loader_of_another_pipeline_is_refused(pod: dict[str, Any], pipeline: Pipeline) -> None:
+    injected = inject(pod, pipeline, SETTINGS)
+    other = Pipeline(**{**vars(pipeline), "name": "other"})
+    with pytest.raises(PodRefusedError, match="not this pipeline's loader"):
+        inject(injected, other, SETTINGS)
+
+
+def test_a_spec_that_does_not_fit_into_the_environment_is_refused(pod: dict[str, Any]) -> None:
+    resource = next(yaml.safe_load_all((DATA / "one-container.in.yaml").read_text()))
+    resource["spec"]["stages"] += [{"freezing": {"layers": ["x" * 500] * 256}}]
+    with pytest.raises(CheckpointConfigError, match="does not fit into the loader's environment"):
+        inject(pod, Pipeline.parse(resource), SETTINGS)
+
+
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "nvidia.com/gpu.shared"])
+def test_containers_with_a_gpu_receive_the_checkpoint_alone(resource: str, pipeline: Pipeline) -> None:
+    pod = shaped()
+    pod["spec"]["containers"].append({"name": "gpu", "image": "t", "resources": {"limits": {resource: 1}}})
+    containers = inject(pod, pipeline, SETTINGS)["spec"]["containers"]
+    assert [each["name"] for each in containers if "volumeMounts" in each] == ["gpu"]
+
+
+def test_no_gpu_is_asked_for_by_asking_for_none(pipeline: Pipeline) -> None:
+    pod = shaped()
+    pod["spec"]["containers"].append({"name": "cpu", "image": "t", "resources": {"limits": {"nvidia.com/gpu": "0"}}})
+    containers = inject(pod, pipeline, SETTINGS)["spec"]["containers"]
+    assert [each["name"] for each in containers if "volumeMounts" in each] == ["train", "cpu"]
+
+
+def test_dollars_of_the_spec_survive_kubernetes_expansion() -> None:
+    pod, pipeline = read("claim-and-secret")
+    loader = inject(pod, pipeline, SETTINGS)["spec"]["initContainers"][0]
+    value = next(entry["value"] for entry in loader["env"] if entry["name"] == "PREHEAT_PIPELINE")
+    assert '"layers":["encoder$$","$$(HOME)"]' in value
+
+
+def test_a_pod_that_may_lose_its_python_path_is_cautioned() -> None:
+    injected = inject(*read("job-pod-with-service-account-token"), SETTINGS)
+    assert ["envFrom" in caution for caution in cautions(injected)] == [True]
+
+
+def test_a_loader_with_very_little_memory_is_cautioned(pipeline: Pipeline) -> None:
+    pod = shaped()
+    pod["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "1", "memory": "32Mi"}}
+    assert "Raise theirs" in cautions(inject(pod, pipeline, SETTINGS))[0]
+
+
+def test_an_ordinary_pod_is_not_cautioned(pod: dict[str, Any], pipeline: Pipeline) -> None:
+    assert cautions(inject(pod, pipeline, SETTINGS)) == []
