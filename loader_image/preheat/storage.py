@@ -29,7 +29,8 @@ def storage_errors(folder: Path) -> Iterator[None]:
                 f"user {os.getuid()} may not write to {folder}: {error.strerror}",
                 remedy="Mount the volume read-write and set fsGroup of the pod",
             ) from error
-        raise StorageError(f"writing to {folder} failed: {error.strerror}", remedy="Check the volume") from error
+        reason = error.strerror or str(error)[:200]  # shutil collects several errors in one without a number
+        raise StorageError(f"writing to {folder} failed: {reason}", remedy="Check the volume") from error
 
 
 def require_space(folder: Path, needed: int) -> None:

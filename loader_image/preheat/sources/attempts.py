@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 
 from preheat.blob import Patience
@@ -28,11 +29,12 @@ class Interrupted(Exception):  # noqa: N818 - never leaves the sources; `error` 
 
 
 class Attempts:
-    """The patience spent on one read."""
+    """The patience spent on one read; none is left once `ended` is set."""
 
-    def __init__(self, uri: str, patience: Patience) -> None:
+    def __init__(self, uri: str, patience: Patience, ended: threading.Event) -> None:
         self._uri = uri
         self._patience = patience
+        self._ended = ended
         self._failures = 0
         self._since = time.monotonic()
         self._bytes = 0
@@ -48,14 +50,15 @@ class Attempts:
     def again(self, fault: Interrupted) -> None:
         """Wait for the next attempt; raises the fault's error when there is none left."""
         self._failures += 1
-        if self._failures > self._patience.max_retries:
+        if self._failures > self._patience.max_retries or self._ended.is_set():
             raise fault.error
         pause = fault.retry_after
         if pause is None:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failures - 1)) * random.uniform(0.5, 1)  # noqa: S311
         if pause >= self._left():
             raise fault.error if self._left() > 0 else self._timeout() from fault.error
-        time.sleep(pause)
+        if self._ended.wait(pause):
+            raise fault.error
 
     def _left(self) -> float:
         return self._since + self._patience.timeout_seconds - time.monotonic()

@@ -64,7 +64,8 @@ class HttpBlob:
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._location: tuple[Target, Target, float] | None = None  # (first, last after redirects, when)
-        self._closed = False
+        self._closed = threading.Event()
+        self._busy: set[Connection] = set()
         try:
             self.size, self._pin, self._tail = self._discover()
         except BaseException:
@@ -113,15 +114,17 @@ class HttpBlob:
             yield view
 
     def close(self) -> None:
-        """Close every connection that is not in use and let the others be closed after use."""
+        """Close every connection; a read in another thread then ends in an error instead of going on."""
+        self._closed.set()
         with self._lock:
-            self._closed = True
             idle, self._idle = self._idle, []
+            for connection in self._busy:
+                connection.abort()
         for connection in idle:
             connection.close()
 
     def _stream_remote(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
-        attempts = Attempts(self.uri, self._patience)
+        attempts = Attempts(self.uri, self._patience, self._closed)
         position = start
         while position < stop:
             try:
@@ -168,7 +171,7 @@ class HttpBlob:
 
     def _discover(self) -> tuple[int, Pin, bytes]:
         for wanted in (f"bytes=-{TAIL}", "bytes=0-0"):  # Azure's blob service knows no ranges from the end
-            attempts = Attempts(self.uri, self._patience)
+            attempts = Attempts(self.uri, self._patience, self._closed)
             while True:
                 try:
                     found = self._ask(wanted, attempts)
@@ -209,12 +212,19 @@ class HttpBlob:
 
     def _give_back(self, connection: Connection, answer: Answer) -> None:
         with self._lock:
-            keep = answer.isclosed() and not answer.will_close and not self._closed
+            self._busy.discard(connection)
+            keep = answer.isclosed() and not answer.will_close and not self._closed.is_set()
             if keep:
                 self._idle.append(connection)
         if not keep:
+            self._drop(connection, answer)
+
+    def _drop(self, connection: Connection, answer: Answer | None = None) -> None:
+        with self._lock:
+            self._busy.discard(connection)
+        if answer:
             answer.close()
-            connection.close()
+        connection.close()
 
     def _follow(self, headers: Mapping[str, str]) -> tuple[Connection, Answer]:
         for _ in range(2):
@@ -255,20 +265,20 @@ class HttpBlob:
                 with _faults(self.uri):
                     return connection, connection.get(target.path, {**fixed, **headers, **own})
             except BaseException as error:
-                connection.close()
+                self._drop(connection)
                 if not (kept_alive and isinstance(error, Interrupted) and error.at_once):
                     raise
 
     def _connection(self, target: Target) -> Connection:
+        wait = min(self._patience.timeout_seconds, LONGEST_SOCKET_WAIT)
         with self._lock:
-            for position, connection in enumerate(self._idle):
-                if connection.origin == target.origin:
-                    return self._idle.pop(position)
-        return Connection(target, min(self._patience.timeout_seconds, LONGEST_SOCKET_WAIT), self._authorities)
+            at = next((at for at, kept in enumerate(self._idle) if kept.origin == target.origin), None)
+            connection = Connection(target, wait, self._authorities) if at is None else self._idle.pop(at)
+            self._busy.add(connection)
+        return connection
 
     def _redirect(self, connection: Connection, answer: Answer, target: Target) -> Target:
-        answer.close()
-        connection.close()
+        self._drop(connection, answer)
         location = answer.headers.get("Location")
         if not location:
             raise CheckpointSourceError(f"{self.uri}: the server answered {answer.status} without a Location")
@@ -280,8 +290,7 @@ class HttpBlob:
             with _faults(self.uri):
                 body = answer.read(_MAX_ERROR_BODY)
         finally:
-            answer.close()
-            connection.close()
+            self._drop(connection, answer)
         if answer.status in PASSING:
             error = CheckpointSourceError(
                 f"{self.uri}: the server answered {answer.status} {answer.reason}", remedy="Try again later"

@@ -10,10 +10,12 @@ import os
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
+from socket import SHUT_RDWR
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from preheat.errors import CheckpointConfigError, CheckpointSourceError
@@ -108,6 +110,11 @@ class Connection:
         answer = self._http.getresponse()
         assert isinstance(answer, Answer)  # noqa: S101 - set as response_class above
         return answer
+
+    def abort(self) -> None:
+        """End what another thread waits for on this connection; that thread closes it."""
+        with suppress(OSError, AttributeError):  # not connected yet, or not any more
+            self._http.sock.shutdown(SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket."""

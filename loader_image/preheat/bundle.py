@@ -1,0 +1,180 @@
+"""Where bundles live on a volume, how one comes to be all at once or not at all, and which pod uses which.
+
+A bundle is made in a folder of its maker's own and renamed when its manifest is in it, so two makers never mix and a
+killed one leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from preheat.catalog import spell
+from preheat.data import read_manifest
+from preheat.errors import CheckpointConfigError, NotABundleError, StorageError
+from preheat.lease import heartbeat, remove, take
+from preheat.manifest import LAYOUT, MANIFEST, WEIGHTS, Manifest
+from preheat.spec import PipelineSpec
+from preheat.storage import storage_errors, sync_folder
+
+FORGOTTEN = 3600.0  # age in seconds of other bundles' remains, after which they are removed
+SHIM_FOLDER = "shim"
+BUNDLE_LINK = "bundle"
+
+_PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")
+
+
+def digest_of(uri: str, version: str, spec: PipelineSpec) -> str:
+    """The name of the bundle that `spec` makes of one version of a source: 32 hexadecimal digits."""
+    identity = {"uri": uri, "version": version, "stages": [spell(stage) for stage in spec.stages], "layout": LAYOUT}
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+class Partial:
+    """A bundle in the making: write `weights`, then publish."""
+
+    def __init__(self, store: Store, folder: Path, digest: str) -> None:
+        self.folder = folder
+        self.weights = folder / WEIGHTS
+        self._store = store
+        self._digest = digest
+
+    def publish(self, manifest: Manifest) -> Path:
+        """Write the manifest, make everything durable, give the bundle its name and return its folder."""
+        with storage_errors(self.folder):
+            try:
+                _sync_file(self.weights)
+                _write_file(self.folder / MANIFEST, manifest.to_json().encode())
+                sync_folder(self.folder)
+                return self._store.adopt(self.folder, self._digest)
+            except FileNotFoundError:
+                return self._taken_over()
+
+    def _taken_over(self) -> Path:
+        found = self._store.find(self._digest)
+        if not found:
+            raise StorageError(
+                "another loader took over this bundle while this one showed no life", remedy="Run it again"
+            )
+        return found[0]
+
+
+class Store:
+    """The bundles of one volume, and the pods that use them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.bundles = root / "bundles"
+        self.pods = root / "pods"
+
+    def find(self, digest: str) -> tuple[Path, Manifest] | None:
+        """A finished bundle and its manifest; None when there is none, or one whose files are damaged."""
+        folder = self.bundles / digest
+        if folder.is_symlink():
+            return None
+        try:
+            manifest = read_manifest(folder)
+        except NotABundleError:
+            return None
+        return (folder, manifest) if manifest.digest == digest else None
+
+    @contextmanager
+    def make(self, digest: str, owner: str) -> Iterator[Partial | None]:
+        """A folder to make a bundle in, gone afterwards unless published; None when another maker finished it.
+
+        Waits while another maker shows life. Raises StorageError where the volume cannot be written to.
+        """
+        folder = self.bundles / f".partial-{digest}-{_checked(owner)}"
+        with storage_errors(self.root):
+            self._prepare()
+            self._remove_forgotten(digest)
+            ours = take(folder, lambda: self._makers(digest), lambda: self.find(digest) is not None)
+        if not ours:
+            yield None
+            return
+        try:
+            with heartbeat(folder):
+                yield Partial(self, folder, digest)
+        finally:
+            remove(folder)
+
+    def adopt(self, folder: Path, digest: str) -> Path:
+        """Rename a finished folder to its bundle's name; another maker's equal bundle is as good."""
+        target = self.bundles / digest
+        if target.is_symlink() or (target.exists() and not self.find(digest)):
+            remove(target)  # damaged, or no bundle at all
+        try:
+            folder.rename(target)
+        except OSError:
+            if not self.find(digest):
+                raise
+        sync_folder(self.bundles)
+        return target
+
+    def attached(self, pod: str) -> tuple[Path, Manifest] | None:
+        """The bundle that a pod has been given already."""
+        link = self.pods / _checked(pod) / BUNDLE_LINK
+        return self.find(os.readlink(link).rpartition("/")[2]) if link.is_symlink() else None
+
+    def attach(self, pod: str, digest: str, shim: Path | None) -> Path:
+        """Point a pod at a bundle, lay the shim beside it if there is one, and return the pod's folder."""
+        folder, scratch = self.pods / _checked(pod), self.pods / f".partial-{pod}"
+        with storage_errors(self.root):
+            self._prepare()
+            remove(scratch)
+            scratch.mkdir()
+            (scratch / BUNDLE_LINK).symlink_to(f"../../bundles/{digest}")
+            if shim is not None:
+                shutil.copytree(shim, scratch / SHIM_FOLDER, copy_function=shutil.copyfile)
+            remove(folder)
+            scratch.rename(folder)
+            sync_folder(self.pods)
+        return folder
+
+    def _prepare(self) -> None:
+        for folder in (self.bundles, self.pods):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise StorageError(f"{folder} is a link, not a folder", remedy="Remove it from the volume")
+
+    def _makers(self, digest: str) -> list[Path]:
+        return list(self.bundles.glob(f".partial-{digest}-*"))
+
+    def _remove_forgotten(self, digest: str) -> None:
+        for path in self.bundles.glob(".partial-*"):
+            with suppress(FileNotFoundError):
+                if digest not in path.name and time.time() - path.lstat().st_mtime > FORGOTTEN:
+                    remove(path)
+
+
+def _checked(name: str) -> str:
+    if not _PLAIN_NAME.match(name):
+        raise CheckpointConfigError(f"{name!r:.80} is no plain name", remedy="Set PREHEAT_POD_UID to metadata.uid")
+    return name
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.partial")
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with open(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+    scratch.rename(path)
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

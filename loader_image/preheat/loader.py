@@ -1,0 +1,155 @@
+"""The init container: `python -m preheat.loader` prepares the pod's bundle and reports through exit code and message.
+
+Everything it needs is in its environment; it asks no API. Run again in the same pod it finds its work done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from preheat.bundle import Store
+from preheat.errors import CheckpointConfigError, CheckpointError
+from preheat.manifest import Pipeline
+from preheat.prepare import Outcome, prepare, reuse
+from preheat.spec import PipelineSpec, parse
+from preheat.storage import megabytes
+
+MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
+TERMINATED = 128 + signal.SIGTERM
+SHIMS = ("auto", "manual", "off")
+
+log = logging.getLogger("preheat.loader")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator injects."""
+
+    spec: PipelineSpec
+    pipeline: Pipeline
+    volume: Path
+    pod: str
+    shim: Path | None  # folder to lay beside the bundle
+    message: Path
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Settings:
+        """The settings of an environment; raises CheckpointConfigError naming the variable that is wrong."""
+        document = _pipeline_document(environment)
+        mode = environment.get("PREHEAT_SHIM", "auto")
+        if mode not in SHIMS:
+            raise CheckpointConfigError(f"PREHEAT_SHIM is {mode!r:.40}", remedy=f"Use one of {', '.join(SHIMS)}")
+        return cls(
+            spec=parse(document.get("spec") or {}),
+            pipeline=Pipeline(
+                str(document.get("name", "")), str(document.get("namespace", "")), int(document.get("generation") or 0)
+            ),
+            volume=Path(environment.get("PREHEAT_VOLUME", "/preheat")),
+            pod=_required(environment, "PREHEAT_POD_UID"),
+            shim=None if mode == "off" else Path(environment.get("PREHEAT_SHIM_FOLDER", "/shim")),
+            message=message_path(environment),
+        )
+
+
+def message_path(environment: Mapping[str, str]) -> Path:
+    """Where Kubernetes reads the termination message."""
+    return Path(environment.get("PREHEAT_TERMINATION_LOG", "/dev/termination-log"))
+
+
+def load(settings: Settings) -> Outcome:
+    """Give the pod its bundle; raises a CheckpointError, and then no bundle is left."""
+    store = Store(settings.volume)
+    outcome = reuse(settings.spec, store, settings.pod)
+    if outcome is None:
+        outcome = prepare(settings.spec, store, settings.pod, settings.pipeline)
+        store.attach(settings.pod, outcome.manifest.digest, settings.shim)
+    return outcome
+
+
+def main() -> int:
+    """Run once and return the exit code."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"
+    )
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        outcome = load(Settings.read(os.environ))
+    except CheckpointError as error:
+        log.error("%s: %s", error.reason, error)
+        return _fail(error.exit_code, error.reason, error.args[0], error.remedy)
+    except _TerminatedError:
+        log.error("terminated; the unfinished bundle is removed")
+        return _fail(TERMINATED, "Terminated", "the loader was terminated before it was done", "")
+    except Exception as error:
+        log.exception("InternalError: this is a defect of Preheat")
+        return _fail(1, "InternalError", f"{type(error).__name__} in the loader", "See the log of preheat-loader")
+    _say(outcome)
+    _leave_message(outcome.to_json())
+    return 0
+
+
+def _say(outcome: Outcome) -> None:
+    totals = outcome.manifest.totals
+    what = f"{totals.tensors} tensors, {megabytes(totals.selected_bytes)}"
+    if outcome.reused:
+        log.info("done in %.2f s: the bundle was there already, %s", outcome.seconds, what)
+    else:
+        fetched = megabytes(outcome.fetched_bytes)
+        log.info("done in %.2f s: %s, of %s read", outcome.seconds, what, fetched)
+
+
+def _fail(code: int, reason: str, message: str, remedy: str) -> int:
+    _leave_message({"outcome": "failed", "reason": reason, "message": " ".join(message.split()), "remedy": remedy})
+    return code
+
+
+def _leave_message(message: dict[str, Any]) -> None:
+    """Write the termination message, at most as long as Kubernetes keeps; outside a pod there is no place for it."""
+    text = json.dumps(message)
+    if len(text) > MAX_MESSAGE and "message" in message:
+        message = {**message, "message": message["message"][: MAX_MESSAGE // 4]}  # of at most six bytes per character
+        text = json.dumps(message)[:MAX_MESSAGE]
+    try:
+        message_path(os.environ).write_text(text)
+    except OSError as error:
+        log.warning("the termination message cannot be written: %s", error.strerror)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM arrived; unwinding removes what is unfinished."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; unwinding must not be cut short
+    raise _TerminatedError
+
+
+def _pipeline_document(environment: Mapping[str, str]) -> Mapping[str, Any]:
+    try:
+        document = json.loads(_required(environment, "PREHEAT_PIPELINE"))
+    except ValueError:
+        raise CheckpointConfigError("PREHEAT_PIPELINE is not JSON", remedy="It is set by the operator") from None
+    if not isinstance(document, dict):
+        raise CheckpointConfigError("PREHEAT_PIPELINE is not a JSON object", remedy="It is set by the operator")
+    return document
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    if value := environment.get(name):
+        return value
+    raise CheckpointConfigError(f"{name} is not set", remedy="It is set by the operator")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

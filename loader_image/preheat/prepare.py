@@ -1,0 +1,164 @@
+"""The loader's work: from a pipeline to a finished bundle on a volume. Knows no environment and no terminal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preheat.blob import Blob
+from preheat.bundle import Partial, Store, digest_of
+from preheat.catalog import spell
+from preheat.errors import StorageError
+from preheat.formats import read_index
+from preheat.formats.json_state import to_json
+from preheat.index import Index
+from preheat.manifest import WEIGHTS, Left, Manifest, Pipeline, SourceFacts, TensorFacts, Totals
+from preheat.plan import Plan, checks_of, make_plan
+from preheat.progress import LogProgress, Progress
+from preheat.spec import PipelineSpec
+from preheat.storage import megabytes
+from preheat.transfer import Transferred, transfer
+from preheat.verify import Checks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run: the bundle, and whether it was there before."""
+
+    folder: Path
+    manifest: Manifest
+    reused: bool
+    seconds: float
+    fetched_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The loader's message of success."""
+        source, totals = self.manifest.source, self.manifest.totals
+        return {
+            "outcome": "reused" if self.reused else "loaded",
+            "digest": self.manifest.digest,
+            "source": {
+                "uri": source.uri,
+                "version": source.version,
+                "sizeBytes": source.size_bytes,
+                "format": source.format,
+                "tensors": totals.tensors,
+                "parameters": totals.parameters,
+                "selectedBytes": totals.selected_bytes,
+            },
+            "fetchedBytes": self.fetched_bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def prepare(
+    spec: PipelineSpec, store: Store, owner: str, pipeline: Pipeline | None = None, progress: Progress | None = None
+) -> Outcome:
+    """Make the bundle of `spec`, or find it; raises a CheckpointError, and then no bundle is left."""
+    began = time.monotonic()
+    log.info("reading %s", spec.source.uri)
+    blob = spec.source.open(spec.patience)
+    try:
+        log.info("found %s, version %s", megabytes(blob.size), blob.version)
+        digest = digest_of(blob.uri, blob.version, spec)
+        if not store.find(digest):
+            with store.make(digest, owner) as partial:
+                if partial:
+                    making = _Making(spec, blob, digest, pipeline or Pipeline(), began)
+                    return making.fill(partial, progress or LogProgress(log))
+        return _found(store, digest, blob, began)
+    finally:
+        blob.close()
+
+
+def reuse(spec: PipelineSpec, store: Store, pod: str) -> Outcome | None:
+    """The bundle that the pod was given before, without a request; None when it has none of this very pipeline."""
+    began = time.monotonic()
+    found = store.attached(pod)
+    if not found or digest_of(spec.source.uri, found[1].source.version, spec) != found[1].digest:
+        return None
+    return Outcome(*found, reused=True, seconds=time.monotonic() - began)
+
+
+def _found(store: Store, digest: str, blob: Blob, began: float) -> Outcome:
+    found = store.find(digest)
+    if not found:
+        raise StorageError(f"bundle {digest} was removed while it was looked at", remedy="Run it again")
+    return Outcome(*found, reused=True, seconds=time.monotonic() - began, fetched_bytes=blob.fetched)
+
+
+@dataclass(frozen=True)
+class _Making:
+    """One bundle being made."""
+
+    spec: PipelineSpec
+    blob: Blob
+    digest: str
+    pipeline: Pipeline
+    began: float
+
+    def fill(self, partial: Partial, progress: Progress) -> Outcome:
+        checks = checks_of(self.spec)
+        index = read_index(self.blob)
+        plan = make_plan(index, self.spec)
+        _say(index, plan)
+        planned = time.monotonic()
+        progress.start(self.blob.size if checks.sha256 else sum(move.tensor.size for move in plan.moves))
+        try:
+            done = transfer(plan, self.blob, partial.weights, checks, progress.advance)
+        finally:
+            progress.finish()
+        transferred = time.monotonic()
+        log.info("checked: %s", ", ".join(_checked(checks, done)) or "sizes only")
+        seconds = {"plan": planned - self.began, "transfer": transferred - planned, "total": transferred - self.began}
+        manifest = self._manifest(index, plan, done, checks, seconds)
+        folder = partial.publish(manifest)
+        return Outcome(folder, manifest, False, time.monotonic() - self.began, self.blob.fetched)
+
+    def _manifest(
+        self, index: Index, plan: Plan, done: Transferred, checks: Checks, seconds: dict[str, float]
+    ) -> Manifest:
+        kept = {name: tensor for name, tensor in index.tensors.items() if name not in plan.aliases}
+        return Manifest(
+            digest=self.digest,
+            pipeline=self.pipeline,
+            source=SourceFacts(self.blob.uri, self.blob.version, self.blob.size, index.format, index.layout),
+            files={WEIGHTS: plan.output_bytes},
+            tensors={
+                name: TensorFacts(tensor.dtype, tensor.shape, done.checksums.get(name, None if tensor.size else 0))
+                for name, tensor in kept.items()
+            },
+            aliases=dict(plan.aliases),
+            totals=Totals(len(kept), index.parameters, plan.selected_bytes, self.blob.fetched),
+            left=Left(plan.left_tensors, plan.left_bytes, tuple(index.opaque)),
+            state=to_json(index.state),
+            checks=checks,
+            stages=tuple(spell(stage) for stage in self.spec.remaining),
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+        )
+
+
+def _say(index: Index, plan: Plan) -> None:
+    log.info(
+        "format %s (%s): taking %d tensors, %.1f M parameters, %s",
+        index.format, index.layout, len(index.tensors) - len(plan.aliases), index.parameters / 1e6,
+        megabytes(plan.selected_bytes),
+    )  # fmt: skip
+    if plan.left_tensors:
+        log.info("leaving out %d tensors of training state, %s", plan.left_tensors, megabytes(plan.left_bytes))
+    if plan.aliases:
+        log.info("%d tied names share the bytes of others", len(plan.aliases))
+    if index.opaque:
+        log.info("not interpreted, and never executed: %s", ", ".join(index.opaque[:8]))
+
+
+def _checked(checks: Checks, done: Transferred) -> list[str]:
+    said = ["SHA-256 of the whole object"] if checks.sha256 else []
+    if checks.crc32 and done.records:
+        said.append(f"CRC-32 of {done.records} records")
+    return [*said, "every value is finite"] if checks.finite else said
