@@ -10,6 +10,8 @@ DEMO, LARGE = "demo.ckpt", "large.ckpt"
 
 def make(folder: Path) -> None:
     """The demo's Lightning checkpoint, and one four times its size: the same layout with wider layers."""
+    if all((folder / name).exists() for name in (DEMO, LARGE)):
+        return
     import torch
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "finetune"))
