@@ -31,7 +31,10 @@ def read_pickle(
     try:
         for _ in range(max_opcodes):
             opcode_at = machine.at
-            opcode = machine.take(1)[0]
+            if opcode_at >= len(data):
+                machine.take(1)  # says what is missing
+            machine.at += 1
+            opcode = data[opcode_at]
             if opcode == STOP:
                 return machine.finish()
             OPCODES[opcode](machine)

@@ -32,7 +32,13 @@ class MetadataReader:
         for begin, kept in self._kept:
             if begin <= start and stop <= begin + len(kept):
                 return kept[start - begin : stop - begin]
-        content = self._blob.read(start, stop)
+        content = self._fetch(start, stop)
         self._kept.append((start, content))
-        self.fetched += len(content)
         return content
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        for begin, kept in self._kept:
+            if start < begin <= stop <= begin + len(kept):
+                return self._fetch(start, begin) + kept[: stop - begin]
+        self.fetched += stop - start
+        return self._blob.read(start, stop)

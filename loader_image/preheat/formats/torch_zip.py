@@ -12,7 +12,7 @@ from preheat.formats.inert_pickle import MAX_OPCODES, read_pickle
 from preheat.formats.layouts import take_apart
 from preheat.formats.metadata import MetadataReader
 from preheat.formats.torch_tensors import CONSTRUCTORS, FAMILIAR, Storage, storage
-from preheat.formats.zip_directory import Member, read_directory
+from preheat.formats.zip_directory import Member, check_stored, read_directory
 from preheat.formats.zip_members import ALIGNMENT, locate, read_ahead, read_member
 from preheat.index import Index, Record
 
@@ -25,6 +25,7 @@ def read_index(reader: MetadataReader) -> Index:
     """The index of a torch zip file; raises a CheckpointLoadError or CheckpointValidationError for anything else."""
     members = read_directory(reader)
     root = _root(members)
+    check_stored(members.values())
     small = {name: members.get(f"{root}/{name}") for name in ("data.pkl", ".storage_alignment", "byteorder")}
     read_ahead(reader, [member for member in small.values() if member])
     _check_byteorder(reader, small["byteorder"])

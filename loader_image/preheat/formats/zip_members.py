@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from preheat.errors import CheckpointValidationError
 from preheat.formats.metadata import MetadataReader
@@ -16,6 +16,7 @@ from preheat.formats.zip_directory import STREAMED, Member
 from preheat.index import Record
 
 ALIGNMENT = 64  # of torch's storages, where the file does not say
+NEARBY = 16 * 1024  # headers and padding between four small members on pages of their own
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _UNSET = 0xFFFFFFFF  # also how sizes beyond 4 GiB are written
@@ -33,16 +34,13 @@ def read_member(reader: MetadataReader, member: Member) -> bytes:
     return content
 
 
-def read_ahead(reader: MetadataReader, members: Iterable[Member]) -> None:
-    """Read neighbouring small members in one request."""
-    ordered = sorted(members, key=lambda member: member.header)
-    run: list[Member] = []
-    for member in ordered:
-        if run and member.header != run[-1].stop:
-            break
-        run.append(member)
-    if run and run[-1].stop - run[0].header <= sum(member.size for member in run) + 64 * 1024:
-        reader.read(run[0].header, run[-1].stop)
+def read_ahead(reader: MetadataReader, members: Sequence[Member]) -> None:
+    """Read small members that are neighbours, as torch writes them, in one request."""
+    if not members:
+        return
+    start, stop = min(member.header for member in members), max(member.stop for member in members)
+    if stop - start <= sum(member.size for member in members) + NEARBY:
+        reader.read(start, stop)
 
 
 def locate(reader: MetadataReader, member: Member, alignment: int) -> Record:
