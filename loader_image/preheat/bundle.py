@@ -95,7 +95,7 @@ class Store:
         """
         folder = self.bundles / f".partial-{digest}-{_checked(owner)}"
         with storage_errors(self.root):
-            self._prepare()
+            _own_folder(self.bundles)
             self._remove_forgotten(digest)
             ours = take(folder, lambda: self._makers(digest), lambda: self.find(digest) is not None)
         if not ours:
@@ -129,7 +129,7 @@ class Store:
         """Point a pod at a bundle, lay the shim beside it if there is one, and return the pod's folder."""
         folder, scratch = self.pods / _checked(pod), self.pods / f".partial-{pod}"
         with storage_errors(self.root):
-            self._prepare()
+            _own_folder(self.pods)
             remove(scratch)
             scratch.mkdir()
             (scratch / BUNDLE_LINK).symlink_to(f"../../bundles/{digest}")
@@ -140,12 +140,6 @@ class Store:
             sync_folder(self.pods)
         return folder
 
-    def _prepare(self) -> None:
-        for folder in (self.bundles, self.pods):
-            folder.mkdir(parents=True, exist_ok=True)
-            if not stat.S_ISDIR(folder.lstat().st_mode):
-                raise StorageError(f"{folder} is a link, not a folder", remedy="Remove it from the volume")
-
     def _makers(self, digest: str) -> list[Path]:
         return list(self.bundles.glob(f".partial-{digest}-*"))
 
@@ -154,6 +148,12 @@ class Store:
             with suppress(FileNotFoundError):
                 if digest not in path.name and time.time() - path.lstat().st_mtime > FORGOTTEN:
                     remove(path)
+
+
+def _own_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        raise StorageError(f"{folder} is a link, not a folder", remedy="Remove it from the volume")
 
 
 def _checked(name: str) -> str:

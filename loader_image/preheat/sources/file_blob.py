@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
@@ -18,12 +17,6 @@ from preheat.errors import (
     TruncatedError,
     UnsupportedFormatError,
 )
-
-# What the kernel answers where a copy within it is not possible: other filesystem, other kind of file, old kernel.
-_NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
-
-# Buffers that the kernel takes in one call (IOV_MAX).
-_VIEWS = 1024
 
 
 class FileBlob:
@@ -62,32 +55,11 @@ class FileBlob:
         check_range(self, start, start + sum(map(len, views)))
         self._fill([view for view in views if len(view)], start)
 
-    def copy(self, start: int, stop: int, target: int, offset: int) -> None:
-        """Bytes [start, stop) to `offset` of the descriptor `target`, within the kernel."""
-        check_range(self, start, stop)
-        position = start
-        while position < stop:
-            count = self._copy_some(position, stop - position, target, offset + position - start)
-            if not count:
-                self._check_pin()
-                raise _short(self, position, stop)
-            position += count
-        self._passed(stop - start)
-
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def _copy_some(self, position: int, count: int, target: int, offset: int) -> int:
-        try:
-            return os.copy_file_range(self._fd, target, count, position, offset)
-        except OSError as error:
-            if error.errno not in _NO_KERNEL_COPY:
-                raise
-        os.lseek(target, offset, os.SEEK_SET)  # sendfile knows no offset of its output
-        return os.sendfile(target, self._fd, position, count)
 
     def _fill(self, views: list[memoryview], position: int) -> None:
         start, stop = position, position + sum(map(len, views))
