@@ -117,8 +117,8 @@ class Recorder:
         if name in self._posted:
             return False
         try:
-            event: Any = kube.Event(**_event(announcement, now))  # lightkube types no resource made at run time
-            await self._client.create(event, namespace=announcement.namespace)
+            event = kube.Event(**_event(announcement, now))
+            await self._client.create(event)
         except ApiError as error:
             # 409: told before. 403 and 404: the namespace is going, or the operator may not tell.
             if error.status.code not in (403, 404, 409):

@@ -1,0 +1,230 @@
+"""The controller's parts that need no cluster: worklist, Events, logs, metrics, health, connection, kopf's limits."""
+
+import asyncio
+import io
+import json
+import logging
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+import kopf
+import pytest
+from lightkube.config.kubeconfig import KubeConfig
+from typer.testing import CliRunner
+
+from preheat_operator import health, kube, logs, metrics
+from preheat_operator.__main__ import app
+from preheat_operator.controller import Controller, handlers, watching
+from preheat_operator.events import Announcement, announcements
+from preheat_operator.observation import Failure, PodReport, Success
+from preheat_operator.settings import Settings
+from preheat_operator.worklist import Worklist
+
+NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
+PIPELINE = {"metadata": {"name": "finetune", "namespace": "team-a", "uid": "p-1", "generation": 2}}
+NOT_FOUND = Failure("2026-05-04T11:59:00Z", "NotFound", "no such key", "Check the key")
+
+
+def report(name: str = "a", phase="failed", **facts) -> PodReport:
+    return PodReport(name, f"uid-{name}", "2026-05-04T11:00:00Z", phase, **facts)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def test_a_burst_is_one_pass_and_a_change_meanwhile_one_more() -> None:
+    passes, go = [], asyncio.Event()
+
+    async def work(key: str) -> None:
+        passes.append(key)
+        await go.wait()
+
+    worklist = Worklist(work, pause=0.01)
+    for _ in range(50):
+        worklist.add("a")
+    await until(lambda: passes == ["a"])
+    worklist.add("a")
+    worklist.add("a")
+    go.set()
+    await until(lambda: not len(worklist))
+    assert passes == ["a", "a"]
+
+
+async def test_what_fails_is_tried_again_and_given_up_in_the_end(caplog) -> None:
+    tries = []
+
+    async def work(key: str) -> None:
+        tries.append(key)
+        raise OSError("no")
+
+    worklist = Worklist(work, pause=0.001, delays=(0.001, 0.001))
+    worklist.add("a")
+    await until(lambda: not len(worklist))
+    assert len(tries) == 3
+
+
+async def test_one_failing_key_does_not_hold_the_others() -> None:
+    done = []
+
+    async def work(key: str) -> None:
+        if key == "bad":
+            raise OSError("no")
+        done.append(key)
+
+    worklist = Worklist(work, pause=0.001, parallel=1, delays=(60,))
+    for key in ("bad", "b", "c"):
+        worklist.add(key)
+    await until(lambda: sorted(done) == ["b", "c"])
+    await worklist.close()
+    assert len(worklist) == 0
+
+
+def told(*reports: PodReport) -> list[Announcement]:
+    return list(announcements(PIPELINE, reports, NOW))
+
+
+def test_a_failure_is_told_on_the_pod_and_on_the_pipeline() -> None:
+    on_pod, on_pipeline = told(report(failure=NOT_FOUND))
+    assert (on_pod.kind, on_pod.name, on_pod.type, on_pod.reason) == ("Pod", "a", "Warning", "NotFound")
+    assert on_pod.message == "checkpoint not loaded: no such key. Check the key"
+    assert (on_pipeline.kind, on_pipeline.name) == ("CheckpointPipeline", "finetune")
+    assert on_pipeline.message.startswith("pod a: checkpoint not loaded")
+
+
+def test_the_same_news_has_the_same_name_and_another_run_another() -> None:
+    first, again = told(report(failure=NOT_FOUND))[0], told(report(failure=NOT_FOUND))[0]
+    rerun = told(report(failure=Failure(**{**NOT_FOUND.__dict__, "run": 1})))[0]
+    assert first.event_name == again.event_name != rerun.event_name
+    assert first.event_name.startswith("a.")
+
+
+def test_a_first_load_is_told_with_its_version() -> None:
+    success = Success("2026-05-04T11:59:00Z", {"uri": "s3://b/k", "version": "v7"})
+    on_pod, on_pipeline = told(report(phase="loaded", success=success))
+    assert (on_pod.reason, on_pod.type) == ("CheckpointLoaded", "Normal")
+    assert on_pipeline.message == "read s3://b/k at version v7"
+
+
+def test_what_is_older_than_an_hour_is_no_news() -> None:
+    old = Failure("2026-05-04T10:59:00Z", "NotFound", "m", "")
+    assert told(report(failure=old), report(phase="loaded", success=Success("2026-05-04T10:00:00Z", {}))) == []
+
+
+def test_a_missed_pod_is_told_what_to_do() -> None:
+    on_pod = told(report(phase="missed"))[0]
+    assert on_pod.reason == "NotInjected"
+    assert on_pod.message.endswith("Make the pod anew")
+
+
+def test_many_failures_do_not_flood_the_pipeline() -> None:
+    news = told(*(report(f"p{i}", failure=NOT_FOUND) for i in range(40)))
+    assert sum(each.kind == "CheckpointPipeline" for each in news) == 5
+    assert sum(each.kind == "Pod" for each in news) == 40
+
+
+def settings(**changes) -> Settings:
+    return Settings(namespace="preheat-system", loader_image="loader:1", **changes)
+
+
+@pytest.fixture
+def restored_logging():
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_logs_are_json_without_credentials(monkeypatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    logs.configure(settings())
+    logging.getLogger("aiohttp.server").error("got %s", "Authorization: Bearer abc.def-1")
+    logging.getLogger("kopf.objects").info("Handler succeeded")
+    logging.getLogger("x").warning("s3://key:hunter2@host/b and aws_secret_access_key=AKIA12 and token: t0p")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["level"] for line in lines] == ["error", "warning"]
+    assert not any(secret in stream.getvalue() for secret in ("abc.def", "hunter2", "AKIA12", "t0p"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def test_health_answers_for_the_kubelet_and_for_prometheus() -> None:
+    reason: str | None = "not synced"
+    port = free_port()
+    checks = {"alive": lambda: None, "ready": lambda: reason, "registry": metrics.CONTROLLER}
+    async with health.serving(port, **checks), aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        assert (await http.get("/healthz")).status == 200
+        unready = await http.get("/readyz")
+        assert (unready.status, await unready.text()) == (503, "not synced")
+        reason = None
+        assert (await http.get("/readyz")).status == 200
+        assert (await http.get("/")).status == 404
+        assert "preheat_status_writes_total" in await (await http.get("/metrics")).text()
+
+
+def test_kopf_learns_the_cluster_from_a_kubeconfig(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_text(
+        json.dumps(
+            {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+                "clusters": [{"name": "k", "cluster": {"server": "https://k:6443", "certificate-authority": "ca.crt"}}],
+                "users": [{"name": "u", "user": {"token": "t"}}],
+            }
+        )
+    )
+    found = kube.connection(KubeConfig.from_file(path).get())
+    assert (found.server, found.token, found.scheme) == ("https://k:6443", "t", "Bearer")
+    assert found.ca_path == str(tmp_path / "ca.crt")
+
+
+def test_kopf_reads_a_projected_token_anew(tmp_path: Path, monkeypatch) -> None:
+    for name, text in (("token", "first\n"), ("namespace", "preheat-system"), ("ca.crt", "x")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    config = KubeConfig.from_service_account(tmp_path).get()
+    assert kube.connection(config).server == "https://10.96.0.1:443"
+    (tmp_path / "token").write_text("second\n")
+    assert kube.connection(config).token == "second"
+
+
+async def test_kopf_stores_nothing_in_objects() -> None:
+    registry = handlers(Controller(client=None))  # type: ignore[arg-type]
+    assert len(registry._watching.get_all_handlers()) == 2
+    assert not registry._changing.get_all_handlers()
+    assert not registry._spawning.get_all_handlers()
+
+
+def test_kopf_has_pods_selected_by_the_api_server() -> None:
+    pods = kopf.Resource("", "v1", "pods", kind="Pod", singular="pod", shortcuts=frozenset(), namespaced=True)
+    chosen = watching().watching.label_selectors.collect(pods)
+    assert list(chosen) == ["preheat.dev/pipeline"]
+
+
+async def test_our_own_write_is_not_looked_at_again() -> None:
+    controller = Controller(client=None)  # type: ignore[arg-type]
+    controller._written["ns", "p"] = "17"
+    controller.changed("ns", "p", "17")
+    assert len(controller.worklist) == 0
+    controller.changed("ns", "p", "18")
+    assert len(controller.worklist) == 1
+    await controller.worklist.close()
+
+
+def test_a_process_without_settings_says_what_is_missing(monkeypatch) -> None:
+    monkeypatch.delenv("PREHEAT_NAMESPACE", raising=False)
+    result = CliRunner().invoke(app, ["controller"], env={"PREHEAT_PORT": "x"})
+    assert result.exit_code == 1
+    assert "PREHEAT_NAMESPACE is not set" in str(result.exception) or "PREHEAT_NAMESPACE is not set" in result.output
