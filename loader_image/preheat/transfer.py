@@ -1,7 +1,7 @@
 """Executes a plan: ranges of the source into the output file, checked as they pass, in memory that does not grow.
 
-Each thread has one buffer, small enough to stay in the processor's cache between read, checks and write: that is as fast
-as a copy within the kernel, so there is no separate way for bytes that nothing has to look at.
+Each thread has one buffer, small enough to stay in the processor's cache between read, checks and write. That is as
+fast as a copy within the kernel, so there is no separate way for bytes that nothing has to look at.
 """
 
 from __future__ import annotations

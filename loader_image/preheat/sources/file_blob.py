@@ -18,6 +18,8 @@ from preheat.errors import (
     UnsupportedFormatError,
 )
 
+_VIEWS = 1024  # buffers that one call of the kernel fills at most
+
 
 class FileBlob:
     """The bytes of one file; a file that is rewritten while it is read raises SourceChangedError."""
