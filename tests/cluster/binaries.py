@@ -6,21 +6,18 @@ half-finished build is never taken for a whole one. Nothing prebuilt is download
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from cluster import settings
-from cluster.commands import run, say
+from cluster.commands import only_one, run, say
 from cluster.host import ClusterUnavailable
 
 
@@ -88,7 +85,7 @@ def folder_of(module: Module) -> Path:
     flags = _linker_flags(module)
     folder = settings.cache() / "bin" / f"{module.name}-{_digest(module, flags)}"
     if not folder.exists():
-        with _lock(folder):
+        with only_one(folder.parent / "lock"):
             if not folder.exists():
                 _build(module, flags, folder)
     return folder
@@ -132,11 +129,3 @@ def _go_version() -> str:
     if shutil.which("go") is None:
         raise ClusterUnavailable("the cluster needs Go on PATH: Kubernetes is built from its modules")
     return run("go", "env", "GOVERSION", "GOOS", "GOARCH", cwd=KUBERNETES.folder)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

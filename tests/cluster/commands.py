@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -46,3 +48,12 @@ def wait_until(what: str, condition: Callable[[], bool], seconds: float, interva
         if time.monotonic() > deadline:
             raise DeadlineError(f"after {seconds:.0f} s still not: {what}{seen}")
         time.sleep(interval)
+
+
+@contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Hold the lock file; other processes that want it wait."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

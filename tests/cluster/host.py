@@ -68,6 +68,11 @@ def codename() -> str:
     return platform.freedesktop_os_release()["VERSION_CODENAME"]
 
 
+def overlay_works(folder: Path) -> bool:
+    """Whether overlay mounts can lie in this folder: they do not nest, so not inside most containers."""
+    return run("stat", "--file-system", "--format=%T", folder).strip() != "overlayfs"
+
+
 def python_version() -> tuple[int, ...]:
     """The version of the distribution's own interpreter, not of the one that runs this."""
     found = re.findall(r"\d+", run(PYTHON, "--version"))

@@ -1,25 +1,27 @@
 """Start, use and stop the cluster: the whole interface for tests, the demo and the shell.
 
-There is one cluster on a machine. Starting twice gives the same one; starting after a crash clears what the first left.
+There is one cluster on a machine. Starting twice gives the same one; starting after a crash mends it, or clears
+what the first left and makes another.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import platform
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from cluster import control_plane, network, node, settings
 from cluster.binaries import HELM, KUBERNETES, binary, build_all
-from cluster.commands import CommandError, run, say, wait_until
+from cluster.commands import CommandError, DeadlineError, only_one, run, say, wait_until
 from cluster.host import install_packages, require_host
+from cluster.images import Image, ImageName, base_image, our_image
 from cluster.oci import write_archive
 from cluster.processes import Processes
+from cluster.s3 import S3Server, s3_server
+from cluster.training import TrainingEnvironment, training_environment
 
 MARK = "preheat-cluster"  # a folder without this file is not ours to remove
 
@@ -42,11 +44,11 @@ class Cluster:
 
     @classmethod
     def start(cls) -> Cluster:
-        """Start it, or take the one that runs; the node is ready then. ClusterUnavailable says why a machine is unfit."""
+        """Start it, or take the one that runs; the node is ready then. ClusterUnavailable: this machine is unfit."""
         require_host()
         cluster = cls.here()
-        with _only_one():
-            if not cluster.healthy():
+        with only_one(settings.cache() / "cluster.lock"):
+            if not cluster.healthy() and not cluster._mend():
                 install_packages()
                 build_all()
                 cluster._clear()
@@ -56,7 +58,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End every process and container, and remove every mount, device, table and file of the cluster."""
-        with _only_one():
+        with only_one(settings.cache() / "cluster.lock"):
             self._clear()
 
     def healthy(self) -> bool:
@@ -84,6 +86,30 @@ class Cluster:
         """Run helm and return its output."""
         return run(binary(HELM, "helm"), "--kubeconfig", self.kubeconfig, *arguments)
 
+    def create_namespace(self, name: str, enforce: str | None = None) -> None:
+        """Create a namespace and wait until pods can be created in it; `enforce` names a Pod Security level."""
+        self.kubectl("create", "namespace", name)
+        if enforce:
+            self.kubectl("label", "namespace", name, f"pod-security.kubernetes.io/enforce={enforce}")
+        self._await_service_account(name)
+
+    def build_image(self, name: ImageName) -> str:
+        """Build our operator or loader image from the checkout, give it to pods, and return its reference."""
+        return self._offer(our_image(name))
+
+    def base_image(self) -> str:
+        """The reference of the image for other pods: this machine's own release, with /usr/bin/python3."""
+        return self._offer(base_image())
+
+    @property
+    def s3(self) -> S3Server:
+        """The S3 server, started on first use."""
+        return s3_server(self.processes, self.scratch)
+
+    def training_environment(self) -> TrainingEnvironment:
+        """A virtual environment with torch and Lightning, for pods of the base image to mount."""
+        return training_environment()
+
     def diagnose(self) -> str:
         """What a person needs to see when a test failed: nodes, pods, events and the last lines of every log."""
         questions = (
@@ -96,6 +122,24 @@ class Cluster:
             state = "running" if self.processes.running(name) else "ENDED"
             parts.append(f"--- {name}: {state}\n{self.processes.log_tail(name, 15)}")
         return "\n".join(parts)
+
+    def _mend(self) -> bool:
+        """Start again what ended by itself; False when that is not enough."""
+        if not self.processes.namespaces_open() or not self.kubeconfig.exists():
+            return False
+        say("starting again what ended in the cluster")
+        restarted = time.time()
+
+        def mended() -> bool:
+            # More than once: a kubelet that is quicker than containerd gives up. And what the node said before the
+            # crash says nothing.
+            return not self.processes.restart_ended() and self._node_ready(since=restarted)
+
+        try:
+            wait_until("the node is ready again", mended, seconds=30, interval=0.5)
+        except DeadlineError:
+            return False
+        return True
 
     def _boot(self) -> None:
         say(f"starting Kubernetes {KUBERNETES.version()} in {self.scratch}")
@@ -111,7 +155,7 @@ class Cluster:
         control_plane.start_controllers(self.processes, self.scratch)
         node.start_kubelet(self.processes, self.scratch)
         wait_until(f"{self.node_name} is ready", self._node_ready, seconds=90, interval=0.25)
-        wait_until("pods can be created", self._has_service_account, seconds=30, interval=0.25)
+        self._await_service_account("default")
         say(f"node ready after {time.monotonic() - started:.0f} s")
 
     def _clear(self) -> None:
@@ -128,19 +172,23 @@ class Cluster:
     def _import_pause(self) -> None:
         archive = self.scratch / "pause.tar"
         write_archive(archive, binary(KUBERNETES, "pause"), node.PAUSE_IMAGE, platform.machine())
-        run("ctr", "--address", node.socket(self.scratch), "--namespace", "k8s.io", "images", "import", archive)
+        node.import_image(self.scratch, archive)
 
-    def _node_ready(self) -> bool:
+    def _offer(self, image: Image) -> str:
+        if image.reference not in node.images(self.scratch):
+            node.import_image(self.scratch, image.archive)
+        return image.reference
+
+    def _node_ready(self, since: float = 0) -> bool:
         found = json.loads(self.kubectl("get", "node", self.node_name, "-o", "json"))
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in found["status"]["conditions"])
+        return any(
+            said["type"] == "Ready"
+            and said["status"] == "True"
+            and datetime.fromisoformat(said["lastHeartbeatTime"]).timestamp() >= int(since)
+            for said in found["status"]["conditions"]
+        )
 
-    def _has_service_account(self) -> bool:
-        return bool(self.kubectl("get", "serviceaccount", "default"))
-
-
-@contextmanager
-def _only_one() -> Iterator[None]:
-    settings.cache().mkdir(parents=True, exist_ok=True)
-    with open(settings.cache() / "cluster.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    def _await_service_account(self, namespace: str) -> None:
+        # Pods are refused before the controller manager has made it.
+        account = ("get", "serviceaccount", "default", "--namespace", namespace)
+        wait_until(f"pods can be created in {namespace}", lambda: bool(self.kubectl(*account)), 30, interval=0.2)

@@ -13,6 +13,7 @@ from cluster import settings
 from cluster.binaries import KUBERNETES, binary
 from cluster.commands import run, wait_until
 from cluster.control_plane import NODE_USER, kubeconfig
+from cluster.host import overlay_works
 from cluster.processes import Processes
 
 PAUSE_IMAGE = "localhost/preheat-pause:1"
@@ -53,12 +54,26 @@ def start_kubelet(processes: Processes, scratch: Path) -> None:
     processes.start("kube-proxy", binary(KUBERNETES, "kube-proxy"), f"--config={proxy}")
 
 
+def images(scratch: Path) -> list[str]:
+    """The references of the images that pods can use."""
+    return run(*_ctr_images(scratch), "list", "--quiet").split()
+
+
+def import_image(scratch: Path, archive: Path) -> None:
+    """Give pods the image of an OCI archive, under the reference that it carries."""
+    run(*_ctr_images(scratch), "import", archive)
+
+
 def remove_cgroups() -> None:
     """Remove the control groups that pods left, deepest first."""
     for top in _cgroups():
         below = sorted((path for path in top.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
         for group in [*below, top] if top.exists() else []:
             group.rmdir()
+
+
+def _ctr_images(scratch: Path) -> tuple[str | Path, ...]:
+    return ("ctr", "--address", socket(scratch), "--namespace", "k8s.io", "images")
 
 
 def _cgroups() -> list[Path]:
@@ -69,8 +84,6 @@ def _cgroups() -> list[Path]:
 
 
 def _containerd_config(scratch: Path) -> str:
-    # Overlay mounts do not nest: inside a container the layers are copied instead.
-    nested = run("stat", "--file-system", "--format=%T", scratch).strip() == "overlayfs"
     return f"""
 version = 2
 root = "{scratch}/containerd"
@@ -85,7 +98,7 @@ sandbox_image = "{PAUSE_IMAGE}"
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "{"native" if nested else "overlayfs"}"
+snapshotter = "{"overlayfs" if overlay_works(scratch) else "native"}"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]

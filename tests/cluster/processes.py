@@ -17,7 +17,8 @@ from cluster.commands import wait_until
 
 # Programs write to these whatever their options say.
 SYSTEM_FOLDERS = ("/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods")
-INIT = Path(__file__).resolve().parent / "init.py"
+INIT = "init"
+INIT_SCRIPT = Path(__file__).resolve().parent / "init.py"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 
@@ -66,21 +67,33 @@ class Processes:
             Path(folder).mkdir(parents=True)
         ready = self.scratch / "namespaces-ready"
         self._spawn(
-            "init",
+            INIT,
             "unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL", "--propagation", "slave",
-            "/usr/bin/python3", "-I", str(INIT), str(self.scratch), str(ready), *SYSTEM_FOLDERS,
+            "/usr/bin/python3", "-I", str(INIT_SCRIPT), str(self.scratch), str(ready), *SYSTEM_FOLDERS,
         )  # fmt: skip
         wait_until("the cluster's namespaces are made", ready.exists, seconds=20, interval=0.02)
 
     def start(self, name: str, *command: str | Path) -> None:
         """Start a program inside the namespaces; its output goes to logs/<name>.log."""
-        outer = f"/proc/{self._record('init').pid}/ns"
-        enter = ("nsenter", f"--mount={outer}/mnt", f"--pid={outer}/pid_for_children", "--")
-        self._spawn(name, *enter, *map(str, command))
+        words = [str(word) for word in command]
+        self._command_file(name).write_text(json.dumps(words))
+        outer = f"/proc/{self._record(INIT).pid}/ns"
+        self._spawn(name, "nsenter", f"--mount={outer}/mnt", f"--pid={outer}/pid_for_children", "--", *words)
+
+    def restart_ended(self) -> list[str]:
+        """Start the programs again that ended by themselves, and name them; the namespaces must be open."""
+        ended = [name for name in self.names() if name != INIT and not self.running(name)]
+        for name in ended:
+            self.start(name, *json.loads(self._command_file(name).read_text()))
+        return ended
 
     def running(self, name: str) -> bool:
         """Whether the program of this name runs."""
         return self._file(name).exists() and self._record(name).alive()
+
+    def namespaces_open(self) -> bool:
+        """Whether the first process lives, and with it the mounts and what else it holds."""
+        return self.running(INIT)
 
     def names(self) -> list[str]:
         """The programs that were started, whether they still run or not."""
@@ -96,9 +109,9 @@ class Processes:
 
     def close_namespaces(self) -> None:
         """End every program and container, and remove the folders that were made for them."""
-        if self._file("init").exists():
+        if self._file(INIT).exists():
             inside = [Process.of(pid) for pid in self._inside()]
-            self._record("init").kill()
+            self._record(INIT).kill()
             processes = [*inside, *map(self._record, self.names())]
             wait_until("every process of the cluster has ended", lambda: not any(p.alive() for p in processes), 30)
         made = self.scratch / "made-folders"
@@ -124,7 +137,7 @@ class Processes:
         self._file(name).write_text(json.dumps(asdict(Process.of(pid))))
 
     def _inside(self) -> list[int]:
-        init = self._record("init")
+        init = self._record(INIT)
         if not init.alive():
             return []
         namespace = os.readlink(f"/proc/{init.pid}/ns/pid_for_children")
@@ -132,6 +145,9 @@ class Processes:
 
     def _record(self, name: str) -> Process:
         return Process(**json.loads(self._file(name).read_text()))
+
+    def _command_file(self, name: str) -> Path:
+        return self.records / f"{name}.command"
 
     def _file(self, name: str) -> Path:
         return self.records / f"{name}.json"
