@@ -1,0 +1,209 @@
+"""The chart rendered for every value set of charts/preheat/ci: what it may hold, what it must not, what it refuses."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHART = Path(__file__).parents[2] / "charts" / "preheat"
+VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
+SNAPSHOT = Path(__file__).parent / "rbac.json"
+Documents = list[dict[str, Any]]
+
+every_value_set = pytest.mark.parametrize("values", VALUE_SETS, ids=lambda path: path.stem.removesuffix("-values"))
+
+
+@pytest.fixture(scope="session")
+def helm():
+    binaries = pytest.importorskip("cluster.binaries")
+    host = pytest.importorskip("cluster.host")
+    try:
+        program = binaries.binary(binaries.HELM, "helm")
+    except host.ClusterUnavailable as reason:
+        pytest.skip(f"no helm: {reason}")
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def render(helm):
+    def rendered(*arguments: str | Path) -> Documents:
+        done = helm("template", "preheat", CHART, "--namespace", "preheat-system", *arguments)
+        assert done.returncode == 0, done.stderr
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+    return rendered
+
+
+def of_kind(documents: Documents, kind: str) -> Documents:
+    return [document for document in documents if document["kind"] == kind]
+
+
+def named(documents: Documents, kind: str, part: str) -> dict[str, Any]:
+    return next(d for d in of_kind(documents, kind) if part in d["metadata"]["name"])
+
+
+def rules(documents: Documents) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for document in documents:
+        for rule in document.get("rules", []) if document["kind"] in ("Role", "ClusterRole") else []:
+            yield document["kind"], document["metadata"]["name"], rule
+
+
+def images(documents: Documents) -> list[str]:
+    return [d["spec"]["template"]["spec"]["containers"][0]["image"] for d in of_kind(documents, "Deployment")]
+
+
+def environment(documents: Documents) -> dict[str, str]:
+    container = named(documents, "Deployment", "webhook")["spec"]["template"]["spec"]["containers"][0]
+    return {entry["name"]: entry.get("value", "") for entry in container["env"]}
+
+
+@every_value_set
+def test_helm_lint_has_no_objection(helm, values: Path) -> None:
+    done = helm("lint", "--strict", CHART, "--values", values)
+    assert done.returncode == 0, done.stdout
+
+
+@every_value_set
+def test_no_certificate_is_rendered(helm, values: Path) -> None:
+    text = helm("template", "preheat", CHART, "--values", values).stdout
+    assert "kind: Deployment" in text
+    for trace in ("caBundle", "BEGIN CERTIFICATE", "PRIVATE KEY", "kind: Secret"):
+        assert trace not in text
+
+
+@every_value_set
+def test_the_same_values_render_the_same_text(helm, values: Path) -> None:
+    first, second = (helm("template", "preheat", CHART, "--values", values).stdout for _ in range(2))
+    assert first == second
+
+
+@every_value_set
+def test_no_rule_reaches_secrets_beyond_the_operators_own(render, values: Path) -> None:
+    for kind, name, rule in rules(render("--values", values)):
+        assert "*" not in rule["verbs"] + rule["apiGroups"] + rule["resources"], name
+        if "secrets" in rule["resources"]:
+            assert kind == "Role", name
+            assert rule["verbs"] == ["create"] or rule["resourceNames"][0].endswith("-certificate")
+
+
+def test_the_rights_are_the_reviewed_ones(render) -> None:
+    found = [{"kind": kind, "name": name, "rule": rule} for kind, name, rule in rules(render())]
+    reviewed = json.loads(SNAPSHOT.read_text())
+    assert found == reviewed, f"review the change, then write this to {SNAPSHOT.name}:\n{json.dumps(found, indent=1)}"
+
+
+@every_value_set
+def test_pods_are_restricted_and_read_only(render, values: Path) -> None:
+    deployments = of_kind(render("--values", values), "Deployment")
+    assert len(deployments) == 2
+    for deployment in deployments:
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["enableServiceLinks"] is False
+        [container] = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"]
+        assert container["livenessProbe"]
+        assert container["readinessProbe"]
+
+
+def test_only_labelled_pods_outside_the_excluded_namespaces_are_sent(render) -> None:
+    documents = render("--set", "webhook.excludedNamespaces={monitoring}")
+    [webhook] = of_kind(documents, "MutatingWebhookConfiguration")[0]["webhooks"]
+    assert webhook["objectSelector"] == {"matchExpressions": [{"key": "preheat.dev/pipeline", "operator": "Exists"}]}
+    [excluded] = webhook["namespaceSelector"]["matchExpressions"]
+    assert (excluded["key"], excluded["operator"]) == ("kubernetes.io/metadata.name", "NotIn")
+    assert excluded["values"] == ["kube-system", "preheat-system", "monitoring"]
+    assert (webhook["failurePolicy"], webhook["reinvocationPolicy"], webhook["timeoutSeconds"]) == (
+        "Fail",
+        "IfNeeded",
+        5,
+    )
+    policy = named(documents, "ValidatingAdmissionPolicy", "require-loader")["spec"]["matchConstraints"]
+    assert policy["objectSelector"] == webhook["objectSelector"]
+    assert policy["namespaceSelector"] == webhook["namespaceSelector"]
+
+
+def test_the_service_the_configuration_and_the_settings_name_each_other(render) -> None:
+    documents = render("--set", "fullnameOverride=warm")
+    client = of_kind(documents, "MutatingWebhookConfiguration")[0]["webhooks"][0]["clientConfig"]["service"]
+    settings = environment(documents)
+    assert client["name"] == settings["PREHEAT_SERVICE_NAME"] == "warm-webhook"
+    assert of_kind(documents, "MutatingWebhookConfiguration")[0]["metadata"]["name"] == "warm"
+    assert settings["PREHEAT_WEBHOOK_CONFIGURATION_NAME"] == "warm"
+    service = of_kind(documents, "Service")[0]
+    assert service["metadata"]["name"] == "warm-webhook"
+    labels = named(documents, "Deployment", "webhook")["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+
+
+def test_the_settings_are_ones_that_the_operator_understands(render) -> None:
+    from preheat_operator.settings import Settings
+
+    for values in VALUE_SETS:
+        found = environment(render("--values", values)) | {"PREHEAT_NAMESPACE": "preheat-system"}
+        settings = Settings.from_environment({k: v for k, v in found.items() if k.startswith("PREHEAT_")})
+        assert settings.loader_resources["limits"]["memory"] in ("128Mi", "256Mi")
+
+
+def test_images_go_by_digest_when_one_is_given_else_by_tag_else_by_version(render) -> None:
+    digest = "sha256:" + "1" * 64
+    assert set(images(render("--set", "image.repository=r,image.tag=2"))) == {"r:2"}
+    assert set(images(render("--set", f"image.repository=r,image.digest={digest},image.tag=2"))) == {f"r@{digest}"}
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert environment(render("--set", "loader.image.repository=l"))["PREHEAT_LOADER_IMAGE"] == f"l:{version}"
+
+
+def test_the_version_is_the_packages(render) -> None:
+    import preheat
+
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == preheat.__version__
+
+
+def test_the_crd_can_be_left_out_and_let_go(render) -> None:
+    [kept] = of_kind(render(), "CustomResourceDefinition")
+    assert kept["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    [loose] = of_kind(render("--set", "crds.keep=false"), "CustomResourceDefinition")
+    assert "annotations" not in loose["metadata"]
+    assert not of_kind(render("--set", "crds.install=false"), "CustomResourceDefinition")
+
+
+def test_a_single_replica_has_no_budget_that_blocks_drains(render) -> None:
+    assert of_kind(render(), "PodDisruptionBudget")
+    assert not of_kind(render("--set", "webhook.replicas=1"), "PodDisruptionBudget")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["webhook.replica=3", "webhook.replicas=0", "webhook.timeoutSeconds=60", "image.digest=latest",
+     "logging.level=loud", "crds.keep=perhaps", "image.pullPolicy=Sometimes", "podMonitor.interval=often"],
+)  # fmt: skip
+def test_a_value_that_cannot_be_meant_is_refused(helm, wrong: str) -> None:
+    done = helm("template", "preheat", CHART, "--set", wrong)
+    assert done.returncode != 0
+    assert wrong.split("=")[0].rsplit(".", 1)[-1] in done.stderr
+
+
+def test_every_value_is_commented_and_in_the_schema() -> None:
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    top = [line.split(":")[0] for line in lines if line[:1].isalpha()]
+    assert sorted(top) == sorted(set(schema["properties"]) - {"global"})
+    for before, line in pairwise(lines):
+        has_value = ":" in line and not line.lstrip().startswith("#") and line.split(":", 1)[1].strip()
+        if has_value and not line.strip().startswith(("requests", "limits")):
+            assert before.lstrip().startswith("# --"), line

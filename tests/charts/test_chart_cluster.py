@@ -1,0 +1,201 @@
+"""The chart against the real API server: strict dry runs, refusals of the policies, upgrades that keep caBundle."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.cluster
+
+CHART = Path(__file__).parents[2] / "charts" / "preheat"
+VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
+RELEASE = "chart-test"
+FULL_NAME = f"{RELEASE}-preheat"
+QUICK = ("--set", "crds.install=false,webhook.timeoutSeconds=1")
+CA = base64.b64encode(b"not a certificate, but kept as it is").decode()
+
+
+@pytest.mark.parametrize("values", VALUE_SETS, ids=lambda path: path.stem.removesuffix("-values"))
+def test_the_api_server_accepts_every_document(cluster, namespace: str, values: Path) -> None:
+    text = cluster.helm("template", "dry-run", CHART, "--namespace", namespace, "--values", values)
+    # The Prometheus operator's kinds are not part of a bare cluster.
+    documents = [d for d in yaml.safe_load_all(text) if d and d["kind"] != "PodMonitor"]
+    stream = "\n---\n".join(json.dumps(document) for document in documents)
+    words = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-")
+    answered = cluster.kubectl(*words, input=stream)
+    assert len(answered.splitlines()) == len(documents)
+    assert "warning" not in answered.lower()
+
+
+@pytest.fixture(scope="module")
+def release(cluster) -> Iterator[str]:
+    """The chart with images that cannot be pulled: admission as it is while the webhook is down."""
+    name = "chart-test-system"
+    cluster.kubectl("create", "namespace", name)
+    crds = CHART.parents[1] / "crds"
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", crds)
+    cluster.helm("install", RELEASE, CHART, "--namespace", name, *QUICK)
+    yield name
+    cluster.helm("uninstall", RELEASE, "--namespace", name)
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def pod(name: str, *, labelled: bool = True, loader: bool = False) -> str:
+    spec: dict[str, Any] = {"nodeSelector": {"no": "node"}, "containers": [{"name": "train", "image": "t"}]}
+    if loader:
+        spec["initContainers"] = [{"name": "preheat-loader", "image": "l"}]
+    labels = {"preheat.dev/pipeline": "finetune"} if labelled else {}
+    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec})
+
+
+def create(cluster, namespace: str, manifest: str, *words: str) -> str:
+    return cluster.kubectl("--namespace", namespace, "create", "-f", "-", *words, input=manifest, check=False)
+
+
+def eventually_refused(cluster, namespace: str, manifest: str, text: str, *words: str) -> str:
+    """Admission learns of new configurations within a second or so."""
+    deadline = time.monotonic() + 30
+    while text not in (answer := create(cluster, namespace, manifest, "--dry-run=server", *words)):
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.2)
+    return answer
+
+
+def test_while_the_webhook_is_down_labelled_pods_are_refused_and_others_are_not(cluster, release, namespace) -> None:
+    eventually_refused(cluster, namespace, pod("a"), "pods.preheat.dev")
+    assert "created" in create(cluster, namespace, pod("plain", labelled=False))
+    assert "created" in create(cluster, release, pod("own", loader=False), "--dry-run=server")
+
+
+def test_a_pod_without_loader_is_refused_even_without_the_webhook(cluster, release, namespace) -> None:
+    cluster.kubectl("delete", "mutatingwebhookconfiguration", FULL_NAME)
+    try:
+        answer = eventually_refused(cluster, namespace, pod("a"), "no loader was added")
+        assert "preheat.dev/pipeline=finetune" in answer
+        assert "created" in create(cluster, namespace, pod("b", loader=True), "--dry-run=server")
+        assert "created" in create(cluster, namespace, pod("c", labelled=False), "--dry-run=server")
+    finally:
+        cluster.helm("upgrade", RELEASE, CHART, "--namespace", release, *QUICK)
+    assert FULL_NAME in cluster.kubectl("get", "mutatingwebhookconfigurations")
+
+
+def test_who_may_not_create_pods_may_not_write_a_pipeline(cluster, release, namespace) -> None:
+    stages = [{"http": {"url": "https://models.example.org/a.ckpt"}}, {"weightsOnly": {}}]
+    meta = {"name": "finetune", "namespace": namespace}
+    resource = {"apiVersion": "preheat.dev/v1alpha1", "kind": "CheckpointPipeline", "metadata": meta}
+    manifest = json.dumps({**resource, "spec": {"stages": stages}})
+    kubectl = ("--namespace", namespace)
+    verbs = ("--verb=get,create,update,patch", "--resource=checkpointpipelines.preheat.dev")
+    cluster.kubectl(*kubectl, "create", "role", "pipelines", *verbs)
+    cluster.kubectl(*kubectl, "create", "rolebinding", "pipelines", "--role=pipelines", "--user=ann")
+    answer = eventually_refused(cluster, namespace, manifest, "ann may not create pods", "--as=ann")
+    assert namespace in answer
+    cluster.kubectl(*kubectl, "create", "role", "pods", "--verb=create", "--resource=pods")
+    cluster.kubectl(*kubectl, "create", "rolebinding", "pods", "--role=pods", "--user=ann")
+    assert "created" in create(cluster, namespace, manifest, "--as=ann")
+    cluster.kubectl(*kubectl, "delete", "rolebinding", "pods")
+    # What the policy is about is the spec: a label is not.
+    assert "labeled" in cluster.kubectl(*kubectl, "label", "ckpt", "finetune", "a=b", "--as=ann")
+    patch = json.dumps({"spec": {"maxRetries": 5}})
+    refused = cluster.kubectl(
+        *kubectl, "patch", "ckpt", "finetune", "--type=merge", "-p", patch, "--as=ann", check=False
+    )
+    assert "ann may not create pods" in refused
+
+
+def ca_bundle(cluster) -> str:
+    found = cluster.kubectl("get", "mutatingwebhookconfiguration", FULL_NAME, "-o", "json")
+    return json.loads(found)["webhooks"][0]["clientConfig"].get("caBundle", "")
+
+
+def test_an_upgrade_leaves_the_authority_that_the_webhook_wrote(cluster, release) -> None:
+    published = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": FULL_NAME},
+        "webhooks": [{"name": "pods.preheat.dev", "clientConfig": {"caBundle": CA}}],
+    }
+    words = ("apply", "--server-side", "--field-manager=preheat-webhook", "-f", "-")
+    user = f"system:serviceaccount:{release}:{FULL_NAME}-webhook"
+    cluster.kubectl(*words, f"--as={user}", input=json.dumps(published))
+    assert ca_bundle(cluster) == CA
+    cluster.helm("upgrade", RELEASE, CHART, "--namespace", release, *QUICK, "--set", "webhook.timeoutSeconds=3")
+    assert ca_bundle(cluster) == CA
+    found = json.loads(cluster.kubectl("get", "mutatingwebhookconfiguration", FULL_NAME, "-o", "json"))
+    assert found["webhooks"][0]["timeoutSeconds"] == 3
+    cluster.helm(
+        "upgrade", RELEASE, CHART, "--namespace", release, "--set", "crds.install=false,webhook.timeoutSeconds=1"
+    )
+
+
+def test_a_gitops_sync_by_server_side_apply_leaves_it_too(cluster, release) -> None:
+    text = cluster.helm(
+        "template", RELEASE, CHART, "--namespace", release, "--show-only", "templates/webhook/configuration.yaml",
+        "--set", "webhook.timeoutSeconds=1",
+    )  # fmt: skip
+    before = ca_bundle(cluster)
+    words = ("--server-side", "--force-conflicts", "--field-manager=argocd-controller", "-f", "-")
+    cluster.kubectl("apply", *words, input=text)
+    assert ca_bundle(cluster) == before != ""
+    assert cluster.kubectl("diff", *words, input=text) == ""
+
+
+@pytest.mark.parametrize(
+    ("account", "verb", "resource", "allowed"),
+    [
+        ("webhook", "list", "checkpointpipelines.preheat.dev", True),
+        ("webhook", "update", f"secrets/{FULL_NAME}-webhook-certificate", True),
+        ("webhook", "get", "secrets/another", False),
+        ("webhook", "list", "secrets", False),
+        ("webhook", "patch", f"mutatingwebhookconfigurations.admissionregistration.k8s.io/{FULL_NAME}", True),
+        ("webhook", "patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io/another", False),
+        ("webhook", "get", "pods", False),
+        ("controller", "update", "checkpointpipelines.preheat.dev", False),
+        ("controller", "get", f"secrets/{FULL_NAME}-webhook-certificate", False),
+        ("controller", "get", "pods", False),
+        ("controller", "list", "pods", True),
+    ],
+)
+def test_the_accounts_may_do_this_and_no_more(cluster, release, account, verb, resource, allowed) -> None:
+    user = f"system:serviceaccount:{release}:{FULL_NAME}-{account}"
+    answer = cluster.kubectl("auth", "can-i", verb, resource, "--namespace", release, f"--as={user}", check=False)
+    assert answer.split()[-1] == ("yes" if allowed else "no")
+    elsewhere = cluster.kubectl("auth", "can-i", "get", "secrets", "-A", f"--as={user}", check=False)
+    assert elsewhere.split()[-1] == "no"
+
+
+def test_the_controller_can_do_its_work_with_its_own_rights(cluster, release, namespace, tmp_path) -> None:
+    """The process runs with a token of the chart's account: a missing right would show here."""
+    token = cluster.kubectl("--namespace", release, "create", "token", f"{FULL_NAME}-controller").strip()
+    config = json.loads(cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    config["users"][0]["user"] = {"token": token}
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    code = (
+        "import asyncio, sys\n"
+        "from lightkube import AsyncClient\n"
+        "from preheat_operator.controller import Controller\n"
+        "async def main():\n"
+        "    await Controller(AsyncClient(field_manager='test')).refresh((sys.argv[1], 'finetune'))\n"
+        "asyncio.run(main())\n"
+    )
+    stages = [{"http": {"url": "https://models.example.org/a.ckpt"}}, {"weightsOnly": {}}]
+    meta = {"name": "finetune", "namespace": namespace}
+    resource = {"apiVersion": "preheat.dev/v1alpha1", "kind": "CheckpointPipeline", "metadata": meta}
+    cluster.kubectl("create", "-f", "-", input=json.dumps({**resource, "spec": {"stages": stages}}))
+    cluster.kubectl("--namespace", namespace, "create", "-f", "-", input=pod("plain", labelled=False))
+    cluster.kubectl("--namespace", namespace, "label", "pod", "plain", "preheat.dev/pipeline=finetune")
+    environment = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")}
+    command = [sys.executable, "-c", code, namespace]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(cluster.kubectl("--namespace", namespace, "get", "ckpt", "finetune", "-o", "json"))
+    assert found["status"]["pods"]["missed"] == 1
+    assert "NotInjected" in cluster.kubectl("--namespace", namespace, "get", "events")
