@@ -65,4 +65,13 @@ demo-clean:  ## remove every trace of the demo
 bench: setup  ## measure the figures of docs/benchmarks.md and print them with their goals
 	@PYTHONPATH=tests $(PY) bench $(ARGS)
 
-.PHONY: demo demo-clean bench help setup lock test test-fast lint format crds
+cluster-up: setup  ## start the test cluster, or find the one that runs
+	@$(CLUSTER_PY) up
+
+cluster-down:  ## end the test cluster and remove every trace of it
+	@PYTHONPATH=tests python3 -m cluster down
+
+images: setup  ## build the operator's and the loader's image
+	@$(CLUSTER_PY) images
+
+.PHONY: cluster-up cluster-down images demo demo-clean bench help setup lock test test-fast lint format crds
