@@ -69,11 +69,12 @@ def _split(entries: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[Any, Any]]:
         elif isinstance(value, Node):
             raise UnsupportedFormatError(f"tensor {name!r} is {value.refusal}", remedy="Save it as a dense tensor")
         else:
-            tensors[_checked(name)] = value
+            tensors[checked_name(name)] = value
     return tensors, rest
 
 
-def _checked(name: Any) -> str:
+def checked_name(name: Any) -> str:
+    """The name of a tensor, any text that has an encoding; raises CheckpointLoadError for the rest."""
     try:
         name.encode()
     except (AttributeError, UnicodeEncodeError) as error:

@@ -38,7 +38,7 @@ class MetadataReader:
 
     def _fetch(self, start: int, stop: int) -> bytes:
         for begin, kept in self._kept:
-            if start < begin <= stop <= begin + len(kept):
+            if start < begin < stop <= begin + len(kept):
                 return self._fetch(start, begin) + kept[: stop - begin]
         self.fetched += stop - start
         return self._blob.read(start, stop)

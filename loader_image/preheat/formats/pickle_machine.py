@@ -16,7 +16,7 @@ _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # protocols 0-2 w
 
 # Not what keeps anybody safe: no call is ever made. A file with such a call is hostile; its owner should hear of it.
 _RUNS_CODE = frozenset(
-    f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__", "breakpoint", "input")
+    ["io.open", *(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__", "breakpoint"))]
 )
 _RUNS_CODE_MODULES = frozenset(
     ("os", "posix", "nt", "subprocess", "pty", "runpy", "importlib", "socket", "shutil", "ctypes", "webbrowser")

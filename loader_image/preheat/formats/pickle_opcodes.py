@@ -31,6 +31,13 @@ def _integer(text: bytes) -> int:
     return int(text)
 
 
+def _natural(text: bytes) -> int:
+    number = _integer(text)
+    if number < 0:
+        raise ValueError("a negative position")
+    return number
+
+
 def _int_line(machine: Machine) -> int | bool:
     text = machine.line()
     return text == b"01" if text in (b"00", b"01") else _integer(text)
@@ -275,7 +282,7 @@ _BY_OPCODE: dict[bytes, Opcode] = {
     b"g": _push(lambda m: _get(m, _integer(m.line()))),
     b"h": _push(lambda m: _get(m, m.number(1))),
     b"j": _push(lambda m: _get(m, m.number(4))),
-    b"p": _put(lambda m: _integer(m.line())),
+    b"p": _put(lambda m: _natural(m.line())),
     b"q": _put(lambda m: m.number(1)),
     b"r": _put(lambda m: m.number(4)),
     b"\x94": _put(lambda m: len(m.memo)),

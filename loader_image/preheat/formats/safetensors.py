@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, TruncatedError, UnsupportedFormatError
+from preheat.formats.layouts import checked_name
 from preheat.formats.metadata import MetadataReader
 from preheat.index import ITEMSIZE, Index, Record, Tensor
 
@@ -65,7 +66,7 @@ def read_index(reader: MetadataReader) -> Index:
         )
     entries = _parse(reader.read(8, 8 + length))
     metadata = _metadata(entries.pop(METADATA, {}))
-    tensors = {name: _tensor(name, entry, 8 + length) for name, entry in entries.items()}
+    tensors = {checked_name(name): _tensor(name, entry, 8 + length) for name, entry in entries.items()}
     if not tensors:
         raise CheckpointLoadError("the safetensors file holds no tensors")
     _check_tiling(tensors.values(), 8 + length, reader.size)
