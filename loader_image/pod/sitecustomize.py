@@ -29,9 +29,11 @@ class _RefuseTorch:
         self.reason = reason
 
     def find_spec(self, name, path=None, target=None):
+        if name != "torch":
+            return None
         from importlib.machinery import ModuleSpec
 
-        return ModuleSpec(name, self) if name == "torch" else None
+        return ModuleSpec(name, self)
 
     def create_module(self, spec):
         return None

@@ -7,7 +7,7 @@ first report; a call for another model (cross-validation, a sweep) fills that on
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -33,8 +33,8 @@ def apply(model: Any, optimizer: Any = None, scheduler: Any = None) -> Report:
     return apply_to(CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler))
 
 
-def apply_to(context: CheckpointContext, notes: Iterable[str] = ()) -> Report:
-    """`apply` for a context that may also carry a framework's own object; `notes` go into the report."""
+def apply_to(context: CheckpointContext) -> Report:
+    """`apply` for a context that may also carry a framework's own object."""
     model = context.model
     if not callable(getattr(model, "state_dict", None)):
         raise CheckpointConfigError(f"preheat.apply needs a torch.nn.Module, not {type(model).__name__}")
@@ -48,11 +48,18 @@ def apply_to(context: CheckpointContext, notes: Iterable[str] = ()) -> Report:
     finally:
         data.close()
     seconds = {"open": opened, "total": perf_counter() - started}
-    report = _reports[model] = report_of(context, data.manifest, seconds, tuple(notes))
+    report = _reports[model] = report_of(context, data.manifest, seconds)
     _history.append(report)
     guard.release()
     publish(report)
     return report
+
+
+def note(model: Any, text: str) -> None:
+    """Add a remark to the report of a model that has one, and publish it again: the last line holds."""
+    if model in _reports:
+        _reports[model] = replace(_reports[model], notes=(*_reports[model].notes, text))
+        publish(_reports[model])
 
 
 def is_applied(model: Any) -> bool:

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from preheat.context import CheckpointContext
-from preheat.shim.apply import applied_any, apply_to, is_applied
+from preheat.shim.apply import applied_any, apply_to, is_applied, note
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +53,14 @@ class ApplyCheckpoint:
             if own is not None:
                 pl_module.configure_model = own
             replaced()
-            apply_to(CheckpointContext(model=pl_module, pl_module=pl_module), _notes(trainer))
+            apply_to(CheckpointContext(model=pl_module, pl_module=pl_module))
 
         pl_module.configure_model = configure_model
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
+        """Called when Lightning restores a run of its own over what was applied."""
+        note(pl_module, f"Lightning then restored {trainer.ckpt_path} over it, as ckpt_path asks")
 
     def __reduce__(self) -> Any:
         # The class is made for the packages at hand, so it has no name that a spawned process could import.
         return applying_callback, ()
-
-
-def _notes(trainer: Any) -> list[str]:
-    path = getattr(trainer, "ckpt_path", None)
-    return [f"Lightning then restores {path} over it, as ckpt_path asks"] if path else []

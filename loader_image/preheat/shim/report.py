@@ -90,9 +90,7 @@ class Report:
         return document if shown else {**document, "loaded": self.loaded}
 
 
-def report_of(
-    context: CheckpointContext, manifest: Manifest | None, seconds: Mapping[str, float], notes: tuple[str, ...] = ()
-) -> Report:
+def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Mapping[str, float]) -> Report:
     """The report of a run, from what its stages recorded in the context."""
     said = context.metadata
     return Report(
@@ -108,7 +106,6 @@ def report_of(
         size=int(said.get("loaded_bytes", 0)),
         seconds={"open": seconds["open"], "load": said.get("load_seconds", 0.0), "total": seconds["total"]},
         rank=rank(),
-        notes=notes,
     )
 
 

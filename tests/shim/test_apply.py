@@ -1,0 +1,201 @@
+"""`preheat.apply` in this process: what it asks for, what it returns, and what it says."""
+
+import json
+import logging
+import sys
+
+import pytest
+import torch
+from shim.bundles import WEIGHTS_ONLY, write_bundle
+
+import preheat
+from preheat.context import CheckpointContext
+from preheat.errors import CheckpointConfigError, NotABundleError, NothingMatchedError, NoWeightsError
+from preheat.shim import guard
+from preheat.shim.report import Report, rank, report_path
+from preheat.stage import PipelineStage
+
+
+class Doubling(PipelineStage):
+    """A modifier of the user's own, found by its dotted path."""
+
+    def __init__(self, factor=2):
+        self.factor = factor
+
+    async def process(self, context: CheckpointContext) -> CheckpointContext:
+        with torch.no_grad():
+            context.model.bias.mul_(self.factor)
+        context.metadata.setdefault("modifiers_applied", []).append({"type": "doubling", "factor": self.factor})
+        return context
+
+
+@pytest.fixture
+def wanted():
+    return torch.nn.Linear(3, 2).state_dict()
+
+
+@pytest.fixture
+def in_bundle(tmp_path, monkeypatch):
+    def given(tensors, stages=(WEIGHTS_ONLY,)):
+        monkeypatch.setenv("PREHEAT_BUNDLE", str(write_bundle(tmp_path / "bundle", tensors, stages)))
+
+    monkeypatch.setenv("PREHEAT_REPORT", str(tmp_path / "report.json"))
+    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(variable, raising=False)
+    return given
+
+
+def test_the_remaining_stages_run_and_are_reported(in_bundle, wanted, capsys, tmp_path):
+    in_bundle(wanted | {"old": torch.ones(1)}, [{"transferLearning": {}}, {"freezing": {"layers": ["weight"]}}])
+    model = torch.nn.Linear(3, 2, dtype=torch.float64)
+    report = preheat.apply(model)
+    assert torch.equal(model.weight, wanted["weight"].double())
+    assert not model.weight.requires_grad
+    assert report.loaded == ("weight", "bias")
+    assert report.skipped == {"old": "not in the model"}
+    assert report.frozen == 1
+    person, machine = capsys.readouterr().err.splitlines()
+    assert person.startswith("Preheat: loaded 2 of 2 tensors (0.00 MB, ")
+    assert "from s3://models/pretrained.ckpt version etag:abc; skipped 1 (old: not in the model)" in person
+    assert person.endswith("cast 2 F32 -> F64; frozen 1 tensors (weight)")
+    said = json.loads(machine.removeprefix("preheat.report "))
+    assert said["totals"] == {"loaded": 2, "skipped": 1, "leftInitial": 0, "cast": 2, "frozen": 1, "bytes": 32}
+    assert "loaded" not in said
+    assert said["pipeline"] == "finetune"
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["loaded"] == ["weight", "bias"]
+    assert written["casts"] == {"weight": "F32 -> F64", "bias": "F32 -> F64"}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle", "report.json"]
+
+
+def test_tensors_left_at_their_initial_value_are_named(in_bundle, wanted):
+    in_bundle({"weight": wanted["weight"]}, [{"transferLearning": {}}])
+    assert "left at initial value: bias" in preheat.apply(torch.nn.Linear(3, 2)).line()
+
+
+def test_a_second_call_for_a_model_changes_nothing(in_bundle, wanted, capsys):
+    in_bundle(wanted)
+    model = torch.nn.Linear(3, 2)
+    first = preheat.apply(model)
+    with torch.no_grad():
+        model.weight.zero_()
+    capsys.readouterr()
+    assert preheat.apply(model) is first
+    assert not model.weight.any()
+    assert capsys.readouterr().err == ""
+
+
+def test_every_model_that_is_given_is_filled(in_bundle, wanted):
+    in_bundle(wanted)
+    models = [torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)]
+    assert len({id(preheat.apply(model)) for model in models}) == 2
+    assert all(torch.equal(model.weight, wanted["weight"]) for model in models)
+
+
+def test_a_stage_of_the_users_own_runs_in_the_training_process(in_bundle, wanted):
+    custom = {"custom": {"target": f"{__name__}.Doubling", "params": {"factor": 3}}}
+    in_bundle(wanted, [WEIGHTS_ONLY, custom])
+    sys.modules[__name__].Doubling = Doubling
+    model = torch.nn.Linear(3, 2)
+    report = preheat.apply(model)
+    assert torch.equal(model.bias, wanted["bias"] * 3)
+    assert report.modifiers == ({"type": "doubling", "factor": 3},)
+    assert report.line().endswith("doubling")
+
+
+def test_without_a_bundle_it_says_what_to_do(monkeypatch):
+    monkeypatch.delenv("PREHEAT_BUNDLE", raising=False)
+    with pytest.raises(CheckpointConfigError, match=r"Label the pod `preheat.dev/pipeline: NAME`; .*preheat run"):
+        preheat.apply(torch.nn.Linear(1, 1))
+
+
+def test_a_folder_that_is_no_bundle_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("PREHEAT_BUNDLE", str(tmp_path))
+    with pytest.raises(NotABundleError, match="not a complete bundle"):
+        preheat.apply(torch.nn.Linear(1, 1))
+
+
+def test_what_is_no_model_is_refused(in_bundle, wanted):
+    in_bundle(wanted)
+    with pytest.raises(CheckpointConfigError, match=r"needs a torch.nn.Module, not dict"):
+        preheat.apply({})
+
+
+def test_a_bundle_whose_pipeline_loads_nothing_is_refused(in_bundle, wanted):
+    in_bundle(wanted, [])
+    with pytest.raises(NoWeightsError, match="Add a strategy"):
+        preheat.apply(torch.nn.Linear(3, 2))
+
+
+def test_a_failure_is_not_remembered_as_applied(in_bundle, wanted):
+    in_bundle({"other": torch.ones(1)})
+    model = torch.nn.Linear(3, 2)
+    with pytest.raises(NothingMatchedError):
+        preheat.apply(model)
+    in_bundle(wanted)
+    assert preheat.apply(model).loaded == ("weight", "bias")
+
+
+async def test_it_works_inside_a_running_event_loop(in_bundle, wanted):
+    in_bundle(wanted)
+    model = torch.nn.Linear(3, 2)
+    preheat.apply(model)
+    assert torch.equal(model.weight, wanted["weight"])
+
+
+def test_the_guard_refuses_steps_until_a_checkpoint_is_applied(in_bundle, wanted):
+    in_bundle(wanted)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    guard.install()
+    guard.install()
+    try:
+        with pytest.raises(NoWeightsError, match="checkpoint of pipeline 'finetune' was applied"):
+            optimizer.step()
+        preheat.apply(model)
+        optimizer.step()
+        assert not sys.modules["torch.optim.optimizer"]._global_optimizer_pre_hooks
+    finally:
+        guard.release()
+
+
+def test_a_configured_log_gets_the_line_and_stderr_does_not(in_bundle, wanted, caplog, capsys):
+    in_bundle(wanted)
+    with caplog.at_level(logging.INFO, "preheat"):
+        preheat.apply(torch.nn.Linear(3, 2))
+    assert [record.message[:15] for record in caplog.records] == ["Preheat: loaded"]
+    assert [line[:14] for line in capsys.readouterr().err.splitlines()] == ["preheat.report"]
+
+
+def test_a_report_that_cannot_be_written_stops_nothing(in_bundle, wanted, monkeypatch):
+    in_bundle(wanted)
+    monkeypatch.setenv("PREHEAT_REPORT", "/proc/no/such/report.json")
+    assert preheat.apply(torch.nn.Linear(3, 2)).loaded
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, 0), ({"RANK": "3", "LOCAL_RANK": "1"}, 3), ({"LOCAL_RANK": "2"}, 2), ({"SLURM_PROCID": "5"}, 5),
+     ({"RANK": "-1", "SLURM_PROCID": "x"}, 0)],
+)  # fmt: skip
+def test_the_rank_is_the_launchers(monkeypatch, environment, expected):
+    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    assert rank() == expected
+
+
+def test_ranks_do_not_share_a_report_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("PREHEAT_REPORT", str(tmp_path / "report.json"))
+    assert [report_path(0).name, report_path(3).name] == ["report.json", "report-rank3.json"]
+    monkeypatch.delenv("PREHEAT_REPORT")
+    assert report_path(3).name == "preheat-report-rank3.json"
+
+
+def test_the_line_in_the_log_is_bounded_whatever_the_checkpoint():
+    names = tuple(f"{'a' * 40}.{i}" for i in range(9000))
+    report = Report("p", "s3://b/k", "v", "weights_only", names, dict.fromkeys(names, "not in the model"), names,
+                    dict.fromkeys(names, "F32 -> BF16"), (), 1, {"open": 0.1, "load": 0.1, "total": 0.2})  # fmt: skip
+    assert len(json.dumps(report.to_mapping(20))) < 8000
+    assert len(report.line()) < 1000
