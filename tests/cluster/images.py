@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ DOCKERFILES: dict[ImageName, str] = {"operator": "operator/Dockerfile", "loader"
 CONTEXT = ("pyproject.toml", "requirements.lock", "README.md", "LICENSE", "operator", "loader_image", ".dockerignore")
 BASE_PACKAGES = "ca-certificates,python3-minimal,python3-venv"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+# buildah leaves a little here, wherever its store is.
+SYSTEM_FOLDERS = (Path("/var/lib/containers"), Path("/etc/cni"))
 PIP_OPTIONS = ("index_url", "extra_index_url", "trusted_host", "default_timeout", "retries", "proxy")
 
 
@@ -117,11 +120,15 @@ def _buildah(*arguments: str | Path) -> str:
     store = settings.cache() / "buildah"
     store.mkdir(parents=True, exist_ok=True)
     driver = "overlay" if overlay_works(store) else "vfs"
+    places = ("--root", store, "--storage-driver", driver)
+    foreign = [folder for folder in SYSTEM_FOLDERS if not folder.exists()]
     with tempfile.TemporaryDirectory() as state:
-        # A mount namespace of its own takes along whatever buildah leaves mounted.
-        return run(
-            "unshare", "--mount", "buildah", "--root", store, "--runroot", state, "--storage-driver", driver, *arguments
-        )
+        try:
+            # A mount namespace of its own takes along whatever buildah leaves mounted.
+            return run("unshare", "--mount", "buildah", *places, "--runroot", state, *arguments)
+        finally:
+            for folder in foreign:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pip_configuration() -> str:
