@@ -1,0 +1,203 @@
+"""Answers the API server's question about each labelled pod: here is its loader, or here is why it cannot be created.
+
+No API calls while it answers. Nothing is allowed by accident: what is not a review of a pod's creation gets an HTTP
+error, which the API server turns into a refusal; what goes wrong inside is logged and refused without internals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import structlog
+from aiohttp import web
+from lightkube import AsyncClient
+from lightkube.config import client_adapter
+from lightkube.config.kubeconfig import KubeConfig
+
+from preheat.errors import CheckpointError
+from preheat_operator import health, metrics
+from preheat_operator.api import LABEL, Pipeline
+from preheat_operator.cache import PipelineCache, listed
+from preheat_operator.certificates import ServingCertificate
+from preheat_operator.injection import PodRefusedError, cautions, inject
+from preheat_operator.json_patch import json_patch
+from preheat_operator.settings import Settings
+
+PATH = "/inject"
+BODY_LIMIT = 8 * 1024 * 1024  # the API server's largest object is below 3 MiB
+#: A pipeline that was created in the same breath as its pod arrives by watch; the API server waits 5 s for us.
+PATIENCE_SECONDS = 2.0
+#: Longer than Go keeps an idle connection: the client closes first, and no request meets a closing server.
+_KEEPALIVE_SECONDS = 120
+_DRAIN_SECONDS = 3.0
+_SHUTDOWN_SECONDS = 10
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome of one review."""
+
+    result: str  # injected, unchanged, ignored, refused, error
+    patch: list[dict[str, Any]] | None = None
+    warnings: tuple[str, ...] = ()
+    refusal: str | None = None
+    code: int = 403
+
+    def review(self, uid: str) -> dict[str, Any]:
+        """The AdmissionReview that says so."""
+        response: dict[str, Any] = {"uid": uid, "allowed": self.refusal is None}
+        if self.refusal is not None:
+            response["status"] = {"code": self.code, "message": self.refusal}
+        if self.patch:
+            response["patchType"] = "JSONPatch"
+            response["patch"] = b64encode(json.dumps(self.patch).encode()).decode()
+        if self.warnings:
+            response["warnings"] = list(self.warnings)
+        return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
+
+
+class Webhook:
+    """The reviews of one process."""
+
+    def __init__(self, cache: PipelineCache, settings: Settings, patience: float = PATIENCE_SECONDS) -> None:
+        self.draining = False
+        self._cache = cache
+        self._settings = settings
+        self._patience = patience
+
+    def application(self) -> web.Application:
+        """The HTTP side: one path, one method."""
+        application = web.Application(client_max_size=BODY_LIMIT)
+        application.router.add_post(PATH, self._review)
+        return application
+
+    async def _review(self, request: web.Request) -> web.Response:
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(text="send application/json")
+        question = _question(await request.read())
+        with metrics.ADMISSION_SECONDS.time():
+            answer = await self._answer(question)
+        metrics.ADMISSION_REVIEWS.labels(answer.result).inc()
+        response = web.json_response(answer.review(question["uid"]))
+        if self.draining:
+            response.force_close()
+        return response
+
+    async def _answer(self, question: Mapping[str, Any]) -> Answer:
+        """The webhook's door: whatever happens inside becomes an answer."""
+        try:
+            answer = await self.decide(question)
+        except CheckpointError as refusal:
+            answer = Answer("refused", refusal=str(refusal))
+        except Exception:  # a bug must neither let the pod through nor show its insides
+            incident = secrets.token_hex(4)
+            _log.exception("review failed", incident=incident, namespace=question.get("namespace"))
+            text = f"Preheat failed on this pod. Its operator's log has the reason under incident {incident}"
+            return Answer("error", refusal=text, code=500)
+        _log.debug("review", result=answer.result, namespace=question.get("namespace"), why=answer.refusal)
+        return answer
+
+    async def decide(self, question: Mapping[str, Any]) -> Answer:
+        """What to do with one pod; raises CheckpointError when it cannot have its checkpoint."""
+        pod, namespace = question["object"], str(question.get("namespace") or "")
+        labels = (pod.get("metadata") or {}).get("labels") or {}
+        if LABEL not in labels:
+            return Answer("ignored")
+        if not self._cache.synced:
+            return Answer("error", refusal="Preheat is starting and knows no pipelines yet. Try again", code=503)
+        pipeline = await self._pipeline(namespace, labels[LABEL])
+        try:
+            injected = inject(pod, pipeline, self._settings)
+        except CheckpointError as error:
+            raise PodRefusedError(f"CheckpointPipeline {namespace}/{pipeline.name}: {error}") from error
+        patch = json_patch(pod, injected)
+        return Answer("injected" if patch else "unchanged", patch, tuple(cautions(injected)) if patch else ())
+
+    async def _pipeline(self, namespace: str, name: str) -> Pipeline:
+        entry = await self._cache.find(namespace, name, self._patience) if name else None
+        if entry is None:
+            known = self._cache.names(namespace)
+            remedy = f"There are: {listed(known)}" if known else "There is none: create it first"
+            raise PodRefusedError(
+                f"label {LABEL}: namespace {namespace} has no CheckpointPipeline {name!r}", remedy=remedy
+            )
+        try:
+            return entry.pipeline
+        except CheckpointError as error:
+            raise PodRefusedError(f"CheckpointPipeline {namespace}/{name} cannot be used: {error}") from error
+
+
+def _question(body: bytes) -> Mapping[str, Any]:
+    """The request in an AdmissionReview of a pod's creation; anything else is 400."""
+    try:
+        review = json.loads(body)
+    except (ValueError, RecursionError):
+        raise web.HTTPBadRequest(text="the body is not JSON") from None
+    if not isinstance(review, dict) or review.get("kind") != "AdmissionReview":
+        raise web.HTTPBadRequest(text="the body is not an AdmissionReview")
+    if review.get("apiVersion") != "admission.k8s.io/v1":
+        raise web.HTTPBadRequest(text="only AdmissionReviews of admission.k8s.io/v1 are understood")
+    question = review.get("request")
+    if not isinstance(question, dict) or not isinstance(question.get("uid"), str) or not question["uid"]:
+        raise web.HTTPBadRequest(text="the AdmissionReview holds no request with a uid")
+    about = {"kind": {"group": "", "version": "v1", "kind": "Pod"}, "operation": "CREATE"}
+    if any(question.get(key) != value for key, value in about.items()) or question.get("subResource"):
+        raise web.HTTPBadRequest(text="only the creation of pods is reviewed here")
+    if not isinstance(question.get("object"), dict):
+        raise web.HTTPBadRequest(text="the request holds no pod")
+    return question
+
+
+async def serve(settings: Settings) -> None:
+    """Answer reviews until the process is told to stop."""
+    config = KubeConfig.from_env().get()
+    if config is None:
+        raise RuntimeError("neither in a pod nor with a kubeconfig: there is no API server to follow")
+    certificate, stop = ServingCertificate(), asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, stop.set)
+    connection = client_adapter.ConnectionParams(timeout=httpx2.Timeout(10))
+    async with client_adapter.AsyncClient(config, connection) as http, AsyncClient(config) as client:
+        cache = PipelineCache(http)
+        webhook = Webhook(cache, settings)
+        metrics.CACHE_SYNCED.set_function(lambda: float(cache.problem is None))
+
+        def ready() -> str | None:
+            return "the process is stopping" if stop.is_set() else cache.problem or certificate.problem
+
+        async with (
+            health.serving(settings.health_port, alive=lambda: None, ready=ready, registry=metrics.WEBHOOK),
+            asyncio.TaskGroup() as tasks,  # ends the process when one of them dies: the kubelet starts it again
+        ):
+            followers = [tasks.create_task(cache.run()), tasks.create_task(certificate.keep(client, settings))]
+            await _listen(webhook, certificate, settings.port, stop)
+            for follower in followers:
+                follower.cancel()
+
+
+async def _listen(webhook: Webhook, certificate: ServingCertificate, port: int, stop: asyncio.Event) -> None:
+    """Serve until `stop`, then let clients go: every answer closes its connection, and the last ones are waited for."""
+    runner = web.AppRunner(
+        webhook.application(),
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_SECONDS,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, port=port, ssl_context=certificate.context).start()
+        await stop.wait()
+        webhook.draining = True
+        await asyncio.sleep(_DRAIN_SECONDS)
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import ssl
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store
+from lightkube import AsyncClient
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.config.models import Cluster, Context, User
+
+from preheat_operator.authority import AUTHORITY_LIFE, CERTIFICATE_LIFE, Identity, renewed, trusts
+from preheat_operator.certificates import NotPublishedError, ServingCertificate, ensure
+
+NAMES = ["preheat-webhook.preheat-system.svc", "preheat-webhook.preheat-system.svc.cluster.local"]
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+BROKEN_PEM = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+WHERE = ("preheat-system", "preheat-webhook-certificate", "preheat-webhook", "preheat")
+
+
+def serving(held: Mapping[str, bytes]) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(held["tls.crt"])
+
+
+def test_from_nothing_comes_a_certificate_that_browsers_and_go_would_accept() -> None:
+    held = renewed({}, NAMES, NOW)
+    authorities = x509.load_pem_x509_certificates(held["ca.crt"])
+    verifier = PolicyBuilder().store(Store(authorities)).time(NOW).build_server_verifier(x509.DNSName(NAMES[0]))
+    assert verifier.verify(serving(held), []) == [serving(held), authorities[0]]
+
+
+def test_what_serves_is_kept_as_it_is() -> None:
+    held = renewed({}, NAMES, NOW)
+    assert renewed(held, NAMES, NOW + CERTIFICATE_LIFE * 0.6) == held
+
+
+def test_with_a_third_of_its_life_left_the_certificate_is_renewed_under_the_same_authority() -> None:
+    held = renewed({}, NAMES, NOW)
+    later = renewed(held, NAMES, NOW + CERTIFICATE_LIFE * 0.7)
+    assert later["ca.crt"] == held["ca.crt"]
+    assert serving(later).not_valid_after_utc == NOW + CERTIFICATE_LIFE * 0.7 + CERTIFICATE_LIFE
+    assert trusts(held["ca.crt"], serving(later))
+
+
+@pytest.mark.parametrize("lost", ["tls.crt", "tls.key", "ca.crt", "ca.key"])
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"]
+)
+def test_what_is_lost_or_broken_is_made_anew(lost: str, content: bytes) -> None:
+    held = {**renewed({}, NAMES, NOW), lost: content}
+    repaired = renewed(held, NAMES, NOW)
+    assert trusts(repaired["ca.crt"], serving(repaired))
+    assert Identity.load(repaired["tls.crt"], repaired["tls.key"])
+    assert renewed(repaired, NAMES, NOW) == repaired
+
+
+def test_a_key_of_another_certificate_is_noticed() -> None:
+    held = {**renewed({}, NAMES, NOW), "tls.key": renewed({}, NAMES, NOW)["tls.key"]}
+    assert renewed(held, NAMES, NOW)["tls.crt"] != held["tls.crt"]
+
+
+def test_a_certificate_for_another_service_is_replaced() -> None:
+    held = renewed(renewed({}, ["other.svc"], NOW), NAMES, NOW)
+    names = serving(held).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == NAMES
+
+
+def test_a_new_authority_is_published_beside_the_old_one_until_that_expires() -> None:
+    first = renewed({}, NAMES, NOW)
+    second = renewed(first, NAMES, NOW + AUTHORITY_LIFE * 0.95)
+    assert trusts(second["ca.crt"], serving(first))
+    assert trusts(second["ca.crt"], serving(second))
+    third = renewed(second, NAMES, NOW + AUTHORITY_LIFE * 1.9)
+    assert len(x509.load_pem_x509_certificates(third["ca.crt"])) == 2
+    assert not trusts(third["ca.crt"], serving(first))
+
+
+class ApiServer:
+    """One Secret and one webhook configuration, with versions that must match."""
+
+    def __init__(self) -> None:
+        self.secret: dict[str, Any] | None = None
+        self.configuration: dict[str, Any] | None = {"webhooks": [_webhook("pods.preheat.dev")]}
+        self.version = 0
+        self.patches: list[Any] = []
+        self.overtaken_by: dict[str, bytes] | None = None  # what another replica writes just before we do
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AsyncClient]:
+        application, base = web.Application(), "/api/v1/namespaces/preheat-system/secrets"
+        application.router.add_get(base + "/{name}", self.get_secret)
+        application.router.add_post(base, self.write_secret)
+        application.router.add_put(base + "/{name}", self.write_secret)
+        path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/preheat"
+        application.router.add_get(path, self.get_configuration)
+        application.router.add_patch(path, self.apply_configuration)
+        async with TestServer(application) as server:
+            cluster = Cluster(server=str(server.make_url("")))
+            config = SingleConfig(context_name="t", context=Context(cluster="t"), cluster=cluster, user=User())
+            async with AsyncClient(config) as client:
+                yield client
+
+    def hold(self, data: Mapping[str, bytes]) -> None:
+        self.version += 1
+        metadata = {"name": WHERE[1], "namespace": WHERE[0], "resourceVersion": str(self.version)}
+        self.secret = {"metadata": metadata, "data": {k: b64encode(v).decode() for k, v in data.items()}}
+
+    def held(self) -> dict[str, bytes]:
+        assert self.secret is not None
+        return {key: b64decode(value) for key, value in self.secret["data"].items()}
+
+    async def get_secret(self, _: web.Request) -> web.Response:
+        return _json(self.secret) if self.secret else _status(404)
+
+    async def write_secret(self, request: web.Request) -> web.Response:
+        sent = await request.json()
+        if self.overtaken_by is not None:
+            self.hold(self.overtaken_by)
+            self.overtaken_by = None
+        current = self.secret["metadata"]["resourceVersion"] if self.secret else None
+        if sent["metadata"].get("resourceVersion") != current:
+            return _status(409)
+        self.hold({key: b64decode(value) for key, value in sent["data"].items()})
+        return _json(self.secret)
+
+    async def get_configuration(self, _: web.Request) -> web.Response:
+        return _json(self.configuration) if self.configuration else _status(404)
+
+    async def apply_configuration(self, request: web.Request) -> web.Response:
+        sent = await request.json()
+        self.patches.append((request.content_type, dict(request.query), sent))
+        assert self.configuration is not None
+        for webhook, change in zip(self.configuration["webhooks"], sent["webhooks"], strict=True):
+            webhook["clientConfig"].update(change["clientConfig"])
+        return _json(self.configuration)
+
+
+def _webhook(name: str) -> dict[str, Any]:
+    return {"name": name, "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": {}}
+
+
+def _status(code: int) -> web.Response:
+    return _json({"kind": "Status", "code": code, "message": str(code)}, code)
+
+
+def _json(document: Any, code: int = 200) -> web.Response:
+    # The real one names no character set, and lightkube looks closely.
+    return web.Response(body=json.dumps(document), status=code, headers={"Content-Type": "application/json"})
+
+
+@pytest.fixture
+def api() -> ApiServer:
+    return ApiServer()
+
+
+async def test_the_secret_is_made_and_its_authority_published(api: ApiServer) -> None:
+    async with api.client() as client:
+        held = await ensure(client, *WHERE, NOW)
+    assert api.held() == held
+    [(kind, query, sent)] = api.patches
+    assert kind == "application/apply-patch+yaml"
+    assert query == {"fieldManager": "preheat-certificates", "force": "true"}
+    assert sent["webhooks"] == [
+        {"name": "pods.preheat.dev", "clientConfig": {"caBundle": b64encode(held["ca.crt"]).decode()}}
+    ]
+
+
+async def test_when_all_is_well_nothing_is_written(api: ApiServer) -> None:
+    async with api.client() as client:
+        first = await ensure(client, *WHERE, NOW)
+        version, api.patches = api.version, []
+        assert await ensure(client, *WHERE, NOW) == first
+    assert (api.version, api.patches) == (version, [])
+
+
+async def test_a_bundle_that_was_edited_is_mended(api: ApiServer) -> None:
+    async with api.client() as client:
+        await ensure(client, *WHERE, NOW)
+        api.configuration["webhooks"][0]["clientConfig"]["caBundle"] = "Cg=="
+        await ensure(client, *WHERE, NOW)
+    assert len(api.patches) == 2
+
+
+@pytest.mark.parametrize("existing", [None, {}], ids=["absent", "empty"])
+async def test_of_two_replicas_that_write_at_once_one_gives_way(api: ApiServer, existing: Any) -> None:
+    if existing is not None:
+        api.hold(existing)
+    api.overtaken_by = renewed({}, NAMES, NOW)
+    async with api.client() as client:
+        assert await ensure(client, *WHERE, NOW) == api.held()
+    assert api.overtaken_by is None
+
+
+async def test_two_replicas_end_with_one_certificate(api: ApiServer) -> None:
+    async with api.client() as client:
+        assert (
+            len({held["tls.crt"] for held in await asyncio.gather(*(ensure(client, *WHERE, NOW) for _ in "ab"))}) == 1
+        )
+
+
+async def test_what_else_the_secret_holds_is_kept(api: ApiServer) -> None:
+    api.hold({"note": b"mine"})
+    async with api.client() as client:
+        await ensure(client, *WHERE, NOW)
+    assert api.held()["note"] == b"mine"
+
+
+async def test_without_a_configuration_there_is_nothing_to_trust(api: ApiServer) -> None:
+    api.configuration = None
+    async with api.client() as client:
+        with pytest.raises(NotPublishedError, match="no MutatingWebhookConfiguration preheat"):
+            await ensure(client, *WHERE, NOW)
+
+
+def test_a_certificate_that_its_authority_did_not_issue_is_not_served() -> None:
+    certificate = ServingCertificate(lambda: NOW)
+    held = {**renewed({}, NAMES, NOW), "ca.crt": renewed({}, NAMES, NOW)["ca.crt"]}
+    with pytest.raises(NotPublishedError, match="do not belong together"):
+        certificate.load(held)
+    assert certificate.problem == "there is no certificate yet"
+
+
+def test_an_expired_certificate_is_a_problem() -> None:
+    clock = [NOW]
+    certificate = ServingCertificate(lambda: clock[0])
+    certificate.load(renewed({}, NAMES, NOW))
+    assert certificate.problem is None
+    clock[0] += CERTIFICATE_LIFE
+    assert "has expired" in (certificate.problem or "")
+
+
+def test_a_bad_pair_leaves_the_good_one_in_place() -> None:
+    certificate = ServingCertificate(lambda: NOW)
+    certificate.load(renewed({}, NAMES, NOW))
+    with pytest.raises(NotPublishedError):
+        certificate.load({"tls.crt": b"x", "tls.key": b"y", "ca.crt": b"z"})
+    assert certificate.problem is None
+
+
+async def test_a_rotation_is_seen_by_new_connections_and_not_felt_by_old_ones() -> None:
+    first, second = renewed({}, NAMES, NOW), renewed({}, NAMES, NOW)
+    certificate, release = ServingCertificate(lambda: NOW), asyncio.Event()
+    certificate.load(first)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        await release.wait()
+        writer.write(line)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=certificate.context)
+    port = server.sockets[0].getsockname()[1]
+
+    async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        return reader, writer, ssl.DER_cert_to_PEM_cert(writer.get_extra_info("ssl_object").getpeercert(True)).encode()
+
+    async with server:
+        old_reader, old_writer, old = await connected()
+        old_writer.write(b"in flight\n")
+        certificate.load(second)
+        new_reader, new_writer, new = await connected()
+        new_writer.write(b"new\n")
+        release.set()
+        assert (old, new) == (first["tls.crt"], second["tls.crt"])
+        assert await old_reader.readline() == b"in flight\n"
+        assert await new_reader.readline() == b"new\n"
+        for writer in (old_writer, new_writer):
+            writer.close()
+
+
+@pytest.mark.cluster
+async def test_against_the_real_api_server_only_the_bundle_is_ours(cluster: Any, namespace: str) -> None:
+    name = f"test-{secrets.token_hex(4)}"
+    webhook = {
+        **_webhook("pods.preheat.dev"),
+        "clientConfig": {"service": {"name": "preheat-webhook", "namespace": namespace, "path": "/inject"}},
+        "objectSelector": {"matchLabels": {"preheat.test/nothing": name}},
+    }
+    kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration"}
+    manifest = {**kind, "metadata": {"name": name}, "webhooks": [webhook]}
+    cluster.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump(manifest))
+    try:
+        config = KubeConfig.from_file(cluster.kubeconfig).get()
+        async with AsyncClient(config) as client:
+            held = await ensure(client, namespace, "certificate", "preheat-webhook", name)
+            assert await ensure(client, namespace, "certificate", "preheat-webhook", name) == held
+        published = cluster.kubectl("get", kind["kind"], name, "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}")
+        assert b64decode(published) == held["ca.crt"]
+        assert cluster.kubectl("diff", "--server-side", "-f", "-", input=yaml.safe_dump(manifest)) == ""
+    finally:
+        cluster.kubectl("delete", kind["kind"], name)
