@@ -1,4 +1,4 @@
-"""Damaged checkpoints end in an error of Preheat's, or in the same index where the damage is in the payload or in padding."""
+"""Damaged checkpoints end in an error of Preheat's, or in the same index where padding or payload was hit."""
 
 from __future__ import annotations
 

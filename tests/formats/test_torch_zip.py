@@ -130,7 +130,7 @@ def index_of_pickle(content: bytes) -> int:
 def test_six_hundred_tensors_take_milliseconds() -> None:
     content = saved({f"layers.{number}.weight": torch.zeros(4) for number in range(600)})
     best = min(timed(content) for _ in range(5))
-    assert best < 0.05
+    assert best < 0.1  # about 0.025 on an idle core
 
 
 def timed(content: bytes) -> float:
