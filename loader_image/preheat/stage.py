@@ -5,7 +5,6 @@ One declaration serves every reader: the constructor checks it, the resource's s
 
 from __future__ import annotations
 
-import asyncio
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
@@ -119,6 +118,8 @@ class CheckpointSource(PipelineStage):
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Put the checkpoint's index into the context; payload is read when a later stage asks for it."""
+        import asyncio  # 20 ms that the loader, which runs no event loop, does not pay
+
         from preheat.data import open_checkpoint
 
         return await asyncio.to_thread(open_checkpoint, self, context)
