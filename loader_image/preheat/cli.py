@@ -117,7 +117,8 @@ def _progress() -> Progress | None:
     console = Console(stderr=True)
     if console.is_terminal:
         return Bar(console)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("preheat").setLevel(logging.INFO)
     return None
 
 

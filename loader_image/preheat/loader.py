@@ -80,8 +80,9 @@ def main() -> int:
     """Run once and return the exit code."""
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"
     )
+    logging.getLogger("preheat").setLevel(logging.INFO)  # ours only; botocore would tell of its own affairs
     signal.signal(signal.SIGTERM, _terminate)
     try:
         outcome = load(Settings.read(os.environ))

@@ -91,12 +91,22 @@ def test_every_read_after_the_first_carries_the_version(server: FaultServer) -> 
     blob.close()
 
 
-def test_a_weak_etag_pins_by_date_and_by_comparison(server: FaultServer) -> None:
-    server.always(headers={"ETag": 'W/"1"'})
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"headers": {"ETag": 'W/"1"'}}, {"headers": {"ETag": 'W/"2"'}}),
+        ({"without": ("ETag",)}, {"without": ("ETag",), "headers": {"Last-Modified": "Sun, 02 Nov 2025 10:00:00 GMT"}}),
+    ],
+    ids=["weak ETag", "date"],
+)
+def test_a_weak_etag_and_a_date_pin_by_comparison(
+    server: FaultServer, one: dict[str, object], other: dict[str, object]
+) -> None:
+    server.always(**one)
     blob = open_blob(server)
     blob.read(0, 10)
-    assert server.requests[1].headers["If-Unmodified-Since"]
-    server.always(headers={"ETag": 'W/"2"'})
+    assert "If-Match" not in server.requests[1].headers
+    server.always(**other)
     with pytest.raises(SourceChangedError):
         blob.read(0, 10)
     blob.close()

@@ -50,9 +50,8 @@ class Pin:
 
     def condition(self) -> dict[str, str]:
         """The request header that makes the server refuse another version."""
-        if self.strong:
-            return {"If-Match": str(self.etag)}
-        return {"If-Unmodified-Since": self.modified} if self.modified else {}
+        # A date would not do: servers that compare fractions of a second refuse the very one that they gave.
+        return {"If-Match": str(self.etag)} if self.strong else {}
 
     def version(self, size: int) -> str | None:
         """How the version is spelled, None when the server gives nothing to tell it by."""
