@@ -27,8 +27,8 @@ $(UV):
 	@$(UV) pip install --quiet --python $(PY) --no-deps -e .
 	@touch $@
 
-lock: $(UV)  ## pin every Python dependency anew, with hashes
-	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --upgrade --no-header pyproject.toml -o requirements.lock
+lock: $(UV)  ## pin the Python dependencies with hashes (LOCK=--upgrade moves them)
+	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header $(LOCK) pyproject.toml -o requirements.lock
 
 setup: .venv/.synced  ## install everything the other verbs need
 
