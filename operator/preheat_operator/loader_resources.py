@@ -25,24 +25,29 @@ def loader_resources(pod_spec: Object, wanted: Object) -> dict[str, dict[str, st
     quality = quality_of_service(pod_spec)
     if quality == "BestEffort":
         return {}
-    limits = {name: _lowered(wanted["limits"][name], _ceiling(pod_spec, "limits", name)) for name in _COMPUTE}
-    if quality == "Guaranteed":
+    ceilings = {name: _ceiling(pod_spec, "limits", name) for name in _COMPUTE}
+    limits = {name: _lowered(amount, ceilings[name]) for name, amount in wanted.get("limits", {}).items()}
+    if quality == "Guaranteed":  # every container needs both, and requests that equal them
+        limits = {name: limits.get(name) or render_quantity(ceilings[name] or _ZERO) for name in _COMPUTE}
         return {"requests": limits, "limits": dict(limits)}
-    requests = {
-        name: _lowered(wanted["requests"][name], _ceiling(pod_spec, "requests", name), parse_quantity(limits[name]))
-        for name in _COMPUTE
+    # A limit without a request would become the request.
+    requests = {**dict.fromkeys(limits, "0"), **wanted.get("requests", {})}
+    return {
+        "requests": {
+            name: _lowered(amount, _ceiling(pod_spec, "requests", name), _optional(limits.get(name)))
+            for name, amount in requests.items()
+        },
+        "limits": limits,
     }
-    return {"requests": requests, "limits": limits}
 
 
 def merged(defaults: Object, chosen: Object | None) -> dict[str, dict[str, Any]]:
     """`defaults` with what a pipeline chose; a limit that it left open is never below the request that it chose."""
     chosen = chosen or {}
-    requests = {**defaults["requests"], **(chosen.get("requests") or {})}
-    limits = {**defaults["limits"], **(chosen.get("limits") or {})}
-    for name in _COMPUTE:
-        if name not in (chosen.get("limits") or {}) and parse_quantity(requests[name]) > parse_quantity(limits[name]):
-            limits[name] = requests[name]
+    requests = {**defaults.get("requests", {}), **(chosen.get("requests") or {})}
+    limits = {**defaults.get("limits", {}), **(chosen.get("limits") or {})}
+    for name in set(limits) & set(chosen.get("requests") or {}) - set(chosen.get("limits") or {}):
+        limits[name] = max(limits[name], requests[name], key=parse_quantity)
     return {"requests": requests, "limits": limits}
 
 
@@ -76,6 +81,10 @@ def _ceiling(pod_spec: Object, kind: Kind, name: str) -> Decimal | None:
 def _lowered(wanted: str | int, *ceilings: Decimal | None) -> str:
     lowest = min((ceiling for ceiling in ceilings if ceiling is not None), default=None)
     return str(wanted) if lowest is None or parse_quantity(wanted) <= lowest else render_quantity(lowest)
+
+
+def _optional(text: str | None) -> Decimal | None:
+    return None if text is None else parse_quantity(text)
 
 
 def _amount(holder: Object, kind: Kind, name: str) -> Decimal:

@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from preheat.errors import CheckpointConfigError
-from preheat_operator import crd
-from preheat_operator.api import GROUP, KIND, PLURAL, VERSION, Pipeline, Status
+from preheat_operator.api import GROUP, KIND, VERSION, Pipeline, Status
 
 CASES = Path(__file__).parent / "cases"
 INVALID = yaml.safe_load((CASES / "invalid.yaml").read_text())
@@ -23,15 +22,13 @@ def resource(case: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": metadata, "spec": spec}
 
 
-@pytest.fixture(scope="module")
-def apply_dry(cluster: Any) -> Any:
+@pytest.fixture
+def apply_dry(installed_crd: Any) -> Any:
     """Applies a manifest to the API server, which checks it and stores nothing."""
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=crd.plain_text())
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}", "--timeout=30s")
 
     def apply(manifest: dict[str, Any]) -> Any:
         flags = ("--dry-run=server", "--validate=strict", "-f", "-")
-        return cluster.kubectl("create", *flags, input=yaml.safe_dump(manifest), check=False)
+        return installed_crd.kubectl("create", *flags, input=yaml.safe_dump(manifest), check=False)
 
     return apply
 

@@ -17,6 +17,7 @@ import yaml
 from preheat.errors import CheckpointConfigError
 from preheat_operator.api import Pipeline
 from preheat_operator.injection import PodRefusedError, cautions, inject
+from preheat_operator.loader_resources import merged
 from preheat_operator.settings import Settings
 
 DATA = Path(__file__).parent / "data"
@@ -235,3 +236,36 @@ def test_a_loader_with_very_little_memory_is_cautioned(pipeline: Pipeline) -> No
 
 def test_an_ordinary_pod_is_not_cautioned(pod: dict[str, Any], pipeline: Pipeline) -> None:
     assert cautions(inject(pod, pipeline, SETTINGS)) == []
+
+
+@pytest.mark.parametrize(
+    ("defaults", "own", "expected"),
+    [
+        ({}, {"requests": {"cpu": "1"}}, {"requests": {}, "limits": {}}),
+        (
+            {"limits": {"memory": "128Mi"}},
+            {"requests": {"cpu": "1", "memory": "1Gi"}},
+            {"requests": {"memory": "0"}, "limits": {"memory": "128Mi"}},
+        ),
+        (
+            {"limits": {"memory": "128Mi"}},
+            {"limits": {"cpu": "2", "memory": "1Gi"}},
+            {"requests": {"cpu": "2", "memory": "128Mi"}, "limits": {"cpu": "2", "memory": "128Mi"}},
+        ),
+    ],
+    ids=["none", "a limit alone", "a limit alone in a Guaranteed pod"],
+)
+def test_an_installation_may_leave_resources_of_the_loader_open(
+    pipeline: Pipeline, defaults: Any, own: Any, expected: Any
+) -> None:
+    settings = Settings(namespace="preheat-system", loader_image="loader:1", loader_resources=defaults)
+    spec = inject(shaped(container={"resources": own}), pipeline, settings)["spec"]
+    assert spec["initContainers"][0]["resources"] == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "limit"),
+    [({"requests": {"memory": "256Mi"}}, "256Mi"), ({"requests": {"memory": "1Mi"}}, "128Mi"), ({}, "128Mi")],
+)
+def test_a_limit_that_a_pipeline_left_open_follows_its_request(chosen: Any, limit: str) -> None:
+    assert merged(SETTINGS.loader_resources, chosen)["limits"]["memory"] == limit

@@ -22,7 +22,6 @@ import yaml
 from aiohttp import ClientSession, TCPConnector
 from aiohttp.test_utils import TestClient, TestServer
 
-from preheat_operator import crd
 from preheat_operator import webhook as subject
 from preheat_operator.authority import renewed
 from preheat_operator.cache import Entry, PipelineCache
@@ -357,7 +356,10 @@ def free_port() -> int:
 
 
 @pytest.mark.cluster
-async def test_the_process_serves_against_a_real_api_server_and_stops_in_time(cluster: Any, namespace: str) -> None:
+async def test_the_process_serves_against_a_real_api_server_and_stops_in_time(
+    installed_crd: Any, namespace: str
+) -> None:
+    cluster = installed_crd
     name, port, health = f"test-{secrets.token_hex(4)}", free_port(), free_port()
     webhook = {
         "name": "pods.preheat.dev",
@@ -373,8 +375,6 @@ async def test_the_process_serves_against_a_real_api_server_and_stops_in_time(cl
         "metadata": {"name": "finetune", "namespace": namespace},
         "spec": {"stages": [{"s3": {"bucket": "b", "key": "k"}}]},
     }
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=crd.plain_text())
-    cluster.kubectl("wait", "--for=condition=Established", "crd/checkpointpipelines.preheat.dev", "--timeout=30s")
     cluster.kubectl(
         "apply", "-f", "-", input=yaml.safe_dump({**kind, "metadata": {"name": name}, "webhooks": [webhook]})
     )
