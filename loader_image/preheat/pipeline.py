@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from time import perf_counter
@@ -46,9 +46,9 @@ class CheckpointPipeline:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(self.execute_async(context))
+            return _complete(self.execute_async(context))
         with ThreadPoolExecutor(1, "preheat-pipeline") as thread:
-            return thread.submit(asyncio.run, self.execute_async(context)).result()
+            return thread.submit(_complete, self.execute_async(context)).result()
 
     async def execute_async(self, context: CheckpointContext) -> CheckpointContext:
         """Run the stages; with `continue_on_error` a failed one is recorded, unless it leaves the model untouched."""
@@ -185,6 +185,12 @@ def _stage(stage: Any, where: str) -> PipelineStage:
         found: PipelineStage = stage
         return found
     return build(stage, where)
+
+
+def _complete(work: Coroutine[Any, Any, CheckpointContext]) -> CheckpointContext:
+    # asyncio.run would leave the thread without the event loop that the program may have set.
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(work)
 
 
 def _fingerprint(context: CheckpointContext) -> Any:

@@ -1,13 +1,16 @@
 """Order, failures and the refusal to end with initial weights; real stages, real torch modules."""
 
+import ast
 import asyncio
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import preheat
 from preheat import (
     CheckpointConfigError,
     CheckpointContext,
@@ -120,6 +123,17 @@ async def test_it_runs_inside_a_running_event_loop(checkpoint, context):
     asyncio.get_running_loop()
     CheckpointPipeline([LocalSource(str(checkpoint)), WeightsOnlyLoader()]).execute_sync(context)
     assert holds(context.model, expected(checkpoint))
+
+
+def test_the_programs_own_event_loop_stays_set(checkpoint, context):
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        CheckpointPipeline([LocalSource(str(checkpoint)), WeightsOnlyLoader()]).execute_sync(context)
+        assert asyncio.get_event_loop() is loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def test_stages_are_added_removed_and_cleared(caplog):
@@ -246,8 +260,14 @@ def test_importing_preheat_imports_only_the_standard_library():
 
 
 def test_every_exported_name_exists():
-    import preheat
-
     assert [name for name in preheat.__all__ if getattr(preheat, name) is None] == []
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         preheat.nonsense  # noqa: B018
+
+
+def test_type_checkers_see_the_names_that_are_exported():
+    tree = ast.parse(Path(preheat.__file__).read_text())
+    shown = {
+        alias.asname: node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert {name: module for name, module in shown.items() if name} == preheat._MODULES

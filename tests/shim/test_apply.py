@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import sys
 
 import pytest
@@ -11,7 +12,8 @@ from shim.bundles import WEIGHTS_ONLY, write_bundle
 import preheat
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, NotABundleError, NothingMatchedError, NoWeightsError
-from preheat.shim import guard
+from preheat.shim import guard, lightning
+from preheat.shim.lightning import ApplyCheckpoint, applying_callback
 from preheat.shim.report import Report, rank, report_path
 from preheat.stage import PipelineStage
 
@@ -26,6 +28,14 @@ class Doubling(PipelineStage):
         with torch.no_grad():
             context.model.bias.mul_(self.factor)
         context.metadata.setdefault("modifiers_applied", []).append({"type": "doubling", "factor": self.factor})
+        return context
+
+
+class Copying(PipelineStage):
+    """A loader of the user's own."""
+
+    async def process(self, context: CheckpointContext) -> CheckpointContext:
+        context.model.load_state_dict(context.checkpoint_data["state_dict"])
         return context
 
 
@@ -101,6 +111,33 @@ def test_a_stage_of_the_users_own_runs_in_the_training_process(in_bundle, wanted
     assert torch.equal(model.bias, wanted["bias"] * 3)
     assert report.modifiers == ({"type": "doubling", "factor": 3},)
     assert report.line().endswith("doubling")
+
+
+def test_a_users_own_loader_is_said_to_have_loaded(in_bundle, wanted):
+    sys.modules[__name__].Copying = Copying
+    in_bundle(wanted, [{"custom": {"target": f"{__name__}.Copying"}}])
+    model = torch.nn.Linear(3, 2)
+    line = preheat.apply(model).line()
+    assert line.startswith("Preheat: weights loaded by a stage of the pipeline's own (custom) from s3://")
+    assert torch.equal(model.weight, wanted["weight"])
+
+
+@pytest.mark.parametrize("environment", [{}, {"PREHEAT_SHIM": "auto"}, {"PREHEAT_BUNDLE": "/b"},
+                                         {"PREHEAT_SHIM": "manual", "PREHEAT_BUNDLE": "/b"}])  # fmt: skip
+def test_lightning_gets_no_callback_unless_there_is_a_bundle_to_apply_automatically(monkeypatch, environment):
+    monkeypatch.delenv("PREHEAT_BUNDLE", raising=False)
+    monkeypatch.delenv("PREHEAT_SHIM", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert lightning.callbacks() == []
+
+
+def test_the_callback_can_be_sent_to_a_spawned_process():
+    from lightning.pytorch import Callback
+
+    copy = pickle.loads(pickle.dumps(applying_callback()))
+    assert isinstance(copy, Callback)
+    assert isinstance(copy, ApplyCheckpoint)
 
 
 def test_without_a_bundle_it_says_what_to_do(monkeypatch):

@@ -144,6 +144,18 @@ def test_a_further_model_is_filled_when_it_is_trained_and_left_alone_when_it_is_
     assert equal(torch.load(pod.work / "out.pt", weights_only=True)["first"], weights)
 
 
+def test_a_script_that_applied_the_checkpoint_to_a_part_is_not_disturbed(shim, tmp_path, weights):
+    inner = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
+    pod = Pod(shim, tmp_path, write_bundle(tmp_path / "bundle", inner))
+    pod.succeed(script("""
+        import preheat
+        model = Model()
+        preheat.apply(model.encoder)
+        trainer().fit(model, data)
+    """))  # fmt: skip
+    assert equal(torch.load(tmp_path / "out.pt", weights_only=True)["first"], weights, "encoder.weight", "encoder.bias")
+
+
 def test_lightnings_own_restore_wins_and_is_reported(pod, weights):
     done = pod.succeed(script("""
         model = Model()
@@ -164,13 +176,13 @@ def test_two_processes_of_a_distributed_run_each_have_the_checkpoint(pod, weight
         model = Model()
         trainer(strategy="ddp", devices=2).fit(model, data)
         torch.save(model.first, "first%d.pt" % model.global_rank)
-    """, save=False), MASTER_PORT=str(29500 + hash(pod.work) % 2000))  # fmt: skip
+    """, save=False))  # fmt: skip
     assert all(equal(torch.load(pod.work / f"first{rank}.pt", weights_only=True), weights) for rank in (0, 1))
     assert done.stderr.count("preheat.report {") == 2
     assert (pod.work / "report-rank1.json").exists()
 
 
-@pytest.mark.parametrize("mode", ["manual", "off", None])
+@pytest.mark.parametrize("mode", ["manual", "off"])
 def test_lightning_is_left_alone_unless_the_shim_is_automatic(pod, weights, mode):
     done = Pod(pod.shim, pod.work, pod.work / "bundle", mode).python(script("""
         model = Model()
@@ -261,7 +273,7 @@ def test_a_process_without_torch_imports_nothing_but_the_hook(pod):
 
 def test_starting_python_costs_at_most_five_milliseconds(pod):
     cost = """
-        import time, sys, runpy
+        import time, sys
         sys.path_importer_cache.clear()
         for name in [n for n in sys.modules if n.startswith("preheat")] + ["sitecustomize"]:
             sys.modules.pop(name, None)
@@ -270,7 +282,8 @@ def test_starting_python_costs_at_most_five_milliseconds(pod):
         import sitecustomize
         print(time.perf_counter() - start)
     """
-    best = min(float(pod.succeed(dedent(cost)).stdout) for _ in range(5))
+    # As in a pod, where the folder is read-only and nothing can be compiled ahead.
+    best = min(float(pod.succeed(dedent(cost), PYTHONDONTWRITEBYTECODE="1").stdout) for _ in range(5))
     assert best < 0.005
 
 

@@ -41,8 +41,8 @@ class ApplyCheckpoint:
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Called before the model's own `setup` and `configure_model`."""
-        if is_applied(pl_module):
-            return
+        if any(map(is_applied, pl_module.modules())):
+            return  # also when the script applied it to a part, which then is what the checkpoint is for
         if stage != "fit" and applied_any():
             log.info("Preheat: %s is a further model that is not trained; left as it is", type(pl_module).__name__)
             return

@@ -52,9 +52,8 @@ class Report:
 
     def line(self) -> str:
         """One line for a person."""
-        count = f"{len(self.loaded)} of {len(self.loaded) + len(self.left_initial)} tensors"
         facts = [
-            f"loaded {count} ({_size(self.size)}, {self.rate:.1f} GB/s) from {self.source} version {self.version}",
+            f"{self._loaded()} from {self.source} version {self.version}",
             self.skipped and f"skipped {len(self.skipped)} ({_some(f'{n}: {r}' for n, r in self.skipped.items())})",
             self.left_initial and f"left at initial value: {_some(self.left_initial)}",
             self.casts
@@ -62,8 +61,15 @@ class Report:
             *map(_modifier_line, self.modifiers),
             *self.notes,
         ]
-        who = f"Preheat, rank {self.rank}" if self.rank or int(os.environ.get("WORLD_SIZE") or 1) > 1 else "Preheat"
+        alone = not self.rank and os.environ.get("WORLD_SIZE", "1") in ("", "1")
+        who = "Preheat" if alone else f"Preheat, rank {self.rank}"
         return f"{who}: {'; '.join(str(fact) for fact in facts if fact)}"
+
+    def _loaded(self) -> str:
+        if not self.loaded:
+            return f"weights loaded by a stage of the pipeline's own ({self.strategy})"
+        count = f"{len(self.loaded)} of {len(self.loaded) + len(self.left_initial)} tensors"
+        return f"loaded {count} ({_size(self.size)}, {self.rate:.1f} GB/s)"
 
     def to_mapping(self, shown: int | None = None) -> dict[str, Any]:
         """JSON values; with `shown`, at most so many names of what was not simply loaded, and none of what was."""
