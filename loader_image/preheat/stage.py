@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from preheat.blob import Blob, Patience
@@ -60,6 +61,7 @@ DottedPath = Annotated[str, Limit(min_length=1, max_length=512)]
 SecretName = Annotated[str, Limit(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
 
+@cache
 def limits_of(stage_class: type) -> dict[str, Limit]:
     """The declared bounds by field name."""
     hints = get_type_hints(stage_class, include_extras=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from preheat.blob import Blob, Patience
+from preheat.errors import CheckpointConfigError
 from preheat.stage import CheckpointSource, Limit, Name, SecretName, SecretVariable
 
 
@@ -43,6 +44,12 @@ class S3Source(CheckpointSource):
         SecretVariable("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY"),
         SecretVariable("AWS_SESSION_TOKEN", "AWS_SESSION_TOKEN"),
     )
+
+    def __post_init__(self) -> None:
+        """Credentials for a source that is read without any are a mistake, whichever of the two was meant."""
+        super().__post_init__()
+        if self.anonymous and self.secret_ref:
+            raise CheckpointConfigError("anonymous reads without credentials: leave out either it or secretRef")
 
     @property
     def uri(self) -> str:
