@@ -10,11 +10,14 @@ import torch
 from shim.bundles import WEIGHTS_ONLY, write_bundle
 
 import preheat
+from preheat.bundle import Store
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, NotABundleError, NothingMatchedError, NoWeightsError
+from preheat.prepare import prepare
 from preheat.shim import guard, lightning
 from preheat.shim.lightning import ApplyCheckpoint, applying_callback
 from preheat.shim.report import Report, rank, report_path
+from preheat.spec import parse
 from preheat.stage import PipelineStage
 
 
@@ -76,6 +79,25 @@ def test_the_remaining_stages_run_and_are_reported(in_bundle, wanted, capsys, tm
     assert written["loaded"] == ["weight", "bias"]
     assert written["casts"] == {"weight": "F32 -> F64", "bias": "F32 -> F64"}
     assert [path.name for path in tmp_path.iterdir()] == ["bundle", "report.json"]
+
+
+def test_a_bundle_that_the_loader_made_from_a_torch_file_fills_the_model(tmp_path, monkeypatch):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm, self.head = torch.nn.Embedding(5, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 5)
+            self.head.weight = self.embed.weight
+
+    trained, model = Tied(), Tied()
+    torch.save({"state_dict": trained.state_dict(), "epoch": 2}, tmp_path / "trained.ckpt")
+    stages = [{"local": {"path": str(tmp_path / "trained.ckpt")}}, WEIGHTS_ONLY, {"freezing": {"layers": ["norm"]}}]
+    made = prepare(parse({"stages": stages}), Store(tmp_path / "volume"), "test")
+    monkeypatch.setenv("PREHEAT_BUNDLE", str(made.folder))
+    report = preheat.apply(model)
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())
+    assert report.loaded == tuple(model.state_dict())
+    assert report.frozen == 2
+    assert report.version == made.manifest.source.version
 
 
 def test_tensors_left_at_their_initial_value_are_named(in_bundle, wanted):
