@@ -151,25 +151,39 @@ def test_sigterm_removes_what_is_unfinished(server: FaultServer, tmp_path: Path)
     assert bundles(tmp_path / "volume") == []
 
 
-def test_killed_at_any_moment_and_started_again_ends_with_the_bundle(server: FaultServer, tmp_path: Path) -> None:
-    for delay in (0.1, 0.2, 0.25, 0.3, 0.35, 0.45):
-        volume = tmp_path / str(delay)
-        process = start(stages(server), volume)
-        time.sleep(delay)  # the moment of the kill is what the test varies
-        process.kill()
-        finish(process, volume)
-        ended = load(stages(server), volume)
-        assert ended.code == 0, ended.log
-        assert [path.name for path in bundles(volume)] == [ended.message["digest"]]
-        found = load_file(volume / "pods" / POD / "bundle" / "model.safetensors")
-        assert same(found["layer.weight"], WEIGHTS["layer.weight"])
+MOMENTS: dict[str, Callable[[Path, FaultServer], Any]] = {
+    "before anything": lambda volume, server: True,
+    "at the first request": lambda volume, server: server.requests,
+    "with an empty partial": lambda volume, server: bundles(volume),
+    "while weights arrive": lambda volume, server: list(volume.glob("bundles/.partial-*/model.safetensors")),
+    "while the manifest is written": lambda volume, server: list(volume.glob("bundles/.partial-*/*manifest*")),
+    "with a bundle and no pod": lambda volume, server: list(volume.glob("bundles/*/manifest.json")),
+    "while the pod is attached": lambda volume, server: list(volume.glob("pods/*")),
+}
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment_and_started_again_ends_with_the_bundle(
+    moment: str, server: FaultServer, tmp_path: Path
+) -> None:
+    volume = tmp_path / "volume"
+    process = start(stages(server), volume)
+    wait_for(lambda: MOMENTS[moment](volume, server) or process.poll() is not None, every=0)
+    process.kill()
+    finish(process, volume)
+    ended = load(stages(server), volume)
+    assert ended.code == 0, ended.log
+    assert [path.name for path in bundles(volume)] == [ended.message["digest"]]
+    assert [path.name for path in (volume / "pods").iterdir()] == [POD]
+    found = load_file(volume / "pods" / POD / "bundle" / "model.safetensors")
+    assert same(found["layer.weight"], WEIGHTS["layer.weight"])
+
+
+def wait_for(condition: Callable[[], Any], every: float = 0.01) -> None:
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 MEASURED = """
