@@ -10,7 +10,7 @@ import typer
 
 from preheat_operator.settings import Settings, SettingsError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import kopf
@@ -175,11 +175,19 @@ async def run(settings: Settings) -> None:
     client = AsyncClient(field_manager=COMPONENT)
     await _require_api(client)
     controller = Controller(client)
+    _log.info("watching pipelines and the pods that name them", resync_s=RESYNC_SECONDS)
     checks = {"alive": controller.not_alive, "ready": controller.not_ready, "registry": metrics.CONTROLLER}
     async with health.serving(settings.health_port, **checks):  # type: ignore[arg-type]
         resync = asyncio.create_task(controller.resync(), name="resync")
         operator = asyncio.create_task(
-            kopf.operator(registry=handlers(controller), settings=watching(), standalone=True, clusterwide=True),
+            kopf.operator(
+                registry=handlers(controller),
+                settings=watching(),
+                # kopf would ask for the user's name, and the image's user has none.
+                identity=cast("Any", COMPONENT),
+                standalone=True,
+                clusterwide=True,
+            ),
             name="kopf",
         )
         try:

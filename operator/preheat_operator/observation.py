@@ -14,8 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from preheat.errors import CheckpointError
-
-LOADER = "preheat-loader"
+from preheat_operator.loader_container import LOADER
 
 Phase = Literal["missed", "loading", "loaded", "failed"]
 Object = Mapping[str, Any]

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from crds import installed
+
 pytestmark = pytest.mark.cluster
 
 CHART = Path(__file__).parents[2] / "charts" / "preheat"
@@ -40,11 +42,10 @@ def release(cluster) -> Iterator[str]:
     """The chart with images that cannot be pulled: admission as it is while the webhook is down."""
     name = "chart-test-system"
     cluster.kubectl("create", "namespace", name)
-    crds = CHART.parents[1] / "crds"
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", crds)
-    cluster.helm("install", RELEASE, CHART, "--namespace", name, *QUICK)
-    yield name
-    cluster.helm("uninstall", RELEASE, "--namespace", name)
+    with installed(cluster):
+        cluster.helm("install", RELEASE, CHART, "--namespace", name, *QUICK)
+        yield name
+        cluster.helm("uninstall", RELEASE, "--namespace", name)
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from lightkube import AsyncClient, KubeConfig
 
+from crds import installed
 from preheat_operator import kube
 from preheat_operator.controller import Controller
 
 pytestmark = pytest.mark.cluster
 
-CRDS = Path(__file__).parents[2] / "crds"
 SPEC = {"stages": [{"http": {"url": "https://models.example.org/a.ckpt"}}, {"weightsOnly": {}}]}
 SOURCE = {"uri": "https://models.example.org/a.ckpt", "version": "e1", "sizeBytes": 600, "format": "torch-zip",
           "tensors": 4, "parameters": 100, "selectedBytes": 400}  # fmt: skip
@@ -77,9 +77,9 @@ def running(cluster, log: Path) -> Iterator[Process]:
 
 
 @pytest.fixture(scope="module")
-def crds(cluster) -> None:
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", CRDS)
-    cluster.kubectl("wait", "--for=condition=Established", "crd/checkpointpipelines.preheat.dev", "--timeout=30s")
+def crds(cluster) -> Iterator[None]:
+    with installed(cluster):
+        yield
 
 
 @pytest.fixture(scope="module")

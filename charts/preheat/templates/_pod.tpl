@@ -89,6 +89,7 @@ livenessProbe:
   failureThreshold: 6
 readinessProbe:
   httpGet: {path: /readyz, port: health}
+  initialDelaySeconds: 2
   periodSeconds: 2
   timeoutSeconds: 5
 {{- end }}
