@@ -18,7 +18,7 @@ def install(platform: Platform) -> None:
     transcript.command(f"helm upgrade --install preheat charts/preheat -n preheat-system {' '.join(values)}")
     platform.helm(
         "upgrade", "--install", "preheat", str(CHART), "--namespace", "preheat-system", "--create-namespace",
-        "--wait", "--timeout", "180s", *values,
+        "--take-ownership", "--wait", "--timeout", "180s", *values,  # a CRD applied by hand before is taken over
     )  # fmt: skip
     transcript.command("kubectl get pods -n preheat-system", platform.kubectl("get", "pods", "-n", "preheat-system"))
 

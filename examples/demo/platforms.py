@@ -174,7 +174,8 @@ class Local:
     def claim(self, namespace: str) -> str:
         """There is no provisioner: the volume is a folder of the node."""
         folder = self.cluster.scratch / f"claim-{namespace}"
-        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # each story begins with an empty claim
+        folder.mkdir()
         folder.chmod(0o777)
         training = self.cluster.training_environment().volume_manifests(namespace)
         return "---\n".join(

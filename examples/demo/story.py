@@ -91,45 +91,39 @@ def set_up_namespace(platform: Platform) -> None:
     )
 
 
-def declare_pipeline(platform: Platform, **changes: Any) -> dict[str, Any]:
+def declare_pipeline(platform: Platform, **changes: Any) -> str:
     """Apply `pipeline.yaml`, with the endpoint of this platform's S3 server and the given metadata.name or S3 key."""
     pipeline = yaml.safe_load((FINETUNE / "pipeline.yaml").read_text())
     source = pipeline["spec"]["stages"][0]["s3"]
     source["endpoint"] = platform.s3_endpoint
     source["key"] = changes.get("key", source["key"])
     pipeline["metadata"]["name"] = changes.get("name", pipeline["metadata"]["name"])
-    apply(platform, pipeline)
-    return pipeline
+    return apply(platform, pipeline)
 
 
-def declare_job(platform: Platform, *, name: str = "finetune", pipeline: str = "finetune") -> None:
+def declare_job(platform: Platform, *, name: str = "finetune", pipeline: str = "finetune") -> str:
     """Apply `job.yaml` under a name; the label is its one Preheat thing."""
     job = yaml.safe_load((FINETUNE / "job.yaml").read_text())
     job["metadata"]["name"] = name
     job["spec"]["template"]["metadata"]["labels"]["preheat.dev/pipeline"] = pipeline
     platform.kubectl("-n", NAMESPACE, "delete", "job", name, "--ignore-not-found", "--wait=true")
-    apply(platform, platform.with_torch(job))
+    return apply(platform, platform.with_torch(job))
 
 
 def finetune(platform: Platform) -> Training:
     """Apply pipeline and Job, wait, and show what the loader and the training process said."""
     transcript.chapter("One CheckpointPipeline, one Job with one label")
     transcript.command("cat pipeline.yaml", (FINETUNE / "pipeline.yaml").read_text())
-    declare_pipeline(platform)
-    transcript.command("kubectl apply -f pipeline.yaml", "checkpointpipeline.preheat.dev/finetune configured")
-    declare_job(platform)
-    transcript.command(
-        "kubectl apply -f job.yaml", "job.batch/finetune created   # label preheat.dev/pipeline: finetune"
-    )
+    transcript.command("kubectl apply -f pipeline.yaml", declare_pipeline(platform))
+    transcript.command("grep -B1 preheat.dev job.yaml", the_label())
+    transcript.command("kubectl apply -f job.yaml", declare_job(platform))
     result = wait_for_job(platform, "finetune")
     transcript.chapter("The loader: an init container that Preheat added, with a small memory limit")
     loader = next(c for c in result.pod["spec"]["initContainers"] if c["name"] == "preheat-loader")
     transcript.say(f"its limits: {loader['resources'].get('limits')}")
     transcript.command("kubectl logs job/finetune -c preheat-loader", result.loader_log)
     transcript.chapter("The training process: weights are in before the first step")
-    transcript.command(
-        "kubectl logs job/finetune", "\n".join(shorten(line) for line in result.training_log.splitlines())
-    )
+    transcript.command("kubectl logs job/finetune", readable(result.training_log))
     return result
 
 
@@ -157,7 +151,8 @@ def show_status(platform: Platform) -> dict[str, Any]:
         lambda: pipeline_status(platform, "finetune").get("pods", {}).get("loaded", 0) >= 1,
         "a loaded pod in the status",
     )
-    transcript.command("kubectl get ckpt -n preheat-demo", platform.kubectl("-n", NAMESPACE, "get", "ckpt"))
+    wide = platform.kubectl("-n", NAMESPACE, "get", "ckpt", "-o", "wide")
+    transcript.command("kubectl get ckpt -n preheat-demo -o wide", wide)
     described = platform.kubectl("-n", NAMESPACE, "describe", "ckpt", "finetune")
     transcript.command("kubectl describe ckpt finetune -n preheat-demo", described[described.find("Status:") :])
     return pipeline_status(platform, "finetune")
@@ -275,11 +270,20 @@ def named(name: str) -> dict[str, str]:
     return {"name": name, "namespace": NAMESPACE}
 
 
-def apply(platform: Platform, manifest: dict[str, Any]) -> None:
-    """`kubectl apply` of one object."""
-    platform.kubectl("apply", "-f", "-", input=yaml.safe_dump(manifest))
+def apply(platform: Platform, manifest: dict[str, Any]) -> str:
+    """`kubectl apply` of one object; returns what kubectl said."""
+    return platform.kubectl("apply", "-f", "-", input=yaml.safe_dump(manifest))
 
 
-def shorten(line: str) -> str:
-    """Long JSON lines are cut for the transcript."""
-    return line if len(line) <= 400 else f"{line[:200]} ... ({len(line)} characters)"
+def the_label() -> str:
+    """The one Preheat thing in `job.yaml`, with the line above it."""
+    lines = (FINETUNE / "job.yaml").read_text().splitlines()
+    [position] = [number for number, line in enumerate(lines) if "preheat.dev" in line]
+    return "\n".join(lines[position - 1 : position + 1])
+
+
+def readable(log: str) -> str:
+    """The log without Lightning's notes on hardware and its tips, long JSON lines cut."""
+    noise = ("GPU available", "TPU available", "💡", "/opt/training/", "Adding ")
+    lines = [line for line in log.splitlines() if not line.startswith(noise)]
+    return "\n".join(line if len(line) <= 1200 else f"{line[:150]} ... ({len(line)} characters)" for line in lines)

@@ -25,7 +25,8 @@ def platform(cluster) -> Iterator[Local]:
     story.set_up_namespace(platform)
     yield platform
     platform.kubectl("delete", "namespace", story.NAMESPACE, "--wait=true")
-    platform.kubectl("delete", "persistentvolume", "-l", f"preheat.dev/demo={story.NAMESPACE}")
+    for label in ("preheat.dev/demo", "preheat.test/namespace"):
+        platform.kubectl("delete", "persistentvolume", "-l", f"{label}={story.NAMESPACE}")
     platform.helm("uninstall", "preheat", "--namespace", "preheat-system", "--wait")
 
 
@@ -66,7 +67,7 @@ def test_weights_are_in_before_the_first_step_and_frozen_ones_stay(training, che
 def test_the_report_names_what_kept_its_initial_value(training):
     [line] = [line for line in training.training_log.splitlines() if line.startswith("preheat.report ")]
     report = json.loads(line.removeprefix("preheat.report "))
-    assert set(report["left_initial"]) == {"head.weight", "head.bias"}
+    assert set(report["leftInitial"]) == {"head.weight", "head.bias"}
 
 
 def test_the_status_tells_source_version_sizes_and_pods(platform, training):
