@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -178,6 +179,10 @@ class Local:
         folder.mkdir()
         folder.chmod(0o777)
         training = self.cluster.training_environment().volume_manifests(namespace)
+        for volume in json.loads(self.kubectl("get", "persistentvolumes", "-o", "json"))["items"]:
+            # Its claim went with an earlier namespace; it would never bind again.
+            if volume["status"]["phase"] == "Released" and volume["spec"]["claimRef"]["namespace"] == namespace:
+                self.kubectl("delete", "persistentvolume", volume["metadata"]["name"])
         return "---\n".join(
             [HOST_VOLUME.format(namespace=namespace, folder=folder), CLAIM.format(namespace=namespace), training]
         )
