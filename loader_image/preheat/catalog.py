@@ -7,13 +7,12 @@ In a custom resource a stage is `{s3: {...}}`, camelCase, one key; in a file or 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache
-from importlib import import_module
 from typing import Any, TypeVar
 
+from preheat.construction import construct, import_class, suggest
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import MODIFIERS
 from preheat.sources import SOURCES
@@ -105,20 +104,15 @@ def build(stage: PipelineStage | Mapping[str, Any], where: str = "stage") -> Pip
         raise CheckpointConfigError(f"{where}: one component per stage, found {keys}")
     [(name, parameters)] = stage.items()
     arguments = {snake_case(key): value for key, value in (parameters or {}).items()}
-    component: PipelineStage = _construct(_component(snake_case(name), where), arguments, f"{where}.{name}")
+    component: PipelineStage = construct(_component(snake_case(name), where), arguments, f"{where}.{name}")
     return component
 
 
 def instantiate(target: str, parameters: Mapping[str, Any], where: str = "stage") -> Any:
     """Import the class of a dotted path and build it. Only for pipelines that a user of this very process wrote."""
     if legacy := _LEGACY_CLASS.match(target):
-        return _construct(_legacy_class(legacy[1], target, where), parameters, where)
-    module_name, _, class_name = target.rpartition(".")
-    try:
-        found = getattr(import_module(module_name), class_name)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise CheckpointConfigError(f"{where}: cannot import {target}: {error}") from error
-    return _construct(found, parameters, where)
+        return construct(_legacy_class(legacy[1], target, where), parameters, where)
+    return construct(import_class(target, where), parameters, where)
 
 
 def spell(stage: PipelineStage) -> dict[str, Any]:
@@ -144,27 +138,10 @@ def camel_case(name: str) -> str:
     return head + "".join(word.capitalize() for word in tail)
 
 
-def _construct(component: Any, parameters: Mapping[str, Any], where: str) -> Any:
-    if is_dataclass(component):
-        _refuse_unknown(parameters, [f.name for f in fields(component)], where)
-    try:
-        return component(**parameters)
-    except TypeError as error:
-        raise CheckpointConfigError(f"{where}: {error}") from error
-    except CheckpointConfigError as error:
-        raise CheckpointConfigError(f"{where}: {error}") from error
-
-
-def _refuse_unknown(parameters: Iterable[str], known: list[str], where: str) -> None:
-    for name in parameters:
-        if name not in known:
-            raise CheckpointConfigError(f"{where}: unknown parameter {name!r}{_suggest(name, known)}")
-
-
 def _lookup(name: str, table: Mapping[str, type[Stage]], family: str, where: str = "") -> type[Stage]:
     if name not in table:
         place = where and f"{where}: "
-        raise CheckpointConfigError(f"{place}unknown {family} {name!r}{_suggest(name, sorted(table))}")
+        raise CheckpointConfigError(f"{place}unknown {family} {name!r}{suggest(name, sorted(table))}")
     return table[name]
 
 
@@ -180,16 +157,10 @@ def _name_of(component: type) -> str | None:
     return None
 
 
-def _suggest(name: str, known: list[str]) -> str:
-    nearest = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"{hint} Known: {', '.join(known)}" if hint else f"; known: {', '.join(known)}"
-
-
 def _legacy_class(class_name: str, target: str, where: str) -> type[PipelineStage]:
     by_class = {cls.__name__: cls for cls in components().values()}
     if class_name not in by_class:
-        raise CheckpointConfigError(f"{where}: {target} has no equivalent{_suggest(class_name, sorted(by_class))}")
+        raise CheckpointConfigError(f"{where}: {target} has no equivalent{suggest(class_name, sorted(by_class))}")
     return by_class[class_name]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from preheat.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from preheat.verify import Checks
+    from preheat.checks import Checks
 
 
 @dataclass

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from preheat.blob import Blob, Patience
+from preheat.blob import Blob
+from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, NotABundleError
 from preheat.index import Index, Tensor
 from preheat.manifest import MANIFEST, WEIGHTS, Manifest
-from preheat.verify import Checks
-
-if TYPE_CHECKING:
-    from preheat.stage import CheckpointSource
 
 
 class LazyTensors(Mapping[str, Any]):
@@ -96,17 +93,16 @@ def read(blob: Blob, tensor: Tensor, checks: Checks) -> Any:
     return read_tensor(blob, tensor, checks)
 
 
-def open_checkpoint(source: CheckpointSource, context: CheckpointContext) -> CheckpointContext:
-    """Open `source`, read its index and put both into the context; payload stays where it is."""
+def open_checkpoint(blob: Blob, context: CheckpointContext) -> CheckpointContext:
+    """Read the index of `blob` and put both into the context; payload stays where it is."""
     from preheat.formats import read_index
 
-    blob = source.open(Patience())
     try:
         index = read_index(blob)
     except BaseException:
         blob.close()
         raise
-    context.checkpoint_path = source.uri
+    context.checkpoint_path = blob.uri
     context.checkpoint_data = CheckpointData(blob, index, lambda: context.checks or Checks())
     context.checkpoint_format = format_name(index)
     context.update_metadata(source_uri=blob.uri, source_version=blob.version, source_size_bytes=blob.size)

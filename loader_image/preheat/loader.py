@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -106,8 +107,8 @@ def _say(outcome: Outcome) -> None:
     if outcome.reused:
         log.info("done in %.2f s: the bundle was there already, %s", outcome.seconds, what)
     else:
-        fetched = megabytes(outcome.fetched_bytes)
-        log.info("done in %.2f s: %s, of %s read", outcome.seconds, what, fetched)
+        fetched, peak = megabytes(outcome.fetched_bytes), getrusage(RUSAGE_SELF).ru_maxrss // 1024
+        log.info("done in %.2f s: %s, of %s read; peak memory %d MiB", outcome.seconds, what, fetched, peak)
 
 
 def _fail(code: int, reason: str, message: str, remedy: str) -> int:

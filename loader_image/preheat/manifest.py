@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from preheat import __version__
+from preheat.checks import Checks
 from preheat.errors import NotABundleError
-from preheat.verify import Checks
 
 #: Grows when an older Preheat could no longer read what this one writes; part of every bundle's digest.
 LAYOUT = 1

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from preheat.checks import Checks
 from preheat.formats import safetensors
 from preheat.index import Index, Record, Tensor
 from preheat.spec import PipelineSpec
-from preheat.verify import Checks, Verify
+from preheat.verify import Verify
 
 
 @dataclass(frozen=True, slots=True)

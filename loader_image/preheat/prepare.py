@@ -13,6 +13,7 @@ from typing import Any
 from preheat.blob import Blob
 from preheat.bundle import Partial, Store, digest_of
 from preheat.catalog import spell
+from preheat.checks import Checks
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, StorageError
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
@@ -23,7 +24,6 @@ from preheat.progress import LogProgress, Progress
 from preheat.spec import PipelineSpec
 from preheat.storage import megabytes
 from preheat.transfer import Transferred, transfer
-from preheat.verify import Checks
 
 log = logging.getLogger(__name__)
 

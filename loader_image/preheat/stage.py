@@ -124,7 +124,8 @@ class CheckpointSource(PipelineStage):
 
         from preheat.data import open_checkpoint
 
-        return await asyncio.to_thread(open_checkpoint, self, context)
+        blob = await asyncio.to_thread(self.open, Patience())
+        return await asyncio.to_thread(open_checkpoint, blob, context)
 
 
 class LoadingStrategy(PipelineStage):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preheat.blob import Blob
+from preheat.checks import Checks
 from preheat.checksum import crc32
 from preheat.errors import CheckpointValidationError, StorageError, TruncatedError
 from preheat.index import Record
@@ -21,7 +22,6 @@ from preheat.pieces import Checksums, Piece, Stretch, pieces_of, whole
 from preheat.plan import Move, Plan, coalesce
 from preheat.sources.file_blob import FileBlob
 from preheat.storage import require_space, storage_errors
-from preheat.verify import Checks
 from preheat.workers import work_off
 
 if TYPE_CHECKING:

@@ -8,17 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.stage import Limit, PipelineStage
-
-
-@dataclass(frozen=True)
-class Checks:
-    """What the transfer verifies on the bytes as they pass."""
-
-    sha256: str | None = None  # of the whole object, hexadecimal; makes the loader read all of it
-    crc32: bool = True  # of every zip record that carries one
-    finite: bool = False  # no NaN or infinity among the weights
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def test_every_truncation_is_an_error(small: bytes) -> None:
 
 def test_a_truncated_lightning_checkpoint_names_what_is_missing(lightning_checkpoint: bytes) -> None:
     length = len(lightning_checkpoint) // 2
-    with pytest.raises(TruncatedError, match=f"the file ends at byte {length}; the zip directory"):
+    with pytest.raises(TruncatedError, match=f"the file ends at byte {length}; bytes {length}... are missing"):
         index_of(lightning_checkpoint[:length])
 
 

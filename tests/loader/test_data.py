@@ -8,11 +8,12 @@ from formats.samples import saved
 from loader.loader_process import POD, load
 from sources.fault_server import FaultServer
 
+from preheat.blob import Patience
+from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.data import CheckpointData, open_bundle, open_checkpoint
 from preheat.errors import CheckpointValidationError, NotABundleError
 from preheat.sources.http import HTTPSource
-from preheat.verify import Checks
 
 WEIGHT, MOMENT = torch.randn(300, 200), torch.randn(50_000)
 TREE = {
@@ -31,7 +32,8 @@ def server() -> Iterator[FaultServer]:
 
 
 def opened(server: FaultServer) -> tuple[CheckpointContext, CheckpointData]:
-    context = open_checkpoint(HTTPSource(server.origin + "/model.ckpt"), CheckpointContext())
+    blob = HTTPSource(server.origin + "/model.ckpt").open(Patience())
+    context = open_checkpoint(blob, CheckpointContext())
     assert isinstance(context.checkpoint_data, CheckpointData)
     return context, context.checkpoint_data
 

@@ -14,6 +14,7 @@ from sources.fault_server import FaultServer
 
 from preheat import gather, transfer
 from preheat.blob import Blob, Patience
+from preheat.checks import Checks
 from preheat.checksum import _combine, crc32
 from preheat.errors import CheckpointValidationError, NoSpaceError, StorageError, TruncatedError
 from preheat.formats import read_index
@@ -23,7 +24,6 @@ from preheat.sources.file_blob import FileBlob
 from preheat.sources.http_blob import HttpBlob
 from preheat.spec import parse
 from preheat.transfer import Pace, Transferred
-from preheat.verify import Checks
 
 SHARED = torch.arange(40_000, dtype=torch.float32)
 CASES: Mapping[str, Mapping[str, torch.Tensor]] = {

@@ -130,7 +130,7 @@ def _no_end(tail: bytes, size: int) -> CheckpointLoadError:
         return UnsupportedFormatError(
             f"{extra} bytes follow the end of the zip file, from byte {size - extra}", remedy=_NEWER_SAVE
         )
-    missing = "the zip directory that should be at its end is not there"
+    missing = f"bytes {size}... are missing, the zip directory at its end among them"
     if found >= 0:
         missing = f"bytes {size}...{size - len(tail) + found + _END.size} of its last record are missing"
     return TruncatedError(f"the file ends at byte {size}; {missing}", remedy="Copy the file again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from preheat.construction import construct, import_class
 from preheat.context import CheckpointContext
 from preheat.stage import Limit, ModelModifier
 
@@ -21,8 +22,6 @@ class CustomModifier(ModelModifier):
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Build the user's stage and run it."""
-        from preheat.catalog import instantiate
-
-        stage = instantiate(self.target, self.params)
+        stage = construct(import_class(self.target, "custom"), self.params, f"custom {self.target}")
         result: CheckpointContext = await stage.process(context)
         return result

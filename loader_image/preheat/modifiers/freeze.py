@@ -10,13 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from preheat.context import CheckpointContext
 from preheat.errors import NothingMatchedError
-
-if TYPE_CHECKING:
-    from preheat.modifiers.freezing import FreezingModifier
 
 
 @dataclass(frozen=True)
@@ -27,17 +24,17 @@ class Frozen:
     parameters: dict[str, Any]
 
 
-def freeze(stage: FreezingModifier, context: CheckpointContext) -> CheckpointContext:
-    """Set `requires_grad` of everything that the stage's paths select; raises before anything is changed."""
+def freeze(context: CheckpointContext, layers: Iterable[str], *, strict: bool) -> CheckpointContext:
+    """Set `requires_grad` of everything that the paths select; raises before anything is changed."""
     context.validate_for_stage("freezing", ["model"])
-    selected = [select(context.model, path) for path in stage.layers]
+    selected = [select(context.model, path) for path in layers]
     empty = [found.path for found in selected if not found.parameters]
-    if empty and (stage.strict or len(empty) == len(selected)):
+    if empty and (strict or len(empty) == len(selected)):
         raise _nothing_matched(context.model, empty)
     applied = [_freeze(found) for found in selected]
     entry = {
         "type": "freezing",
-        "layers": list(stage.layers),
+        "layers": [found.path for found in selected],
         "frozen_modules": applied,
         "total_frozen_params": sum(one["frozen_params"] for one in applied),
         "total_frozen_elements": sum(one["frozen_elements"] for one in applied),

@@ -31,4 +31,4 @@ class FreezingModifier(ModelModifier):
         """Freeze; raises NothingMatchedError naming the paths that match nothing."""
         from preheat.modifiers.freeze import freeze
 
-        return freeze(self, context)
+        return freeze(context, self.layers, strict=self.strict)

@@ -6,9 +6,7 @@ first report; a call for another model (cross-validation, a sweep) fills that on
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +16,7 @@ from preheat.data import CheckpointData, open_bundle
 from preheat.errors import CheckpointConfigError
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim import guard
+from preheat.shim.environment import bundle_folder
 from preheat.shim.report import Report, publish, report_of
 
 # Weak: a report must not keep a model's memory.
@@ -70,17 +69,6 @@ def is_applied(model: Any) -> bool:
 def applied_any() -> bool:
     """Whether a checkpoint was applied in this process, to a model that may be gone by now."""
     return bool(_history)
-
-
-def bundle_folder() -> Path:
-    """The folder that PREHEAT_BUNDLE names; raises CheckpointConfigError when it is not set."""
-    if not (folder := os.environ.get("PREHEAT_BUNDLE")):
-        raise CheckpointConfigError(
-            "PREHEAT_BUNDLE is not set, so there is no checkpoint to apply",
-            remedy="Label the pod `preheat.dev/pipeline: NAME`; outside Kubernetes run "
-            "`preheat run pipeline.yaml --output DIR` and set PREHEAT_BUNDLE to the bundle's folder",
-        )
-    return Path(folder)
 
 
 def _run(context: CheckpointContext, data: CheckpointData) -> CheckpointContext:

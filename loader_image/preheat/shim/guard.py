@@ -37,7 +37,7 @@ def refuse(*_: Any) -> None:
 
 def _of_pipeline() -> str:
     from preheat.data import read_manifest
-    from preheat.shim.apply import bundle_folder
+    from preheat.shim.environment import bundle_folder
 
     try:
         name = read_manifest(bundle_folder()).pipeline.name

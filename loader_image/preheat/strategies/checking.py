@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from preheat.blob import Blob
+from preheat.checks import Checks
 from preheat.checksum import crc32
 from preheat.errors import CheckpointValidationError
 from preheat.index import Record
-from preheat.verify import Checks
 
 _BUFFER = 4 << 20
 

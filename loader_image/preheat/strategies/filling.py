@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from preheat.blob import Blob
+from preheat.checks import Checks
 from preheat.index import Tensor
 from preheat.strategies.tensors import DTYPES, memory_of, read_into, read_tensor
-from preheat.verify import Checks
 
 #: Bytes of one read, and of the buffer between blob and device.
 PORTION = 16 << 20

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
+from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, CheckpointLoadError
 from preheat.strategies.checking import check_finite
 from preheat.strategies.matching import Tolerance, check, match
 from preheat.strategies.targets import entries_of, memory_key, tensors_of
 from preheat.strategies.weights import open_weights
-from preheat.verify import Checks
 
 TOUCHED = "the model was touched: do not train with it"
 

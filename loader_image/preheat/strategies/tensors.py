@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from preheat.blob import Blob
+from preheat.checks import Checks
 from preheat.index import Tensor
 from preheat.strategies.checking import check_records
-from preheat.verify import Checks
 
 #: torch's dtypes by the names of the safetensors format.
 DTYPES = {

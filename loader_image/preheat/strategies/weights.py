@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import torch
 
+from preheat.checks import Checks
 from preheat.data import CheckpointData
 from preheat.errors import CheckpointLoadError
 from preheat.strategies.checking import check_before
 from preheat.strategies.filling import Move, fill
 from preheat.strategies.matching import Entry
 from preheat.strategies.targets import entries_of
-from preheat.verify import Checks
 
 
 class Weights(Protocol):

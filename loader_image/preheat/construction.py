@@ -1,0 +1,43 @@
+"""Builds a component from a class and its parameters, and says what is wrong with either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from preheat.errors import CheckpointConfigError
+
+
+def import_class(target: str, where: str) -> Any:
+    """The class of a dotted path. Only for pipelines that a user of this very process wrote."""
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        return getattr(import_module(module_name), class_name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise CheckpointConfigError(f"{where}: cannot import {target}: {error}") from error
+
+
+def construct(component: Any, parameters: Mapping[str, Any], where: str) -> Any:
+    """`component(**parameters)`; raises CheckpointConfigError that names `where` and the parameter."""
+    if is_dataclass(component):
+        _refuse_unknown(parameters, [f.name for f in fields(component)], where)
+    try:
+        return component(**parameters)
+    except (TypeError, CheckpointConfigError) as error:
+        raise CheckpointConfigError(f"{where}: {error}") from error
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """The tail of a sentence about an unknown name: the nearest, and all that are known."""
+    nearest = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{hint} Known: {', '.join(known)}" if hint else f"; known: {', '.join(known)}"
+
+
+def _refuse_unknown(parameters: Iterable[str], known: list[str], where: str) -> None:
+    for name in parameters:
+        if name not in known:
+            raise CheckpointConfigError(f"{where}: unknown parameter {name!r}{suggest(name, known)}")

@@ -1,0 +1,19 @@
+"""What the operator tells a training process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from preheat.errors import CheckpointConfigError
+
+
+def bundle_folder() -> Path:
+    """The folder that PREHEAT_BUNDLE names; raises CheckpointConfigError when it is not set."""
+    if not (folder := os.environ.get("PREHEAT_BUNDLE")):
+        raise CheckpointConfigError(
+            "PREHEAT_BUNDLE is not set, so there is no checkpoint to apply",
+            remedy="Label the pod `preheat.dev/pipeline: NAME`; outside Kubernetes run "
+            "`preheat run pipeline.yaml --output DIR` and set PREHEAT_BUNDLE to the bundle's folder",
+        )
+    return Path(folder)
