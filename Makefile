@@ -33,7 +33,7 @@ lock: $(UV)  ## pin the Python dependencies with hashes (LOCK=--upgrade moves th
 setup: .venv/.synced  ## install everything the other verbs need
 
 test: setup  ## run every test, the real cluster included
-	@$(CLUSTER_PY) prepare
+	@$(CLUSTER_PY) prepare || [ "$$CI" != true ]  # a machine that cannot run it skips those tests, and says so
 	@.venv/bin/pytest $(ARGS)
 
 test-fast: setup  ## run the tests that need no cluster

@@ -34,7 +34,9 @@ _PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")
 
 def digest_of(uri: str, version: str, spec: PipelineSpec) -> str:
     """The name of the bundle that `spec` makes of one version of a source: 32 hexadecimal digits."""
-    identity = {"uri": uri, "version": version, "stages": [spell(stage) for stage in spec.stages], "layout": LAYOUT}
+    stages = [spell(stage) for stage in spec.stages]
+    settings = {"stages": stages, "continueOnError": spec.continue_on_error}
+    identity = {"uri": uri, "version": version, "layout": LAYOUT, **settings}
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 

@@ -84,6 +84,7 @@ class Manifest:
     state: Any = field(default_factory=dict)  # epoch, step, hyper-parameters: JSON values only
     checks: Checks = field(default_factory=Checks)
     stages: tuple[Mapping[str, Any], ...] = ()  # as spelled; they run in the training process
+    continue_on_error: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     preheat: str = __version__
 
@@ -134,6 +135,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
         "state": manifest.state,
         "checks": {"sha256": checks.sha256, "crc32": checks.crc32, "finite": checks.finite},
         "stages": manifest.stages,
+        "continueOnError": manifest.continue_on_error,
         "seconds": dict(manifest.seconds),
     }
 
@@ -155,6 +157,7 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         state=document["state"],
         checks=Checks(**document["checks"]),
         stages=tuple(document["stages"]),
+        continue_on_error=document["continueOnError"],
         seconds=document["seconds"],
         preheat=document["preheat"],
     )

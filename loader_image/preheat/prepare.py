@@ -153,6 +153,7 @@ class _Making:
             state=to_json(index.state),
             checks=checks,
             stages=tuple(spell(stage) for stage in self.spec.remaining),
+            continue_on_error=self.spec.continue_on_error,
             seconds={name: round(value, 3) for name, value in seconds.items()},
         )
 

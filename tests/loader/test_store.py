@@ -50,6 +50,7 @@ def test_a_digest_depends_on_source_version_and_stages_alone() -> None:
     stages = [{"s3": {"bucket": "b", "key": "k"}}, {"weightsOnly": {}}]
     digest = digest_of("s3://b/k", "etag:1", parse({"stages": stages}))
     assert digest == digest_of("s3://b/k", "etag:1", parse({"stages": stages, "maxRetries": 9}))
+    assert digest != digest_of("s3://b/k", "etag:1", parse({"stages": stages, "continueOnError": True}))
     assert len(digest) == 32
     others = [
         digest_of("s3://b/k", "etag:2", parse({"stages": stages})),

@@ -20,6 +20,7 @@ def write_bundle(
     tensors: Mapping[str, torch.Tensor],
     stages: Sequence[Mapping[str, Any]] = (WEIGHTS_ONLY,),
     aliases: Mapping[str, str] | None = None,
+    **facts: Any,
 ) -> Path:
     """A finished bundle of `tensors`; `aliases` are further names of some of them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,6 +34,7 @@ def write_bundle(
         tensors={name: TensorFacts(dtype_name(t.dtype), tuple(t.shape)) for name, t in tensors.items()},
         aliases=aliases or {},
         stages=tuple(stages),
+        **facts,
     )
     (folder / MANIFEST).write_text(manifest.to_json())
     return folder

@@ -49,8 +49,8 @@ def wanted():
 
 @pytest.fixture
 def in_bundle(tmp_path, monkeypatch):
-    def given(tensors, stages=(WEIGHTS_ONLY,)):
-        monkeypatch.setenv("PREHEAT_BUNDLE", str(write_bundle(tmp_path / "bundle", tensors, stages)))
+    def given(tensors, stages=(WEIGHTS_ONLY,), **facts):
+        monkeypatch.setenv("PREHEAT_BUNDLE", str(write_bundle(tmp_path / "bundle", tensors, stages, **facts)))
 
     monkeypatch.setenv("PREHEAT_REPORT", str(tmp_path / "report.json"))
     for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
@@ -160,6 +160,17 @@ def test_the_callback_can_be_sent_to_a_spawned_process():
     copy = pickle.loads(pickle.dumps(applying_callback()))
     assert isinstance(copy, Callback)
     assert isinstance(copy, ApplyCheckpoint)
+
+
+def test_the_pipelines_word_on_errors_holds_in_the_training_process(in_bundle, wanted):
+    stages = [WEIGHTS_ONLY, {"freezing": {"layers": ["nothing.here"]}}]
+    in_bundle(wanted, stages, continue_on_error=True)
+    model = torch.nn.Linear(3, 2)
+    preheat.apply(model)
+    assert torch.equal(model.weight, wanted["weight"])
+    in_bundle(wanted, stages)
+    with pytest.raises(NothingMatchedError, match=r"nothing\.here"):
+        preheat.apply(torch.nn.Linear(3, 2))
 
 
 def test_without_a_bundle_it_says_what_to_do(monkeypatch):

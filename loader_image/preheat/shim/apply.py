@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from preheat.context import CheckpointContext
 from preheat.data import CheckpointData, open_bundle
-from preheat.errors import CheckpointConfigError
+from preheat.errors import CheckpointConfigError, NotABundleError
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim import guard
 from preheat.shim.environment import bundle_folder
@@ -72,8 +72,9 @@ def applied_any() -> bool:
 
 
 def _run(context: CheckpointContext, data: CheckpointData) -> CheckpointContext:
-    stages = data.manifest.stages if data.manifest else ()
-    pipeline = CheckpointPipeline(stages)
+    if data.manifest is None:
+        raise NotABundleError(f"{data.blob.uri} has no manifest")
+    pipeline = CheckpointPipeline(data.manifest.stages, continue_on_error=data.manifest.continue_on_error)
     context.checkpoint_data = data
     context.checkpoint_path = context.checkpoint_path or data.blob.uri
     return pipeline.execute_sync(context)
