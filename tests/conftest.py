@@ -1,3 +1,22 @@
 """Fixtures of every test: the real cluster comes from tests/cluster and is shared by the whole run."""
 
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
 pytest_plugins = ["cluster.fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Processes configure logging when they start; a test that runs one in this process leaves no trace of that."""
+    loggers = [logging.getLogger(name) for name in (None, "preheat")]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.level = handlers, level
+    structlog.reset_defaults()

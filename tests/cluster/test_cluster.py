@@ -128,7 +128,7 @@ def test_a_training_pod_imports_torch_as_an_ordinary_user(cluster: Cluster, name
 def test_the_loader_image_holds_a_shim_and_the_operator_image_an_operator(cluster: Cluster, namespace: str) -> None:
     look = "import importlib.util as util, pathlib; print([bool(util.find_spec(n)) for n in NAMES], SHIM)"
     shim = "sorted(path.name.partition('-')[0] for path in pathlib.Path('/shim').iterdir())"
-    loader = look.replace("NAMES", "['preheat', 'boto3', 'torch', 'kopf']").replace("SHIM", shim)
+    loader = look.replace("NAMES", "['preheat', 'botocore', 'torch', 'kopf']").replace("SHIM", shim)
     operator = look.replace("NAMES", "['preheat', 'preheat_operator', 'kopf', 'torch']").replace("SHIM", "'-'")
     spec = {
         "initContainers": [container("operator", cluster.build_image("operator"), operator)],

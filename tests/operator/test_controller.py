@@ -10,7 +10,6 @@ from pathlib import Path
 
 import aiohttp
 import kopf
-import pytest
 from lightkube.config.kubeconfig import KubeConfig
 from typer.testing import CliRunner
 
@@ -131,15 +130,6 @@ def settings(**changes) -> Settings:
     return Settings(namespace="preheat-system", loader_image="loader:1", **changes)
 
 
-@pytest.fixture
-def restored_logging():
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = before
-
-
-@pytest.mark.usefixtures("restored_logging")
 def test_logs_are_json_without_credentials(monkeypatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
