@@ -19,7 +19,7 @@ _RULES: Mapping[str, tuple[Any, int, int]] = {
     "F8_E5M2": (numpy.uint8, 0x7F, 0x7C),
     "F8_E4M3": (numpy.uint8, 0x7F, 0x7F),  # has NaN and no infinity
 }
-_BLOCK = 64 * 1024  # bytes whose masked copy stays in the processor's cache
+_BLOCK = 128 * 1024  # bytes whose masked copy stays in the processor's cache
 
 
 class FiniteCheck:
