@@ -6,11 +6,13 @@ Whole processes on this machine, files warm in the page cache, servers on loopba
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +34,41 @@ UNCHECKED = {"verify": {"crc32": False, "finite": False}}
 def main() -> None:
     """Measure everything; exit 1 when a goal is missed."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    print("making the checkpoints (once; kept in the cache)", flush=True)
+    say("making the checkpoints (once; kept in the cache)")
     measure([sys.executable, HERE / "checkpoints.py", FOLDER])
     outputs = output_folder()
     runs = LoaderRuns(outputs / "volume")
-    figures = [*conversion(runs, FOLDER / "large.ckpt"), *warm_re_run(runs, FOLDER / "demo.ckpt")]
+    say("converting a local file, beside cp and torch")
+    figures = conversion(runs, FOLDER / "large.ckpt")
+    say("running again with the bundle there")
+    figures += warm_re_run(runs, FOLDER / "demo.ckpt")
+    say("starting an HTTP and an S3 server")
     with remote_sources() as (web, bucket):
+        say("reading two sizes from disk, HTTP and S3")
         figures += memory(runs, web, bucket)
+        say("waiting for first requests")
         figures += first_request(runs, web, bucket)
+        say("counting bytes on the wire")
         figures += fetched(runs, web, bucket)
     shutil.rmtree(outputs)
-    show(figures, f"Preheat, whole processes, median of {REPETITIONS} runs, output to {outputs} (command: make bench)")
+    show(
+        figures, f"Whole processes, median of {REPETITIONS} runs, output to {outputs} (command: make bench)", versions()
+    )
     write(figures, HERE / "results.json")
     if missed := [figure.name for figure in figures if figure.met is False]:
         raise SystemExit(f"goals missed: {', '.join(missed)}")
+
+
+def say(what: str) -> None:
+    """What the person who waits is waiting for."""
+    print(f"==> {what}", flush=True)
+
+
+def versions() -> str:
+    """What was measured, on what."""
+    names = ("preheat", "torch", "safetensors", "numpy", "isal", "botocore")
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"{packages}; Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} cores"
 
 
 def output_folder() -> Path:
@@ -81,7 +104,7 @@ def conversion(runs: LoaderRuns, checkpoint: Path) -> list[Figure]:
     results = rotate(contenders, REPETITIONS)
     size = reference.stat().st_size / 1e9
     floor = seconds(results["cp"])
-    against = f"cp of the {size:.2f} GB output, {floor:.2f} s ({spread(results['cp'])})"
+    against = f"cp of {size:.2f} GB, {floor:.2f} s ({spread(results['cp'])})"
     goals = {"unchecked": "<= 1.3", "crc": "<= 1.6", "crc and finite": "<= 1.6"}
     figures = [
         Figure(f"conversion, {name}", seconds(found) / floor, f"x cp ({spread(found)})", against, goals.get(name))
@@ -89,7 +112,7 @@ def conversion(runs: LoaderRuns, checkpoint: Path) -> list[Figure]:
         if name != "cp"
     ]
     figures += [
-        Figure(f"conversion, {name}: peak memory", peak(found), "MiB", goal="<= 64" if name in goals else None)
+        Figure(f"memory, {name}", peak(found), "MiB", goal="<= 64" if name in goals else None)
         for name, found in results.items()
         if name != "cp"
     ]
@@ -141,7 +164,7 @@ def memory(runs: LoaderRuns, web: Meter, bucket: Meter) -> list[Figure]:
             ("S3", over_s3(bucket, name), "<= 96"),
         ):
             found = [runs.fresh(source, CRC_AND_FINITE) for _ in range(3)]
-            figures.append(Figure(f"peak memory, {label}, {size} checkpoint", peak(found), "MiB", goal=goal))
+            figures.append(Figure(f"memory, {label}, {size} checkpoint", peak(found), "MiB", goal=goal))
     return figures
 
 
@@ -181,8 +204,8 @@ def fetched(runs: LoaderRuns, web: Meter, bucket: Meter) -> list[Figure]:
             Figure(
                 f"bytes fetched over {label}",
                 meter.received / allowed,
-                f"of what is allowed ({meter.received / 1e6:.1f} MB of a {whole / 1e6:.0f} MB file)",
-                "1.001 x selected tensors + 64 KiB + pickle",
+                f"x allowed ({meter.received / 1e6:.0f} of {whole / 1e6:.0f} MB)",
+                "1.001 x selected + 64 KiB + pickle",
                 "<= 1",
             )
         )

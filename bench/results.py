@@ -29,9 +29,9 @@ class Figure:
         return self.figure <= float(limit) if sign == "<=" else self.figure >= float(limit)
 
 
-def show(figures: list[Figure], title: str) -> None:
+def show(figures: list[Figure], title: str, caption: str) -> None:
     """Print the table."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for heading in ("what", "figure", "unit", "against", "goal", "met"):
         table.add_column(heading, justify="right" if heading == "figure" else "left")
     words = {True: "yes", False: "NO", None: ""}
