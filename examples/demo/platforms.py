@@ -64,28 +64,17 @@ class ContainerPlatform:
         return run("helm", "--kube-context", self.context, *arguments)
 
     def upload(self, bucket: str, key: str, path: Path) -> None:
-        """The server keeps objects as files in its folder: copy the file there."""
+        """Start the server if it is not there, and put the object through a forwarded port."""
         self.kubectl("apply", "-f", str(Path(__file__).parent / "s3.yaml"))
         self.kubectl("-n", "preheat-demo", "rollout", "status", "deployment/s3", "--timeout=180s")
-        pods = ("-n", "preheat-demo", "get", "pods", "-l", "app=s3", "-o", "jsonpath={.items[0].metadata.name}")
-        pod, target = self.kubectl(*pods), f"/data/{bucket}/{key}"
-        shell = f"mkdir -p $(dirname {target}) && cat > {target}"
-        with path.open("rb") as content:
-            command = [
-                "kubectl",
-                "--context",
-                self.context,
-                "-n",
-                "preheat-demo",
-                "exec",
-                "-i",
-                pod,
-                "--",
-                "sh",
-                "-c",
-                shell,
-            ]
-            subprocess.run(command, stdin=content, check=True)
+        forward = ["kubectl", "--context", self.context, "-n", "preheat-demo", "port-forward", "service/s3", ":7070"]
+        with subprocess.Popen(forward, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout
+                port = process.stdout.readline().rpartition(" -> ")[0].rpartition(":")[2]
+                put(f"http://127.0.0.1:{port}", self.s3_access_key, self.s3_secret_key, bucket, key, path)
+            finally:
+                process.terminate()
 
     def claim(self, namespace: str) -> str:
         return CLAIM.format(namespace=namespace)
@@ -224,6 +213,23 @@ spec:
   hostPath: {{path: {folder}}}
   claimRef: {{namespace: {namespace}, name: checkpoints}}
 """
+
+
+def put(endpoint: str, access_key: str, secret_key: str, bucket: str, key: str, path: Path) -> None:
+    """Upload a file, making the bucket if it is missing."""
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+    )
+    if bucket not in [found["Name"] for found in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket=bucket)
+    client.upload_file(str(path), bucket, key)
+    client.close()
 
 
 def require(*programs: str) -> None:
