@@ -6,6 +6,9 @@ The first level is the exception family of Anemoi's checkpoint guide: code writt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CheckpointError(Exception):
     """Anything that keeps a checkpoint from reaching its model."""
@@ -132,3 +135,14 @@ class NotABundleError(CheckpointError):
 
     reason = "NotABundle"
     exit_code = 60
+
+
+@contextmanager
+def about(uri: str) -> Iterator[None]:
+    """Say whose bytes are wrong, where the parts that found it out do not know."""
+    try:
+        yield
+    except (CheckpointLoadError, CheckpointValidationError) as error:
+        if uri in error.args[0]:
+            raise
+        raise type(error)(f"{uri}: {error.args[0]}", remedy=error.remedy) from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from preheat.blob import Blob
 from preheat.bundle import Partial, Store, digest_of
 from preheat.catalog import spell
 from preheat.checks import Checks
-from preheat.errors import CheckpointLoadError, CheckpointValidationError, StorageError
+from preheat.errors import StorageError, about
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
 from preheat.index import Index
@@ -72,7 +70,7 @@ def prepare(
             with store.make(digest, owner) as partial:
                 if partial:
                     making = _Making(spec, blob, digest, pipeline or Pipeline(), began)
-                    with _about(blob.uri):
+                    with about(blob.uri):
                         return making.fill(partial, progress or LogProgress(log))
         return _found(store, digest, blob, began)
     finally:
@@ -86,17 +84,6 @@ def reuse(spec: PipelineSpec, store: Store, pod: str) -> Outcome | None:
     if not found or digest_of(spec.source.uri, found[1].source.version, spec) != found[1].digest:
         return None
     return Outcome(*found, reused=True, seconds=time.monotonic() - began)
-
-
-@contextmanager
-def _about(uri: str) -> Iterator[None]:
-    """Say whose bytes are wrong, where the parts that found it out do not know."""
-    try:
-        yield
-    except (CheckpointLoadError, CheckpointValidationError) as error:
-        if uri in error.args[0]:
-            raise
-        raise type(error)(f"{uri}: {error.args[0]}", remedy=error.remedy) from error
 
 
 def _found(store: Store, digest: str, blob: Blob, began: float) -> Outcome:

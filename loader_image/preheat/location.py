@@ -1,0 +1,67 @@
+"""From one word to a source: what a person types where a pipeline would have a stage.
+
+Only the scheme decides. A word without one is a path; a scheme that is not known is refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from preheat.blob import Blob, Patience
+from preheat.errors import CheckpointConfigError, about
+from preheat.sources.http import HTTPSource
+from preheat.sources.local import LocalSource
+from preheat.sources.s3 import S3Source
+from preheat.stage import CheckpointSource
+
+KNOWN = "s3://bucket/key, https://host/path, http://host/path, or the path of a file"
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_S3 = re.compile(r"^[sS]3://([^/]+)/+(.+)$")
+
+
+@dataclass(frozen=True)
+class S3Options:
+    """What an `s3://` address has no room for."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    anonymous: bool = False
+
+
+def source_of(location: str, s3: S3Options | None = None) -> CheckpointSource:
+    """The source that a location names; raises CheckpointConfigError for a scheme that no source has."""
+    found = _SCHEME.match(location)
+    scheme = found[1].lower() if found else ""
+    s3 = s3 or S3Options()
+    if scheme == "s3":
+        return _s3_source(location, s3)
+    if s3 != S3Options():
+        raise CheckpointConfigError(f"{location} is not in S3, so endpoint, region and anonymous mean nothing for it")
+    if scheme in ("http", "https"):
+        return HTTPSource(location)
+    if scheme:
+        raise CheckpointConfigError(f"no source reads {scheme}://", remedy=f"Known: {KNOWN}")
+    return LocalSource(location)
+
+
+@contextmanager
+def opened(where: str | CheckpointSource, patience: Patience | None = None) -> Iterator[Blob]:
+    """The blob of a location or source, closed at the end; errors about its bytes name it."""
+    source = source_of(where) if isinstance(where, str) else where
+    blob = source.open(patience or Patience())
+    try:
+        with about(blob.uri):
+            yield blob
+    finally:
+        blob.close()
+
+
+def _s3_source(location: str, s3: S3Options) -> S3Source:
+    parts = _S3.match(location)
+    if not parts:
+        raise CheckpointConfigError(f"{location} names no object", remedy="Write s3://bucket/key")
+    return S3Source(parts[1], parts[2], region=s3.region, endpoint=s3.endpoint, anonymous=s3.anonymous)
