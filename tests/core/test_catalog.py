@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from preheat.catalog import ComponentCatalog, build, built_in, camel_case, snake_case, spell
 from preheat.errors import CheckpointConfigError
-from preheat.modifiers import FreezingModifier
+from preheat.modifiers import FreezingModifier, ResetModifier
 from preheat.sources import HTTPSource, LocalSource, S3Source
-from preheat.strategies import TransferLearningLoader, WeightsOnlyLoader
+from preheat.strategies import ColdStartLoader, TransferLearningLoader, WeightsOnlyLoader
 from preheat.verify import Verify
 
 STAGES = [
@@ -20,7 +20,10 @@ STAGES = [
     Verify(sha256="0" * 64, finite=False),
     WeightsOnlyLoader(strict=False),
     TransferLearningLoader(skip_mismatched=False),
+    ColdStartLoader(),
+    ColdStartLoader(strict=False, reset_layers=("classifier", "*.head")),
     FreezingModifier(("encoder", "processor.0")),
+    ResetModifier(("head",)),
 ]
 
 
@@ -46,6 +49,7 @@ def test_a_file_may_name_a_class_path():
         ("sources.HTTPSource", {"url": "https://a.example/x"}, HTTPSource("https://a.example/x")),
         ("loaders.WeightsOnlyLoader", {"strict": False}, WeightsOnlyLoader(strict=False)),
         ("loading.strategies.TransferLearningLoader", {"skip_mismatched": True}, TransferLearningLoader()),
+        ("loaders.ColdStartLoader", {"strict": False, "reset_layers": ["c"]}, ColdStartLoader(False, ("c",))),
         ("modifiers.FreezingModifier", {"layers": ["encoder"]}, FreezingModifier(("encoder",))),
     ],
 )
@@ -72,6 +76,9 @@ def test_an_unknown_parameter_lists_the_known_ones_and_the_nearest():
         ("s3", "is not a stage"),
         ({"freezing": {"layers": "encoder"}}, "give a list"),
         ({"freezing": {"layers": []}}, "must not be empty"),
+        ({"reset": {"layers": []}}, "must not be empty"),
+        ({"coldStart": {"resetLayers": "classifier"}}, "give a list"),
+        ({"coldStart": {"resetLayers": [""]}}, "must not be empty"),
         ({"http": {"url": "https://user:secret@host.example/x"}}, "does not match"),
         ({"http": {"url": "ftp://host.example/x"}}, "does not match"),
         ({"verify": {"sha256": "abc"}}, "does not match"),
@@ -86,8 +93,8 @@ def test_a_wrong_stage_says_what_is_wrong(stage, words):
 
 def test_every_family_is_listed():
     assert ComponentCatalog.list_sources() == ["http", "local", "s3"]
-    assert ComponentCatalog.list_loaders() == ["transfer_learning", "weights_only"]
-    assert ComponentCatalog.list_modifiers() == ["custom", "freezing"]
+    assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "weights_only"]
+    assert ComponentCatalog.list_modifiers() == ["custom", "freezing", "reset"]
 
 
 def test_a_listed_target_builds_the_class_it_names():

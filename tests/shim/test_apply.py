@@ -265,7 +265,8 @@ def test_ranks_do_not_share_a_report_file(monkeypatch, tmp_path):
 
 def test_the_line_in_the_log_is_bounded_whatever_the_checkpoint():
     names = tuple(f"{'a' * 40}.{i}" for i in range(9000))
-    report = Report("p", "s3://b/k", "v", "weights_only", names, dict.fromkeys(names, "not in the model"), names,
+    report = Report("p", "s3://b/k", "v", "weights_only", names, dict.fromkeys(names, "not in the model"),
+                    dict.fromkeys(names, "not in the checkpoint"),
                     dict.fromkeys(names, "F32 -> BF16"), (), 1, {"open": 0.1, "load": 0.1, "total": 0.2})  # fmt: skip
     assert len(json.dumps(report.to_mapping(20))) < 8000
     assert len(report.line()) < 1000

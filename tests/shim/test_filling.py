@@ -153,7 +153,7 @@ def test_buffers_count_when_they_are_persistent(tmp_path):
     done = load(write_bundle(tmp_path, state), model)
     assert model.num_batches_tracked == 77
     assert "num_batches_tracked" in done.get_metadata("transferred_params")
-    assert done.get_metadata("initial_params") == []
+    assert done.get_metadata("initial_params") == {}
 
 
 def test_the_metadata_is_that_of_the_guide(tmp_path):
@@ -165,7 +165,7 @@ def test_the_metadata_is_that_of_the_guide(tmp_path):
     assert done.metadata["loading_strategy"] == "transfer_learning"
     assert done.metadata["transferred_params"] == ["a"]
     assert done.metadata["skipped_params"] == {"old": "not in the model", "b": "shape [3], model has [2]"}
-    assert done.metadata["initial_params"] == ["b", "new"]
+    assert done.metadata["initial_params"] == {"b": "shape [3], model has [2]", "new": "not in the checkpoint"}
     assert done.optimizer is None
     assert model.weights_initialized is True
 

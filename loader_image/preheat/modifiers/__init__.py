@@ -2,9 +2,11 @@
 
 from preheat.modifiers.custom import CustomModifier
 from preheat.modifiers.freezing import FreezingModifier
+from preheat.modifiers.reset import ResetModifier
 from preheat.stage import ModelModifier
 
 MODIFIERS: dict[str, type[ModelModifier]] = {
     "custom": CustomModifier,
     "freezing": FreezingModifier,
+    "reset": ResetModifier,
 }

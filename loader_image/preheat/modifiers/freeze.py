@@ -1,19 +1,14 @@
-"""Freezes parameters by path, and says exactly what that changed.
-
-Paths are exact: `encoder` is not `model.encoder`. A path that freezes nothing is an error, because the commonest bug of
-freezing is a name that never matched.
-"""
+"""Freezes parameters by path, and says exactly what that changed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import Any
 
 from preheat.context import CheckpointContext
 from preheat.errors import NothingMatchedError
+from preheat.paths import fits, meant
 
 
 @dataclass(frozen=True)
@@ -53,12 +48,6 @@ def select(model: Any, path: str) -> Frozen:
     return Frozen(path, {name: p for name, p in model.named_parameters() if id(p) in chosen})
 
 
-def fits(name: str, path: str) -> bool:
-    """Whether `path` names `name`: part by part, `*` within one part."""
-    parts, patterns = name.split("."), path.split(".")
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
-
-
 def _freeze(found: Frozen) -> dict[str, Any]:
     """Counts are of tensors and of their elements; what an earlier path or the user froze is counted apart."""
     fresh = [parameter for parameter in found.parameters.values() if parameter.requires_grad]
@@ -81,8 +70,4 @@ def _nothing_matched(model: Any, paths: Iterable[str]) -> NothingMatchedError:
 
 
 def _reason(path: str, known: list[str]) -> str:
-    if any(fits(name, path) for name in known):
-        return " (it has no parameters)"
-    below = [name for name in known if name.endswith(f".{path}")]
-    nearest = below[:3] or get_close_matches(path, known, n=3)
-    return f" (did you mean {' or '.join(map(repr, nearest))}?)" if nearest else ""
+    return " (it has no parameters)" if any(fits(name, path) for name in known) else meant(path, known)

@@ -32,7 +32,7 @@ class Report:
     strategy: str
     loaded: tuple[str, ...]
     skipped: Mapping[str, str]  # name -> reason
-    left_initial: tuple[str, ...]
+    left_initial: Mapping[str, str]  # name -> reason
     casts: Mapping[str, str]  # name -> `F32 -> BF16`
     modifiers: tuple[Mapping[str, Any], ...]  # what each modifier says of itself
     size: int  # bytes loaded
@@ -55,7 +55,7 @@ class Report:
         facts = [
             f"{self._loaded()} from {self.source} version {self.version}",
             self.skipped and f"skipped {len(self.skipped)} ({_some(f'{n}: {r}' for n, r in self.skipped.items())})",
-            self.left_initial and f"left at initial value: {_some(self.left_initial)}",
+            self.left_initial and f"left at initial value: {_some(map(_left_line, self.left_initial.items()))}",
             self.casts
             and f"cast {', '.join(f'{count} {cast}' for cast, count in Counter(self.casts.values()).items())}",
             *map(_modifier_line, self.modifiers),
@@ -87,7 +87,7 @@ class Report:
                 "bytes": self.size,
             },
             "skipped": dict(list(self.skipped.items())[:shown]),
-            "leftInitial": self.left_initial[:shown],
+            "leftInitial": dict(list(self.left_initial.items())[:shown]),
             "casts": Counter(self.casts.values()) if shown else dict(self.casts),
             "modifiers": self.modifiers,
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
@@ -106,7 +106,7 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         strategy=str(said.get("loading_strategy", "custom")),
         loaded=tuple(said.get("transferred_params", ())),
         skipped=said.get("skipped_params", {}),
-        left_initial=tuple(said.get("initial_params", ())),
+        left_initial=said.get("initial_params", {}),
         casts=said.get("dtype_casts", {}),
         modifiers=tuple(said.get("modifiers_applied", ())),
         size=int(said.get("loaded_bytes", 0)),
@@ -147,9 +147,16 @@ def rank() -> int:
     return 0
 
 
+def _left_line(left: tuple[str, str]) -> str:
+    name, reason = left
+    return f"{name} (reset)" if reason == "reset" else name
+
+
 def _modifier_line(entry: Mapping[str, Any]) -> str:
     if entry.get("type") == "freezing":
         return f"frozen {entry['total_frozen_params']} tensors ({_some(entry['layers'])})"
+    if entry.get("type") == "reset":
+        return f"reset {entry['total_reset_params']} tensors ({_some(entry['layers'])})"
     return str(entry.get("type", "modified"))
 
 

@@ -10,6 +10,8 @@ from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, CheckpointLoadError
 from preheat.strategies.checking import check_finite
+from preheat.strategies.leaving import REASON as RESET
+from preheat.strategies.leaving import leave
 from preheat.strategies.matching import Tolerance, check, match
 from preheat.strategies.targets import entries_of, memory_key, tensors_of
 from preheat.strategies.weights import open_weights
@@ -17,16 +19,21 @@ from preheat.strategies.weights import open_weights
 TOUCHED = "the model was touched: do not train with it"
 
 
-def load_matching(context: CheckpointContext, strategy: str, tolerance: Tolerance) -> CheckpointContext:
-    """Fill the model with the weights that fit; raises before the model is touched, or says that it was."""
+def load_matching(
+    context: CheckpointContext, strategy: str, tolerance: Tolerance, reset: tuple[str, ...] = ()
+) -> CheckpointContext:
+    """Fill the model with the weights that fit, except the layers that `reset` names.
+
+    Raises before the model is touched, or says that it was.
+    """
     context.validate_for_stage(strategy, ["model", "checkpoint_data"])
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
     checks = context.checks or Checks()
     targets = tensors_of(context.model)
     weights = open_weights(context.checkpoint_data)
-    entries = entries_of(targets)
-    found = match(weights.entries, entries)
-    check(found, weights.entries, entries, tolerance)
+    left = leave(weights.entries, entries_of(targets), reset)
+    found = match(left.checkpoint, left.model)
+    check(found, left.checkpoint, left.model, tolerance)
     weights.check(found.pairs, checks)
 
     # Tied parameters are one memory: the last name wins, as in load_state_dict.
@@ -42,13 +49,19 @@ def load_matching(context: CheckpointContext, strategy: str, tolerance: Toleranc
     context.update_metadata(
         loading_strategy=strategy,
         transferred_params=list(found.loaded),
-        skipped_params=found.skipped,
-        initial_params=list(found.missing),
+        skipped_params={**found.skipped, **dict.fromkeys(left.of_checkpoint, RESET)},
+        initial_params={**found.initial, **dict.fromkeys(left.of_model, RESET)},
         dtype_casts=dict(found.casts),
         loaded_bytes=size,
         load_seconds=perf_counter() - started,
     )
     return context
+
+
+def origin(context: CheckpointContext) -> str | None:
+    """Where the weights come from, for a person: the source, also when they were read from its bundle."""
+    manifest = getattr(context.checkpoint_data, "manifest", None)
+    return manifest.source.uri if manifest else str(context.checkpoint_path or "") or None
 
 
 @contextmanager

@@ -48,6 +48,11 @@ class Match:
         """Why each weight of the checkpoint that is not loaded is not."""
         return {**dict.fromkeys(self.unexpected, "not in the model"), **self.mismatched}
 
+    @property
+    def initial(self) -> dict[str, str]:
+        """Why each tensor of the model that keeps its initial value does."""
+        return {name: self.mismatched.get(name, "not in the checkpoint") for name in self.missing}
+
 
 def match(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry]) -> Match:
     """Compare name by name."""
