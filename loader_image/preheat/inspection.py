@@ -13,8 +13,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
 from preheat.index import Tensor
-from preheat.location import opened
-from preheat.stage import CheckpointSource
+from preheat.location import Where, opened
 
 MAX_LEVELS = 32  # of the tree of names; a name may hold any number of dots
 
@@ -59,7 +58,7 @@ class Inspection:
         }
 
 
-def inspect(where: str | CheckpointSource, *, match: str = "", patience: Patience | None = None) -> Inspection:
+def inspect(where: Where, *, match: str = "", patience: Patience | None = None) -> Inspection:
     """Read the index of a location or source; `match` is a regular expression that names of tensors must contain."""
     began = time.monotonic()
     wanted = _pattern(match)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError, about
@@ -18,6 +19,8 @@ from preheat.sources.s3 import S3Source
 from preheat.stage import CheckpointSource
 
 KNOWN = "s3://bucket/key, https://host/path, http://host/path, or the path of a file"
+
+Where = str | Path | CheckpointSource
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _S3 = re.compile(r"^[sS]3://([^/]+)/+(.+)$")
@@ -49,9 +52,9 @@ def source_of(location: str, s3: S3Options | None = None) -> CheckpointSource:
 
 
 @contextmanager
-def opened(where: str | CheckpointSource, patience: Patience | None = None) -> Iterator[Blob]:
+def opened(where: Where, patience: Patience | None = None) -> Iterator[Blob]:
     """The blob of a location or source, closed at the end; errors about its bytes name it."""
-    source = source_of(where) if isinstance(where, str) else where
+    source = where if isinstance(where, CheckpointSource) else source_of(str(where))
     blob = source.open(patience or Patience())
     try:
         with about(blob.uri):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from preheat.storage import megabytes
@@ -26,6 +28,19 @@ class Progress(Protocol):
     def finish(self) -> None:
         """The transfer has ended, well or not."""
         ...
+
+
+@contextmanager
+def watched(progress: Progress | None, total: int) -> Iterator[Callable[[int], None]]:
+    """Tell `progress`, if there is one, of a transfer of `total` bytes; yields what is told of bytes that pass."""
+    if not progress:
+        yield lambda count: None
+        return
+    progress.start(total)
+    try:
+        yield progress.advance
+    finally:
+        progress.finish()
 
 
 class LogProgress:

@@ -1,0 +1,114 @@
+"""What a run of a pipeline would do, told before a byte of payload moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from preheat.catalog import spell
+from preheat.checks import Checks
+from preheat.formats import read_index
+from preheat.index import Tensor
+from preheat.location import opened
+from preheat.pieces import pieces_of
+from preheat.plan import Move, Plan, Span, checks_of, coalesce, make_plan
+from preheat.sources.local import LocalSource
+from preheat.spec import PipelineSpec
+from preheat.transfer import LOCAL, MAX_GAP, REMOTE, SPAN
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The plan of one pipeline for the present version of its source."""
+
+    uri: str
+    version: str
+    size_bytes: int
+    format: str
+    layout: str
+    tensors: int  # in the output
+    tied: int  # names that share another's bytes
+    parameters: int
+    selected_bytes: int  # of the source, that the output is made of
+    output_bytes: int
+    left_tensors: int
+    left_bytes: int
+    ranges: int  # runs of bytes in a row
+    requests: int  # about, the index's not counted
+    read_bytes: int  # of the source, index included
+    index_bytes: int  # of these, read already for this forecast
+    checks: Checks
+    remaining: tuple[dict[str, Any], ...]  # stages for the training process
+
+    def seconds(self, bandwidth: float) -> float:
+        """How long the bytes travel at `bandwidth` bytes per second."""
+        return self.read_bytes / bandwidth
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for a program."""
+        return {
+            "source": {"uri": self.uri, "version": self.version, "sizeBytes": self.size_bytes},
+            "format": self.format,
+            "layout": self.layout,
+            "tensors": self.tensors,
+            "tied": self.tied,
+            "parameters": self.parameters,
+            "selectedBytes": self.selected_bytes,
+            "outputBytes": self.output_bytes,
+            "left": {"tensors": self.left_tensors, "bytes": self.left_bytes},
+            "ranges": self.ranges,
+            "requests": self.requests,
+            "readBytes": self.read_bytes,
+            "indexBytes": self.index_bytes,
+            "checks": {"sha256": self.checks.sha256, "crc32": self.checks.crc32, "finite": self.checks.finite},
+            "remaining": list(self.remaining),
+        }
+
+
+def plan_pipeline(spec: PipelineSpec) -> Forecast:
+    """Read the index of the pipeline's source and plan its run; raises what the run would raise up to there."""
+    with opened(spec.source, spec.patience) as blob:
+        index = read_index(blob)
+        plan = make_plan(index, spec)
+        checks = checks_of(spec)
+        spans = coalesce(_passing(plan, checks), max_gap=MAX_GAP, max_length=SPAN)
+        gathered = [move.tensor for move in plan.moves if not move.tensor.contiguous]
+        return Forecast(
+            uri=blob.uri,
+            version=blob.version,
+            size_bytes=blob.size,
+            format=index.format,
+            layout=index.layout,
+            tensors=len(index.tensors) - len(plan.aliases),
+            tied=len(plan.aliases),
+            parameters=index.parameters,
+            selected_bytes=plan.selected_bytes,
+            output_bytes=plan.output_bytes,
+            left_tensors=plan.left_tensors,
+            left_bytes=plan.left_bytes,
+            ranges=1 if checks.sha256 else len(spans),
+            requests=_requests(spec, spans, gathered, checks),
+            read_bytes=blob.fetched + _payload(spans, gathered, blob.size if checks.sha256 else None),
+            index_bytes=blob.fetched,
+            checks=checks,
+            remaining=tuple(spell(stage) for stage in spec.remaining),
+        )
+
+
+def _passing(plan: Plan, checks: Checks) -> list[Move]:
+    return [move for move in plan.moves if move.tensor.contiguous or checks.crc32]
+
+
+def _requests(spec: PipelineSpec, spans: tuple[Span, ...], gathered: list[Tensor], checks: Checks) -> int:
+    pace = LOCAL if isinstance(spec.source, LocalSource) else REMOTE
+    pieces = 1 if checks.sha256 else sum(1 for _ in pieces_of(spans, pace.piece))
+    if not gathered:
+        return pieces
+    from preheat.gather import BLOCK  # needs numpy
+
+    return pieces + sum(-(-tensor.extent() // BLOCK) for tensor in gathered)
+
+
+def _payload(spans: tuple[Span, ...], gathered: list[Tensor], whole: int | None) -> int:
+    passing = sum(span.stop - span.start for span in spans) if whole is None else whole
+    return passing + sum(tensor.extent() for tensor in gathered)

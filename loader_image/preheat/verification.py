@@ -1,0 +1,209 @@
+"""Checks a checkpoint where it is: every byte that a check needs is read once, and nothing is written.
+
+All tensors are read, those of the training state too. Only weights have to be finite: what watches a training run may
+well remember infinity as its best score so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from preheat.blob import Blob, Patience
+from preheat.checks import Checks
+from preheat.checksum import crc32
+from preheat.errors import CheckpointValidationError
+from preheat.formats import read_index
+from preheat.index import Index, Record, Tensor
+from preheat.location import Where, opened
+from preheat.pieces import Checksums, Piece, Stretch, pieces_of, whole
+from preheat.plan import Move, coalesce
+from preheat.progress import Progress, watched
+from preheat.sources.file_blob import FileBlob
+from preheat.transfer import LOCAL, MAX_GAP, REMOTE, SPAN
+from preheat.verify import Verify
+from preheat.workers import work_off
+
+if TYPE_CHECKING:
+    from preheat.finite import FiniteCheck
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked of a checkpoint that passed."""
+
+    uri: str
+    version: str
+    size_bytes: int
+    format: str
+    layout: str
+    tensors: int  # weights and training state, an alias counted again
+    records: int  # whose CRC-32 was compared
+    checks: Checks
+    fetched_bytes: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for a program."""
+        return {
+            "outcome": "verified",
+            "source": {"uri": self.uri, "version": self.version, "sizeBytes": self.size_bytes},
+            "format": self.format,
+            "layout": self.layout,
+            "tensors": self.tensors,
+            "records": self.records,
+            "checks": {"sha256": self.checks.sha256, "crc32": self.checks.crc32, "finite": self.checks.finite},
+            "fetchedBytes": self.fetched_bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def verify_checkpoint(
+    where: Where,
+    *,
+    sha256: str | None = None,
+    finite: bool = True,
+    patience: Patience | None = None,
+    progress: Progress | None = None,
+) -> Verified:
+    """Check sizes, CRC-32 of every tensor's record, finite weights and, if given, the SHA-256 of the whole object.
+
+    Raises the error that a pipeline with the same checks would.
+    """
+    began = time.monotonic()
+    stage = Verify(sha256.lower() if sha256 else None, finite=finite)
+    checks = Checks(stage.sha256, stage.crc32, stage.finite)
+    with opened(where, patience) as blob:
+        index = read_index(blob)
+        checking = _Checking(blob, index, checks)
+        with watched(progress, checking.total) as advance:
+            records = checking.run(advance)
+        return Verified(
+            uri=blob.uri,
+            version=blob.version,
+            size_bytes=blob.size,
+            format=index.format,
+            layout=index.layout,
+            tensors=len(checking.moves),
+            records=records,
+            checks=checks,
+            fetched_bytes=blob.fetched,
+            seconds=time.monotonic() - began,
+        )
+
+
+class _Checking:
+    def __init__(self, blob: Blob, index: Index, checks: Checks) -> None:
+        self._blob = blob
+        self._checks = checks
+        self._weights = index.tensors
+        self.moves = list(_moves(index, checks))
+        self._spans = coalesce(self.moves, max_gap=MAX_GAP, max_length=SPAN)
+        self.total = blob.size if checks.sha256 else sum(span.stop - span.start for span in self._spans)
+        self._found: dict[int, list[tuple[Stretch, int]]] = {}  # by first byte of a piece
+
+    def run(self, advance: Callable[[int], None]) -> int:
+        """Read and check; returns how many records were compared."""
+
+        def work(pieces: Iterator[Piece]) -> None:
+            buffer = memoryview(bytearray(pace.buffer))
+            finite = _finite_check() if self._checks.finite else None
+            for piece in pieces:
+                self._found[piece.start] = list(self._look(piece, buffer, finite, advance))
+
+        pace = LOCAL if isinstance(self._blob, FileBlob) else REMOTE
+        if self._checks.sha256:
+            work_off([whole(self._spans, self._blob.size)], 1, work, self._blob.close)
+        else:
+            work_off(pieces_of(self._spans, pace.piece), pace.threads, work, self._blob.close)
+        if self._checks.finite:
+            self._look_at_strided()
+        return self._compare_records()
+
+    def _look(
+        self, piece: Piece, buffer: memoryview, finite: FiniteCheck | None, advance: Callable[[int], None]
+    ) -> Iterator[tuple[Stretch, int]]:
+        digest = hashlib.sha256() if self._checks.sha256 else None
+        position, at, checksum = piece.start, 0, 0
+        for view in self._blob.stream(piece.start, piece.stop, buffer):
+            end = position + len(view)
+            while at < len(piece.stretches) and piece.stretches[at].start < end:
+                stretch = piece.stretches[at]
+                part = view[max(stretch.start, position) - position : min(stretch.stop, end) - position]
+                checksum = crc32(part, checksum)
+                if finite:
+                    self._feed(finite, stretch, part)
+                if stretch.stop > end:
+                    break
+                yield stretch, checksum
+                at, checksum = at + 1, 0
+            if digest:
+                digest.update(view)
+            advance(len(view))
+            position = end
+        if digest:
+            self._compare(digest.hexdigest())
+
+    def _feed(self, finite: FiniteCheck, stretch: Stretch, part: memoryview) -> None:
+        for move in stretch.moves:
+            if self._weights.get(move.name) is move.tensor:
+                finite.feed(move.name, move.tensor.dtype, part)
+
+    def _look_at_strided(self) -> None:
+        """Elements that the strides skip may be anything, so these are picked out of their storage first."""
+        for name, tensor in self._weights.items():
+            if not tensor.contiguous:
+                from preheat.gather import gather
+
+                finite = _finite_check()
+                for _, run in gather(self._blob, tensor):
+                    finite.feed(name, tensor.dtype, run)
+
+    def _compare(self, found: str) -> None:
+        if found != self._checks.sha256:
+            raise CheckpointValidationError(
+                f"{self._blob.uri} has SHA-256 {found}, expected is {self._checks.sha256}",
+                remedy="Compare with where it was copied from",
+            )
+
+    def _compare_records(self) -> int:
+        checksums = Checksums()
+        for start in sorted(self._found):
+            for stretch, checksum in self._found[start]:
+                checksums.add(stretch, checksum)
+        names: Mapping[Record, str] = {move.tensor.record: move.name for move in reversed(self.moves)}
+        return checksums.check(names)
+
+
+def _moves(index: Index, checks: Checks) -> Iterator[Move]:
+    """Weights first: where records are shared, their names are the ones to be told."""
+    for name, tensor in (*index.tensors.items(), *_state_tensors(index.state)):
+        if tensor.size:
+            record = tensor.record
+            reach = (record.start, record.stop) if record.crc32 is not None else _reach(tensor)
+            yield Move(name, tensor, target=0, start=reach[0], stop=reach[1])
+
+
+def _reach(tensor: Tensor) -> tuple[int, int]:
+    return tensor.start, tensor.start + tensor.extent()
+
+
+def _state_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors of the training state with the keys that lead to them."""
+    if isinstance(tree, Tensor):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _state_tensors(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, (list, tuple)):
+        for position, value in enumerate(tree):
+            yield from _state_tensors(value, f"{path}[{position}]")
+
+
+def _finite_check() -> FiniteCheck:
+    from preheat.finite import FiniteCheck  # numpy is imported when something needs it
+
+    return FiniteCheck()
