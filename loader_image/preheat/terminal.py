@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
-from preheat.prepare import Outcome
 from preheat.storage import megabytes
+
+if TYPE_CHECKING:
+    from preheat.checks import Checks
+    from preheat.prepare import Outcome
 
 
 class Bar:
     """A progress bar with bytes, rate and time left."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, doing: str) -> None:
         self._progress = Progress(
-            TextColumn("preparing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+            TextColumn(doing), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
             console=console, transient=True,
         )  # fmt: skip
-        self._task = self._progress.add_task("preparing", total=None)
+        self._task = self._progress.add_task(doing, total=None)
 
     def start(self, total: int) -> None:
         """Show the bar."""
@@ -36,36 +42,43 @@ class Bar:
         self._progress.stop()
 
 
+def facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and what is known of them, one a line."""
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    for name, value in rows:
+        table.add_row(plain(name), plain(value))
+    return table
+
+
+def plain(text: str) -> Text:
+    """Text from outside as it is: neither markup nor anything that a terminal obeys."""
+    return Text(text if text.isprintable() else ascii(text)[1:-1])
+
+
+def count_of(number: int, thing: str) -> str:
+    """`1 tensor`, `2 tensors`."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def said_checks(checks: Checks) -> str:
+    """What is checked, in a few words."""
+    wanted = (("SHA-256", checks.sha256), ("CRC-32", checks.crc32), ("finite", checks.finite), ("sizes", True))
+    return ", ".join(said for said, done in wanted if done)
+
+
 def summary(outcome: Outcome) -> Table:
     """What was loaded from where, what was left out and what was checked."""
-    manifest, totals, left, checks = (
-        outcome.manifest,
-        outcome.manifest.totals,
-        outcome.manifest.left,
-        outcome.manifest.checks,
+    manifest = outcome.manifest
+    totals, left = manifest.totals, manifest.left
+    taken = f"{totals.tensors}, {totals.parameters / 1e6:.1f} M parameters, {megabytes(totals.selected_bytes)}"
+    return facts(
+        [
+            ("source", manifest.source.uri),
+            ("version", manifest.source.version),
+            ("format", f"{manifest.source.format} ({manifest.source.layout})"),
+            ("tensors", taken),
+            ("left out", f"{left.state_tensors} tensors, {megabytes(left.state_bytes)}"),
+            ("checked", said_checks(manifest.checks)),
+            ("took", f"{outcome.seconds:.2f} s" + (", the bundle was there already" if outcome.reused else "")),
+        ]
     )
-    checked = [
-        said
-        for said, done in (
-            ("SHA-256", checks.sha256),
-            ("CRC-32", checks.crc32),
-            ("finite", checks.finite),
-            ("sizes", True),
-        )
-        if done
-    ]
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    for name, value in (
-        ("source", manifest.source.uri),
-        ("version", manifest.source.version),
-        ("format", f"{manifest.source.format} ({manifest.source.layout})"),
-        (
-            "tensors",
-            f"{totals.tensors}, {totals.parameters / 1e6:.1f} M parameters, {megabytes(totals.selected_bytes)}",
-        ),
-        ("left out", f"{left.state_tensors} tensors, {megabytes(left.state_bytes)}"),
-        ("checked", ", ".join(checked)),
-        ("took", f"{outcome.seconds:.2f} s" + (", the bundle was there already" if outcome.reused else "")),
-    ):
-        table.add_row(name, Text(value))  # no markup: names come from outside
-    return table

@@ -1,0 +1,45 @@
+"""The command `preheat`: one module per verb. What the verbs do lives elsewhere and is imported when a verb runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from preheat import __version__
+from preheat.cli.checksum import checksum
+from preheat.cli.compare import compare
+from preheat.cli.inspect import inspect
+from preheat.cli.plan import plan
+from preheat.cli.run import run
+from preheat.cli.verify import verify
+
+app = typer.Typer(
+    help="Gives a training pod its checkpoint before the training process starts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+for _verb in (run, plan, inspect, verify, compare, checksum):
+    app.command()(_verb)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def preheat(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that belong to no verb."""

@@ -1,0 +1,30 @@
+"""`preheat checksum`: of a whole object, wherever it is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from preheat.cli.answer import answering, progress, show_json
+from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Region, source
+
+
+def checksum(
+    location: Location,
+    algorithm: Annotated[str, typer.Option(help="sha256, sha512, sha1, md5, blake2b, sha3_256 or crc32.")] = "sha256",
+    as_json: Json = False,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """Print the checksum of a file or object, in the form of `sha256sum`."""
+    with answering(as_json):
+        from preheat.digest import calculate_checksum
+
+        where = source(location, endpoint, region, anonymous)
+        found = calculate_checksum(where, algorithm, progress=progress("reading"))
+    if as_json:
+        show_json({"uri": where.uri, "algorithm": algorithm, "checksum": found})
+    else:
+        typer.echo(f"{found}  {where.uri}")

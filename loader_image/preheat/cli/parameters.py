@@ -1,0 +1,61 @@
+"""Arguments and options that several verbs take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from preheat.errors import CheckpointConfigError
+
+if TYPE_CHECKING:
+    from preheat.spec import PipelineSpec
+    from preheat.stage import CheckpointSource
+
+PipelineFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PIPELINE.yaml",
+        help="A CheckpointPipeline, or its spec alone. A relative path of a `local` source counts from the current "
+        "directory, not from this file.",
+    ),
+]
+Location = Annotated[str, typer.Argument(metavar="LOCATION", help="s3://bucket/key, a URL, or the path of a file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Endpoint = Annotated[str | None, typer.Option(metavar="URL", help="Of an S3 service that is not AWS.")]
+Region = Annotated[str | None, typer.Option(help="Of the S3 bucket; default: the environment's.")]
+Anonymous = Annotated[bool, typer.Option("--anonymous", help="Read a public S3 bucket without credentials.")]
+
+
+def source(location: str, endpoint: str | None, region: str | None, anonymous: bool) -> CheckpointSource:
+    """The source that a location and the options of S3 name."""
+    from preheat.location import S3Options, source_of
+
+    return source_of(location, S3Options(endpoint, region, anonymous))
+
+
+def read_pipeline(path: Path) -> PipelineSpec:
+    """The pipeline of a file; raises CheckpointConfigError that names it."""
+    from preheat.spec import parse
+
+    document = _read(path)
+    try:
+        return parse(document)
+    except CheckpointConfigError as error:
+        raise CheckpointConfigError(f"{path}: {error.args[0]}", remedy=error.remedy) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        documents = [found for found in yaml.safe_load_all(path.read_text()) if found]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise CheckpointConfigError(f"{path} cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        raise CheckpointConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise CheckpointConfigError(f"{path} must hold one pipeline", remedy="Begin it with `stages:`")
+    return documents[0]

@@ -1,0 +1,70 @@
+"""`preheat plan`: what a run would do."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from preheat.cli.answer import answering, show, show_json
+from preheat.cli.parameters import Json, PipelineFile, read_pipeline
+from preheat.errors import CheckpointConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from preheat.forecast import Forecast
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+def plan(
+    pipeline: PipelineFile,
+    bandwidth: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Such as 100MB/s or 10Gbit/s: tell how long it would take.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what `run` would do, before a byte of payload moves: tensors, bytes, requests, output, what is left out."""
+    with answering(as_json):
+        rate = bytes_per_second(bandwidth) if bandwidth else None
+        from preheat.forecast import plan_pipeline
+
+        forecast = plan_pipeline(read_pipeline(pipeline))
+    if as_json:
+        show_json(forecast.to_json() | ({"seconds": round(forecast.seconds(rate), 3)} if rate else {}))
+    else:
+        show(_table(forecast, rate))
+
+
+def bytes_per_second(text: str) -> float:
+    """`100MB/s`, `2GiB/s` or `10Gbit/s` as bytes per second; raises CheckpointConfigError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]i?)?(b|bit|bps)?(?:/s)?", text.strip().lower())
+    if not found or float(found[1]) == 0:
+        raise CheckpointConfigError(f"{text!r} is not a bandwidth", remedy="Write it like 100MB/s or 10Gbit/s")
+    return float(found[1]) * _UNITS[found[2] or ""] / (8 if found[3] in ("bit", "bps") else 1)
+
+
+def _table(forecast: Forecast, rate: float | None) -> Table:
+    from preheat.storage import megabytes
+    from preheat.terminal import count_of, facts, said_checks
+
+    travels = f"{count_of(forecast.ranges, 'range')}, about {count_of(forecast.requests, 'request')}"
+    tied = f", {forecast.tied} more names share their bytes" if forecast.tied else ""
+    rows = [
+        ("source", forecast.uri),
+        ("version", forecast.version),
+        ("size", megabytes(forecast.size_bytes)),
+        ("format", f"{forecast.format} ({forecast.layout})"),
+        ("takes", f"{forecast.tensors} tensors, {forecast.parameters / 1e6:.1f} M parameters{tied}"),
+        ("", f"{megabytes(forecast.selected_bytes)} in {travels}"),
+        ("leaves out", f"{forecast.left_tensors} tensors, {megabytes(forecast.left_bytes)}"),
+        ("reads", f"{megabytes(forecast.read_bytes)}, of which {megabytes(forecast.index_bytes)} for this plan"),
+        ("writes", megabytes(forecast.output_bytes)),
+        ("checks", said_checks(forecast.checks)),
+        ("then, in the training process", ", ".join(name for stage in forecast.remaining for name in stage) or "-"),
+    ]
+    if rate:
+        rows.append(("lasts at least", f"{forecast.seconds(rate):.1f} s at {megabytes(rate)}/s"))
+    return facts(rows)

@@ -1,0 +1,41 @@
+"""`preheat run`: the loader's part of a pipeline, without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from preheat.cli.answer import answering, progress, show, show_json
+from preheat.cli.parameters import Json, PipelineFile, read_pipeline
+
+if TYPE_CHECKING:
+    from preheat.prepare import Outcome
+
+
+def run(
+    pipeline: PipelineFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder in which bundles are made and found again.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Do the loader's part of a pipeline here: fetch, check and convert its checkpoint into a bundle."""
+    with answering(as_json):
+        outcome = _prepare(pipeline, output)
+    if as_json:
+        show_json({"folder": str(outcome.folder.absolute()), **outcome.to_json()})
+    else:
+        from preheat.terminal import summary
+
+        show(summary(outcome))
+        typer.echo(str(outcome.folder.absolute()))
+
+
+def _prepare(path: Path, output: Path) -> Outcome:
+    from preheat.bundle import Store
+    from preheat.lease import owner_here
+    from preheat.prepare import prepare
+
+    return prepare(read_pipeline(path), Store(output), owner_here(), progress=progress("preparing"))
