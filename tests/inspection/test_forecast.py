@@ -1,0 +1,63 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from formats.samples import saved
+from sources.fault_server import FaultServer
+
+from preheat.bundle import Store
+from preheat.cli.plan import bytes_per_second
+from preheat.errors import CheckpointConfigError
+from preheat.forecast import plan_pipeline
+from preheat.prepare import prepare
+from preheat.spec import PipelineSpec, parse
+
+SHARED = torch.randn(3_000_000)
+CONTENT = saved(
+    {
+        "state_dict": {f"w{n}": torch.randn(1_500_000) for n in range(4)} | {"one": SHARED, "tied": SHARED},
+        "optimizer_states": [torch.randn(7_000_000), torch.randn(10)],
+    }
+)
+
+
+def pipeline(url: str, **verify: object) -> PipelineSpec:
+    return parse({"stages": [{"http": {"url": url}}, {"verify": verify}, {"weightsOnly": {}}]})
+
+
+@pytest.mark.parametrize("verify", [{}, {"crc32": False, "finite": False}, {"sha256": "digest"}], ids=str)
+def test_the_forecast_is_what_then_happens(verify: dict[str, object], tmp_path: Path) -> None:
+    if "sha256" in verify:
+        verify = {"sha256": hashlib.sha256(CONTENT).hexdigest()}
+    with FaultServer().running() as server:
+        spec = pipeline(server.serve("/x.ckpt", CONTENT), **verify)
+        found = plan_pipeline(spec)
+        before, sent = len(server.requests), server.sent
+        assert sent < 200_000
+        outcome = prepare(spec, Store(tmp_path), "me")
+        requests = len(server.requests) - before - before  # the index is read again
+    assert (found.tensors, found.tied) == (5, 1)
+    assert (found.left_tensors, found.left_bytes) == (2, 28_000_040)
+    assert found.output_bytes == (outcome.folder / "model.safetensors").stat().st_size
+    assert found.selected_bytes == outcome.manifest.totals.selected_bytes == 4 * 9_000_000
+    assert found.read_bytes == pytest.approx(
+        outcome.fetched_bytes, abs=1 << 17
+    )  # what the first request brought is kept
+    assert found.requests == pytest.approx(requests, abs=1)
+    assert found.seconds(1e6) == found.read_bytes / 1e6
+    assert found.remaining == ({"weightsOnly": {}},)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("100MB/s", 1e8), ("1.5 GB/s", 1.5e9), ("10Gbit/s", 1.25e9), ("1GiB/s", 1 << 30), ("500", 500), ("8kbps", 1000)],
+)
+def test_a_bandwidth_is_read_as_people_write_it(text: str, rate: float) -> None:
+    assert bytes_per_second(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0MB/s", "-1", "10 furlongs"])
+def test_what_is_no_bandwidth_is_refused(text: str) -> None:
+    with pytest.raises(CheckpointConfigError, match="is not a bandwidth"):
+        bytes_per_second(text)
