@@ -8,7 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -39,6 +39,8 @@ class Report:
     seconds: Mapping[str, float]  # open, load, total
     rank: int = 0
     notes: tuple[str, ...] = ()
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the model's tensors
+    skipped_sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the checkpoint's
 
     @property
     def frozen(self) -> int:
@@ -93,11 +95,15 @@ class Report:
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
             "notes": self.notes,
         }
-        return document if shown else {**document, "loaded": self.loaded}
+        if shown:
+            return document
+        return {**document, "loaded": self.loaded, "tensors": self.sizes, "skippedTensors": self.skipped_sizes}
 
 
 def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Mapping[str, float]) -> Report:
     """The report of a run, from what its stages recorded in the context."""
+    from preheat.strategies.sizes import sizes_of  # torch; a report is also read where there is none
+
     said = context.metadata
     return Report(
         pipeline=manifest.pipeline.name if manifest else "",
@@ -112,6 +118,8 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         size=int(said.get("loaded_bytes", 0)),
         seconds={"open": seconds["open"], "load": said.get("load_seconds", 0.0), "total": seconds["total"]},
         rank=rank(),
+        sizes=sizes_of(context.model),
+        skipped_sizes=said.get("skipped_sizes", {}),
     )
 
 

@@ -13,6 +13,7 @@ from preheat.strategies.checking import check_finite
 from preheat.strategies.leaving import REASON as RESET
 from preheat.strategies.leaving import leave
 from preheat.strategies.matching import Tolerance, check, match
+from preheat.strategies.sizes import sizes_in
 from preheat.strategies.targets import entries_of, memory_key, tensors_of
 from preheat.strategies.weights import open_weights
 
@@ -46,10 +47,12 @@ def load_matching(
             check_finite(chosen)
     context.model.weights_initialized = True
     context.optimizer = context.scheduler = None  # they start fresh
+    skipped = {**found.skipped, **dict.fromkeys(left.of_checkpoint, RESET)}
     context.update_metadata(
         loading_strategy=strategy,
         transferred_params=list(found.loaded),
-        skipped_params={**found.skipped, **dict.fromkeys(left.of_checkpoint, RESET)},
+        skipped_params=skipped,
+        skipped_sizes=sizes_in(weights.entries, skipped),
         initial_params={**found.initial, **dict.fromkeys(left.of_model, RESET)},
         dtype_casts=dict(found.casts),
         loaded_bytes=size,

@@ -1,0 +1,70 @@
+"""The run of a report in a few lines, for the table and for the page; and reading a report. Pure but for `read`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from preheat.errors import CheckpointConfigError
+from preheat.shim.report_tree import size_text
+
+
+_SHAPE = {
+    **dict.fromkeys(("totals", "source", "skipped", "leftInitial", "casts", "tensors", "skippedTensors"), dict),
+    **{"strategy": str, "loaded": list, "modifiers": list, "seconds": dict, "notes": list},
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The report in a file; raises CheckpointConfigError for what is none."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointConfigError(
+            f"{path} cannot be read: {error.strerror}",
+            remedy="Name the file that PREHEAT_REPORT named in the training process",
+        ) from error
+    except ValueError as error:
+        raise CheckpointConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(report, dict) or any(not isinstance(report.get(key), kind) for key, kind in _SHAPE.items()):
+        raise CheckpointConfigError(
+            f"{path} is not a report",
+            remedy="A training process writes one when its checkpoint is applied, where PREHEAT_REPORT says",
+        )
+    return report
+
+
+def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values."""
+    totals, seconds, source = report["totals"], report["seconds"], report["source"]
+    yield "pipeline", report.get("pipeline") or "without a name"
+    yield "source", source.get("uri", "")
+    yield "version", source.get("version", "")
+    yield "strategy", report["strategy"]
+    yield "loaded", _loaded(totals, seconds.get("load", 0.0))
+    if seconds:
+        yield "took", ", ".join(f"{phase} {value:.3f} s" for phase, value in seconds.items())
+    for entry in report["modifiers"]:
+        yield "modifier", modifier_text(entry)
+    for note in report["notes"]:
+        yield "note", note
+
+
+def modifier_text(entry: Mapping[str, Any]) -> str:
+    """What a modifier did, in a few words."""
+    kind, layers = entry.get("type", "a stage of the pipeline's own"), ", ".join(entry.get("layers", ()))
+    if kind == "freezing":
+        return f"freezing: {entry['total_frozen_params']} tensors ({layers})"
+    if kind == "reset":
+        return f"reset: {entry['total_reset_params']} tensors ({layers})"
+    return f"{kind}: {layers}" if layers else str(kind)
+
+
+def _loaded(totals: Mapping[str, int], seconds: float) -> str:
+    count, size = totals.get("loaded", 0), totals.get("bytes", 0)
+    if not count:
+        return "by a stage of the pipeline's own"
+    rate = f", {size / 1e9 / seconds:.1f} GB/s" if seconds and size else ""
+    return f"{count} of {count + totals.get('leftInitial', 0)} tensors ({size_text(size)}{rate})"

@@ -1,0 +1,75 @@
+"""A report for a person at a terminal: the run in a few lines, then the model by modules. Pure: JSON in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from preheat.shim.report_facts import facts
+from preheat.shim.report_tree import STATES, Leaf, Node, join_chains, leaves, model_tree, size_text, skipped_tree
+
+_DEPTH = 2  # levels of modules that are listed
+_SHOWN = 40  # names that are listed; the page and the JSON have all
+_STYLES = {"loaded": "green", "cast": "cyan", "initial": "yellow", "reset": "magenta", "skipped": "red"}
+
+
+def table(report: Mapping[str, Any]) -> RenderableType:
+    """What to print."""
+    tree = join_chains(model_tree(report))
+    parts: list[RenderableType] = [_head(report), _modules(tree)]
+    notable = [leaf for leaf in leaves(tree) if leaf.state != "loaded"]
+    notable.sort(key=lambda leaf: leaf.state == "cast")  # what has no value from the checkpoint comes first
+    if notable:
+        parts.append(_names("Not simply loaded", notable))
+    if left := list(leaves(skipped_tree(report))):
+        parts.append(_names("In the checkpoint, not loaded", left))
+    return Group(*parts)
+
+
+def _head(report: Mapping[str, Any]) -> Table:
+    head = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    for name, value in facts(report):
+        head.add_row(name, Text(value))  # no markup: names come from outside
+    return head
+
+
+def _modules(tree: Node) -> Table:
+    shown = [state for state in STATES if state in tree.states]
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    found.add_column("module")
+    for title in ("tensors", "size", *shown, *(["frozen"] if tree.frozen else [])):
+        found.add_column(title, justify="right", style=_STYLES.get(title, ""))
+    for name, node in (("all", tree), *_rows(tree)):
+        states = [_share(node.states[state], node.size) for state in shown]
+        frozen = [_share(node.frozen, node.size)] if tree.frozen else []
+        found.add_row(Text(name), str(node.tensors), size_text(node.size), *states, *frozen)
+    return found
+
+
+def _rows(node: Node, depth: int = 0) -> Iterator[tuple[str, Node]]:
+    for child in node.children.values():
+        if isinstance(child, Node):
+            yield "  " * (depth + 1) + child.name, child
+            if depth + 1 < _DEPTH:
+                yield from _rows(child, depth + 1)
+
+
+def _share(part: int, whole: int) -> str:
+    return "" if not part else "all" if part == whole else f"{part / whole:.1%}"
+
+
+def _names(title: str, found: list[Leaf]) -> Table:
+    names = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in (title, "", "size", "reason"):
+        names.add_column(column, justify="right" if column == "size" else "left")
+    for leaf in found[:_SHOWN]:
+        state = Text(leaf.state, _STYLES[leaf.state])
+        names.add_row(Text(leaf.name), state, size_text(leaf.size), Text(leaf.reason))
+    if len(found) > _SHOWN:
+        names.add_row(f"and {len(found) - _SHOWN} more", "", "", "")
+    return names

@@ -1,0 +1,161 @@
+"""What became of every tensor of a report, and the model as a tree of those answers. Pure: a report's JSON in.
+
+A tensor of the model has one state; frozen is said beside it, because a frozen tensor may be loaded or not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from preheat.paths import holds
+
+#: Every state with what it means, in the order in which they are shown.
+STATES = {
+    "loaded": "the checkpoint's values",
+    "cast": "the checkpoint's values in another precision",
+    "initial": "not in the checkpoint: the model's initial values",
+    "reset": "initial values, as the pipeline asks",
+    "skipped": "in the checkpoint, and not loaded",
+}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor. `reason` says why it is not simply loaded."""
+
+    name: str
+    state: str
+    reason: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    size: int  # bytes
+    frozen: bool
+
+
+@dataclass
+class Node:
+    """A module: what is in it by name, and sums over all of it."""
+
+    name: str
+    children: dict[str, Node | Leaf] = field(default_factory=dict)
+    tensors: int = 0
+    elements: int = 0
+    size: int = 0
+    parts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # bytes by state, and by whether they are frozen
+
+    @property
+    def frozen(self) -> int:
+        """Bytes that get no gradient."""
+        return sum(size for (_, frozen), size in self.parts.items() if frozen)
+
+    @property
+    def states(self) -> Counter[str]:
+        """Bytes by state; a state is also there when all its tensors are empty."""
+        found: Counter[str] = Counter()
+        for (state, _), size in self.parts.items():
+            found[state] += size
+        return found
+
+    def add(self, path: list[str], leaf: Leaf) -> None:
+        """Put `leaf` below, at `path`."""
+        self.tensors += 1
+        self.elements += leaf.elements
+        self.size += leaf.size
+        self.parts[leaf.state, leaf.frozen] += leaf.size
+        if len(path) == 1:
+            self.children[path[0]] = leaf
+            return
+        below = self.children.get(path[0])
+        if not isinstance(below, Node):  # a tensor and a module cannot share a name in torch
+            below = self.children[path[0]] = Node(path[0])
+        below.add(path[1:], leaf)
+
+
+def model_tree(report: Mapping[str, Any]) -> Node:
+    """The tensors of the model."""
+    return _tree(_model_leaves(report))
+
+
+def skipped_tree(report: Mapping[str, Any]) -> Node:
+    """The tensors of the checkpoint that did not reach the model."""
+    sizes = report["skippedTensors"]
+    return _tree(_leaf(name, "skipped", str(why), sizes.get(name, {})) for name, why in report["skipped"].items())
+
+
+def leaves(tree: Node) -> Iterator[Leaf]:
+    """Every tensor of the tree."""
+    for child in tree.children.values():
+        yield from [child] if isinstance(child, Leaf) else leaves(child)
+
+
+def join_chains(node: Node) -> Node:
+    """The tree with every module that holds one module and nothing else joined to it: `model.module.encoder`."""
+    children: dict[str, Node | Leaf] = {}
+    for name, child in node.children.items():
+        below = join_chains(child) if isinstance(child, Node) else child
+        if isinstance(below, Node) and len(below.children) == 1:
+            [only] = below.children.values()
+            if isinstance(only, Node):
+                below = replace(only, name=f"{below.name}.{only.name}")
+        children[name] = below
+    return replace(node, children=children)
+
+
+def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
+    loaded, casts, left = set(report["loaded"]), report["casts"], report["leftInitial"]
+    reset = [path for entry in report["modifiers"] if entry.get("type") == "reset" for path in entry["layers"]]
+    for name, size in report["tensors"].items():
+        if any(holds(path, name) for path in reset):
+            yield _leaf(name, "reset", "reset after loading", size)
+        elif name in loaded:
+            yield _leaf(name, "cast" if name in casts else "loaded", casts.get(name, ""), size)
+        elif name in left:
+            yield _leaf(name, _state_of(left[name]), left[name], size)
+        else:
+            yield _leaf(name, *_unnamed(bool(loaded or left)), size)
+
+
+def _unnamed(others: bool) -> tuple[str, str]:
+    """State and reason of a tensor that no stage spoke of; `others` were spoken of."""
+    if others:
+        return "initial", "added to the model after the weights were loaded"
+    return "loaded", "by a stage of the pipeline's own, which names no tensors"
+
+
+def _state_of(reason: str) -> str:
+    return {"reset": "reset", "not in the checkpoint": "initial"}.get(reason, "skipped")
+
+
+def _tree(found: Iterator[Leaf]) -> Node:
+    root = Node("")
+    for leaf in found:
+        root.add(leaf.name.split("."), leaf)
+    return root
+
+
+def _leaf(name: str, state: str, reason: str, size: Mapping[str, Any]) -> Leaf:
+    return Leaf(
+        name=name,
+        state=state,
+        reason=reason,
+        dtype=str(size.get("dtype", "")),
+        shape=tuple(size.get("shape", ())),
+        elements=int(size.get("elements", 0)),
+        size=int(size.get("bytes", 0)),
+        frozen=bool(size.get("frozen", False)),
+    )
+
+
+def size_text(size: int) -> str:
+    """Bytes for a person: three digits and a decimal unit."""
+    value, units = float(size), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    for larger in units:
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"

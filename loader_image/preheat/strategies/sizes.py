@@ -1,0 +1,42 @@
+"""How large each tensor of a report is, so that a table or a page can be drawn from the report alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
+
+import torch
+
+from preheat.strategies.matching import Entry
+from preheat.strategies.tensors import DTYPES, dtype_name
+
+#: `dtype`, `shape`, `elements` and `bytes`; `frozen` for a parameter that gets no gradient.
+Size = Mapping[str, Any]
+
+
+def sizes_of(model: Any) -> dict[str, Size]:
+    """The model's tensors by the names of its `state_dict`; nothing for what is no torch.nn.Module."""
+    if not isinstance(model, torch.nn.Module):
+        return {}
+    sizes = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, torch.Tensor):
+            size = _size(dtype_name(tensor.dtype), tuple(tensor.shape), tensor.element_size())
+            frozen = isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad
+            sizes[name] = {**size, "frozen": True} if frozen else size
+    return sizes
+
+
+def sizes_in(entries: Mapping[str, Entry], names: Iterable[str]) -> dict[str, Size]:
+    """Those of a checkpoint's entries."""
+    found = {name: entries[name] for name in names}
+    return {
+        name: _size(entry.dtype, entry.shape, DTYPES[entry.dtype].itemsize if entry.dtype in DTYPES else 0)
+        for name, entry in found.items()
+    }
+
+
+def _size(dtype: str, shape: tuple[int, ...], itemsize: int) -> Size:
+    elements = prod(shape)
+    return {"dtype": dtype, "shape": list(shape), "elements": elements, "bytes": elements * itemsize}
