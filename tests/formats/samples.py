@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from preheat.data import CheckpointData
 from preheat.errors import TruncatedError
 from preheat.formats import read_index
 from preheat.formats.torch_tensors import DTYPES
 from preheat.index import Index, Tensor
+from preheat.sources.file_blob import FileBlob
 
 TORCH_DTYPES = {ours: getattr(torch, theirs) for theirs, ours in DTYPES.items()}
 
@@ -61,6 +66,20 @@ def saved(tree: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def saved_before_1_6(tree: Any, **options: Any) -> bytes:
+    """What torch.save wrote before it wrote zip files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of modules it wants to keep the source
+        return saved(tree, _use_new_zipfile_serialization=False, **options)
+
+
+def read_by_preheat(content: bytes, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights as `preheat.data` gives them, from a file."""
+    (folder / "checkpoint").write_bytes(content)
+    with contextlib.closing(FileBlob(folder / "checkpoint")) as blob:
+        return dict(CheckpointData(blob, read_index(blob)).state_dict)
+
+
 def index_of(content: bytes) -> Index:
     return read_index(BytesBlob(content))
 
@@ -79,7 +98,11 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Bit-equal, whatever the dtype: NaN equals NaN."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
-    return one.contiguous().reshape(-1).view(torch.uint8).equal(other.contiguous().reshape(-1).view(torch.uint8))
+    return bytes_of(one).equal(bytes_of(other))
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def assert_equals_torch(content: bytes, take: Callable[[Any], Mapping[str, torch.Tensor]] = lambda root: root) -> Index:

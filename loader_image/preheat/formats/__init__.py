@@ -6,15 +6,13 @@ from collections.abc import Callable
 
 from preheat.blob import Blob
 from preheat.errors import CheckpointLoadError, UnsupportedFormatError
-from preheat.formats import safetensors, torch_zip
+from preheat.formats import safetensors, torch_legacy, torch_zip
 from preheat.formats.metadata import MetadataReader
 from preheat.index import Index
 
 _RESAVE = "Save the model's state_dict() with torch.save of torch 1.6 or later"
 _WEB = "Check the URL: a login page or an error page was stored instead of the checkpoint"
 _UNPACK = "Unpack it and give the checkpoint inside"
-
-_TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of torch's old format: a number
 
 
 def _starts(*prefixes: bytes) -> Callable[[bytes], bool]:
@@ -28,10 +26,10 @@ def _web_page(head: bytes) -> bool:
 READERS: tuple[tuple[str, Callable[[bytes], bool], Callable[[MetadataReader], Index]], ...] = (
     ("torch zip", _starts(b"PK\3\4"), torch_zip.read_index),
     ("safetensors", lambda head: head[8:9] == b"{", safetensors.read_index),
+    ("torch before 1.6", torch_legacy.recognise, torch_legacy.read_index),
 )
 
 KNOWN: tuple[tuple[str, Callable[[bytes], bool], str], ...] = (
-    ("a torch file of before 1.6", lambda head: head[2:].startswith(_TORCH_MAGIC), _RESAVE),
     ("a tar archive, perhaps of torch before 0.1.10", lambda head: head[257:262] == b"ustar", _RESAVE),
     ("a bare pickle", lambda head: head[:1] == b"\x80" and head[1:2] <= b"\x05", _RESAVE),
     ("an empty zip archive", _starts(b"PK\5\6"), _RESAVE),

@@ -46,6 +46,7 @@ class Node:
     items: list[Any] = field(default_factory=list)  # appended or added
     pairs: list[tuple[Any, Any]] = field(default_factory=list)  # set by key
     refusal: str = ""
+    new: bool = False  # `callee` is a class and was not called, as objects are pickled that do not say how
 
     @property
     def name(self) -> str:
@@ -57,6 +58,12 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
+
+
+def members(node: Node) -> list[Any]:
+    """What a pickled set holds, in the order of the file."""
+    given = node.args[0] if node.args and isinstance(node.args[0], list) else []
+    return node.items or given
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 from preheat.errors import CheckpointError, CheckpointLoadError
 from preheat.formats.inert import Global
-from preheat.formats.pickle_machine import Constructors, Machine, Pickle
+from preheat.formats.pickle_machine import Constructors, Machine, More, Pickle
 from preheat.formats.pickle_opcodes import OPCODES, STOP
 
 MAX_BYTES = 256 << 20
@@ -21,27 +21,36 @@ MAX_OPCODES = 4_000_000  # about 80,000 tensors; callers that know of more allow
 
 
 def read_pickle(
-    data: bytes, constructors: Constructors, persistent: Callable[[Any], Any], *, max_opcodes: int = MAX_OPCODES
+    data: bytes,
+    constructors: Constructors,
+    persistent: Callable[[Any], Any],
+    *,
+    max_opcodes: int = MAX_OPCODES,
+    start: int = 0,
+    more: More | None = None,
 ) -> Pickle:
-    """The pickle at the start of `data`; raises a CheckpointLoadError that names the byte where it makes no sense."""
+    """The pickle that begins at byte `start` of `data`, which may be its beginning only where `more` is given.
+
+    Raises a CheckpointLoadError that names the byte where it makes no sense.
+    """
     if len(data) > MAX_BYTES:
         raise CheckpointLoadError(f"the pickle has {len(data)} bytes; {MAX_BYTES} are allowed")
-    machine = Machine(data, {**PLAIN_VALUES, **constructors}, persistent)
+    machine = Machine(data, {**PLAIN_VALUES, **constructors}, persistent, start, more)
     opcode_at = 0
     try:
         for _ in range(max_opcodes):
             opcode_at = machine.at
-            if opcode_at >= len(data):
-                machine.take(1)  # says what is missing
-            machine.at += 1
-            opcode = data[opcode_at]
+            if opcode_at >= len(machine.data):
+                machine.take(1)  # fetches it, or says what is missing
+            machine.at = opcode_at + 1
+            opcode = machine.data[opcode_at]
             if opcode == STOP:
                 return machine.finish()
             OPCODES[opcode](machine)
     except CheckpointError:
         raise
     except (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error) as error:
-        code = data[opcode_at : opcode_at + 1]
+        code = machine.data[opcode_at : opcode_at + 1]
         raise CheckpointLoadError(
             f"the pickle makes no sense at byte {opcode_at} (opcode {code!r}): {type(error).__name__} {error}"
         ) from error

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from preheat.formats.inert import FROZENSET, MAX_LEVELS, SET, Global, Key, Node
+from preheat.formats.inert import FROZENSET, MAX_LEVELS, SET, Global, Key, Node, members
 from preheat.index import Tensor
 
 MAX_VALUES = 10_000
@@ -47,8 +47,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Key):
         return value.value
     if isinstance(value, Node) and value.callee in (SET, FROZENSET):
-        given = value.args[0] if value.args and isinstance(value.args[0], list) else []
-        return _Set(value.items or given)
+        return _Set(members(value))
     return value
 
 

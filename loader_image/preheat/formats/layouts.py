@@ -1,4 +1,4 @@
-"""Where in a checkpoint's tree the model's weights are: Lightning, Fabric, and the customs of plain torch."""
+"""Where in a checkpoint's tree the model's weights are: Lightning, Fabric, whole modules, customs of plain torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from preheat.errors import CheckpointLoadError, UnsupportedFormatError
 from preheat.formats.inert import Node
+from preheat.formats.modules import is_module, module_entries
 from preheat.index import Tensor
 
-#: Keys that hold a state dict, the first that does is taken.
+#: Keys that hold a state dict or a whole module, the first that does is taken.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 
 _LIGHTNING_VERSION = "pytorch-lightning_version"
@@ -28,6 +29,8 @@ class Layout:
 
 def take_apart(root: Any) -> Layout:
     """The layout of a checkpoint's tree; raises a CheckpointLoadError that lists its keys when it holds no weights."""
+    if is_module(root):
+        return Layout("module", _split_module(root), {})
     if isinstance(root, Node):
         raise UnsupportedFormatError(
             f"the file is one pickled object of class {root.name}, not a state dict", remedy=_RESAVE
@@ -40,6 +43,9 @@ def take_apart(root: Any) -> Layout:
             tensors, rest = _split(candidate)
             state = {other: value for other, value in root.items() if other != key}
             return Layout(_name(root, key), tensors, {**state, key: rest} if rest else state)
+        if is_module(candidate):
+            others = {other: value for other, value in root.items() if other != key}
+            return Layout("module", _split_module(candidate), others)
     if _has_tensors(root) and all(
         _is_tensor(value) or str(key).endswith("_extra_state") for key, value in root.items()
     ):
@@ -71,6 +77,13 @@ def _split(entries: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[Any, Any]]:
         else:
             tensors[checked_name(name)] = value
     return tensors, rest
+
+
+def _split_module(module: Node) -> dict[str, Tensor]:
+    tensors, _ = _split(module_entries(module))
+    if not tensors:
+        raise CheckpointLoadError(f"the pickled module of class {module.name} has no tensors")
+    return tensors
 
 
 def checked_name(name: Any) -> str:

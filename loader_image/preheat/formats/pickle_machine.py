@@ -12,6 +12,9 @@ from preheat.formats.inert import Global, Node
 #: What calls of a name mean: functions of Preheat's own. They take constant time, for a pickle repeats them cheaply.
 Constructors = Mapping[Global, Callable[..., Any]]
 
+#: Gives a program's bytes again, from the first on, with at least so many of them where there are more.
+More = Callable[[int], bytes]
+
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # protocols 0-2 write Python 2's names
 
 # Not what keeps anybody safe: no call is ever made. A file with such a call is hostile; its owner should hear of it.
@@ -35,11 +38,14 @@ class Pickle:
 class Machine:
     """The stack machine that a pickle is a program for."""
 
-    __slots__ = ("at", "constructors", "data", "globals", "marks", "memo", "persistent", "stack")
+    __slots__ = ("at", "constructors", "data", "globals", "marks", "memo", "more", "persistent", "stack")
 
-    def __init__(self, data: bytes, constructors: Constructors, persistent: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, data: bytes, constructors: Constructors, persistent: Callable[[Any], Any], start: int, more: More | None
+    ) -> None:
         self.data = data
-        self.at = 0
+        self.more = more
+        self.at = start
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
@@ -47,10 +53,16 @@ class Machine:
         self.constructors = constructors
         self.persistent = persistent
 
+    def reaches(self, stop: int) -> bool:
+        """Whether the program has bytes up to `stop`, after more of it was asked for."""
+        if stop > len(self.data) and self.more:
+            self.data = self.more(stop)
+        return stop <= len(self.data)
+
     def take(self, count: int) -> bytes:
         start = self.at
         self.at = stop = start + count
-        if stop > len(self.data):
+        if stop > len(self.data) and not self.reaches(stop):
             raise TruncatedError(
                 f"the pickle ends at byte {len(self.data)}; bytes {start}...{stop} are missing from it"
             )
@@ -61,6 +73,8 @@ class Machine:
 
     def line(self) -> bytes:
         stop = self.data.find(b"\n", self.at)
+        while stop < 0 and self.reaches(len(self.data) + 1):
+            stop = self.data.find(b"\n", self.at)
         if stop < 0:
             raise TruncatedError(f"the pickle ends at byte {len(self.data)}, inside a line that begins at {self.at}")
         start, self.at = self.at, stop + 1

@@ -187,6 +187,13 @@ def _reduce(machine: Machine) -> None:
     machine.stack[-1] = machine.call(machine.stack[-1], args)
 
 
+def _new(machine: Machine) -> None:
+    """NEWOBJ: to us a class is called like a function, and remembered as a class."""
+    _reduce(machine)
+    if isinstance(machine.stack[-1], Node):
+        machine.stack[-1].new = True
+
+
 def _new_with_keywords(machine: Machine) -> None:
     keywords, args, callee = machine.stack.pop(), machine.stack.pop(), machine.stack.pop()
     if not isinstance(callee, (Global, Node)) or not isinstance(args, tuple) or not isinstance(keywords, dict):
@@ -215,7 +222,7 @@ def _protocol(machine: Machine) -> None:
 
 def _frame(machine: Machine) -> None:
     length = machine.number(8)
-    if machine.at + length > len(machine.data):
+    if not machine.reaches(machine.at + length):
         raise TruncatedError(
             f"the pickle ends at byte {len(machine.data)}; its frame reaches to byte {machine.at + length}"
         )
@@ -289,7 +296,7 @@ _BY_OPCODE: dict[bytes, Opcode] = {
     b"c": _push(_global_line),
     b"\x93": _stack_global,
     b"R": _reduce,
-    b"\x81": _reduce,  # NEWOBJ: a class and its arguments, to us the same as a function and its arguments
+    b"\x81": _new,
     b"\x92": _new_with_keywords,
     b"b": _build,
     b"o": _object,

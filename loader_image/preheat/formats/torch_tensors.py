@@ -31,6 +31,12 @@ _STORAGES = {
     "ComplexFloatStorage": "C64",
 }  # fmt: skip
 
+#: Bytes of an element where only the length of a storage is of interest: Preheat cannot write these.
+_OTHER_STORAGES = {
+    "ComplexDoubleStorage": 16, "QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1,
+    "QUInt2x4Storage": 1,
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Storage:
@@ -42,17 +48,26 @@ class Storage:
 
 def storage(kind: Any, elements: Any, record: Record) -> Storage:
     """The storage that a persistent id describes; raises when it declares another size than its record has."""
-    if not isinstance(kind, Global) or kind.module not in ("torch", "torch.cuda", "torch.storage"):
-        raise CheckpointValidationError(f"storage {record.name!r} is of no type of torch's")
-    untyped = kind.name == "UntypedStorage"
-    dtype = None if untyped else _STORAGES.get(kind.name, str(kind))
-    itemsize = 1 if dtype is None else ITEMSIZE.get(dtype)
-    if not _count(elements) or (itemsize and elements * itemsize != record.size):
-        declared = f"{elements} elements" if _count(elements) else "no number of elements"
+    size = storage_size(kind, elements, record.name)
+    dtype = None if kind.name == "UntypedStorage" else _STORAGES.get(kind.name, str(kind))
+    if size not in (None, record.size):
         raise CheckpointValidationError(
-            f"storage {record.name!r} declares {declared} of {dtype or 'one byte'} and has {record.size} bytes"
+            f"storage {record.name!r:.80} declares {elements} elements of {dtype or 'one byte'} "
+            f"and has {record.size} bytes"
         )
     return Storage(record, dtype)
+
+
+def storage_size(kind: Any, elements: Any, name: str) -> int | None:
+    """Bytes of so many elements in a storage of this type; None for a type whose elements have an unknown size."""
+    if not isinstance(kind, Global) or kind.module not in ("torch", "torch.cuda", "torch.storage"):
+        raise CheckpointValidationError(f"storage {name!r:.80} is of no type of torch's")
+    if not _count(elements):
+        raise CheckpointValidationError(f"storage {name!r:.80} declares no number of elements")
+    if kind.name == "UntypedStorage":
+        return int(elements)
+    itemsize = ITEMSIZE.get(_STORAGES.get(kind.name, ""), _OTHER_STORAGES.get(kind.name, 0))
+    return elements * itemsize if itemsize else None
 
 
 def _rebuild_tensor(source: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor | Node:
@@ -92,7 +107,9 @@ def _dense(source: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -
         return _refused(f"of dtype {dtype.removesuffix('Storage')}, which Preheat cannot write")
     if prod(shape) >= 1 << 63:
         raise ValueError(f"shape {shape} has too many elements")
-    dense = not prod(shape) or strides == row_major(shape, strides)
+    if not prod(shape):
+        return Tensor(dtype, shape, source.record)  # an empty view may begin beyond the end
+    dense = strides == row_major(shape, strides)
     return Tensor(dtype, shape, source.record, offset * ITEMSIZE[dtype], None if dense else strides)
 
 
@@ -116,6 +133,10 @@ def _size(lengths: Any = ()) -> Any:
     if not isinstance(lengths, tuple):
         raise TypeError("a torch.Size of something else than a tuple")
     return lengths
+
+
+def _uncallable(*_: Any) -> Any:
+    raise TypeError("a type of storages is called")  # in a damaged file, in place of what makes a tensor
 
 
 def _refused(refusal: str) -> Node:
@@ -142,6 +163,7 @@ _OTHER_TENSORS = {
 }
 
 CONSTRUCTORS: Constructors = {
+    **{Global("torch", name): _uncallable for name in (*_STORAGES, *_OTHER_STORAGES)},
     Global("torch", "Size"): _size,
     Global("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     Global("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
@@ -157,6 +179,6 @@ CONSTRUCTORS: Constructors = {
 
 #: Globals that are part of describing a tensor and therefore not worth listing as opaque.
 FAMILIAR = frozenset(
-    [Global("torch", name) for name in (*DTYPES, *_STORAGES)]
+    [Global("torch", name) for name in (*DTYPES, *_STORAGES, *_OTHER_STORAGES)]
     + [Global("torch.storage", "UntypedStorage"), Global("torch.nn.parameter", "Parameter"), Global("torch", "Tensor")]
 )

@@ -7,18 +7,13 @@ from functools import partial
 from typing import Any
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
-from preheat.formats.inert import FROZENSET, SET, check_tree
 from preheat.formats.inert_pickle import MAX_OPCODES, read_pickle
-from preheat.formats.layouts import take_apart
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.torch_tensors import CONSTRUCTORS, FAMILIAR, Storage, storage
+from preheat.formats.torch_pickle import make_index, refuse_reference
+from preheat.formats.torch_tensors import CONSTRUCTORS, Storage, storage
 from preheat.formats.zip_directory import Member, check_stored, read_directory
 from preheat.formats.zip_members import ALIGNMENT, locate, read_ahead, read_member
 from preheat.index import Index, Record
-
-#: Views may repeat stored bytes; a file of a few bytes must not become a bundle of many gigabytes.
-MAX_EXPANSION = 4
-FREE_EXPANSION = 64 << 20
 
 
 def read_index(reader: MetadataReader) -> Index:
@@ -40,12 +35,7 @@ def read_index(reader: MetadataReader) -> Index:
     pickle = read_pickle(content, CONSTRUCTORS, partial(_storage, records), max_opcodes=budget)
     if pickle.stop != len(content):
         raise CheckpointLoadError(f"{len(content) - pickle.stop} bytes follow the end of the pickle")
-    check_tree(pickle.value)
-    layout = take_apart(pickle.value)
-    opaque = tuple(sorted(map(str, pickle.opaque - FAMILIAR - {SET, FROZENSET})))
-    index = Index("torch-zip", layout.name, layout.tensors, layout.state, opaque, reader.fetched)
-    _check_tensors(index, reader.size)
-    return index
+    return make_index("torch-zip", pickle, reader)
 
 
 def _root(members: Mapping[str, Member]) -> str:
@@ -82,9 +72,7 @@ def _alignment(reader: MetadataReader, member: Member | None) -> int:
 def _storage(records: Mapping[str, Record], identity: Any) -> Storage:
     """What torch's pickles mean by a persistent id: ("storage", type, key, device, elements)."""
     if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
-        raise CheckpointLoadError(
-            f"the pickle refers to something outside of itself that is no storage: {identity!r:.80}"
-        )
+        refuse_reference(identity)
     _, kind, key, _, elements = identity
     if not isinstance(key, str):
         raise CheckpointLoadError("the pickle refers to a storage whose key is no text")
@@ -92,19 +80,3 @@ def _storage(records: Mapping[str, Record], identity: Any) -> Storage:
     if record is None:
         raise CheckpointValidationError(f"the pickle refers to storage {key[:80]!r}, which is not in the file")
     return storage(kind, elements, record)
-
-
-def _check_tensors(index: Index, stored: int) -> None:
-    for name, tensor in index.tensors.items():
-        tensor.check_inside(name)
-    for tensor in index.state_tensors():
-        tensor.check_inside("among the training state")
-    distinct = {(t.start, t.dtype, t.shape, t.strides): t.size for t in index.tensors.values()}
-    total = sum(distinct.values())
-    if total > MAX_EXPANSION * stored + FREE_EXPANSION:
-        largest = max(index.tensors, key=lambda name: index.tensors[name].size)
-        raise CheckpointValidationError(
-            f"the weights take {total} bytes, {largest!r} alone {index.tensors[largest].size}, "
-            f"from a file of {stored}: views repeat the same bytes too often",
-            remedy="Save contiguous copies of the tensors",
-        )

@@ -1,0 +1,51 @@
+"""What the pickle of a torch file becomes: an index whose tensors lie inside their storages and repeat little."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from preheat.errors import CheckpointLoadError, CheckpointValidationError
+from preheat.formats.inert import FROZENSET, SET, check_tree
+from preheat.formats.layouts import take_apart
+from preheat.formats.metadata import MetadataReader
+from preheat.formats.pickle_machine import Pickle
+from preheat.formats.torch_tensors import FAMILIAR
+from preheat.index import Index
+
+#: Views may repeat stored bytes; a file of a few bytes must not become a bundle of many gigabytes.
+MAX_EXPANSION = 4
+FREE_EXPANSION = 64 << 20
+
+
+def make_index(file_format: str, pickle: Pickle, reader: MetadataReader) -> Index:
+    """The index of a checkpoint whose pickle was read with the constructors of `torch_tensors`."""
+    check_tree(pickle.value)
+    layout = take_apart(pickle.value)
+    opaque = tuple(sorted(map(str, pickle.opaque - FAMILIAR - {SET, FROZENSET})))
+    index = Index(file_format, layout.name, layout.tensors, layout.state, opaque, reader.fetched)
+    _check_tensors(index, reader.size)
+    return index
+
+
+def refuse_reference(identity: Any) -> NoReturn:
+    """Raise CheckpointLoadError for a persistent id that torch does not write; its values stay unprinted."""
+    kind = f"a {type(identity).__name__}"
+    if isinstance(identity, tuple) and identity and isinstance(identity[0], str):
+        kind = f"{identity[0][:40]!r} of {len(identity)} parts"
+    raise CheckpointLoadError(f"the pickle refers to something outside of itself that is no storage: {kind}")
+
+
+def _check_tensors(index: Index, stored: int) -> None:
+    for name, tensor in index.tensors.items():
+        tensor.check_inside(name)
+    for tensor in index.state_tensors():
+        tensor.check_inside("among the training state")
+    distinct = {(t.start, t.dtype, t.shape, t.strides): t.size for t in index.tensors.values()}
+    total = sum(distinct.values())
+    if total > MAX_EXPANSION * stored + FREE_EXPANSION:
+        largest = max(index.tensors, key=lambda name: index.tensors[name].size)
+        raise CheckpointValidationError(
+            f"the weights take {total} bytes, {largest!r} alone {index.tensors[largest].size}, "
+            f"from a file of {stored}: views repeat the same bytes too often",
+            remedy="Save contiguous copies of the tensors",
+        )
