@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from preheat.construction import construct, import_class, suggest
+from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import MODIFIERS
 from preheat.sources import SOURCES
@@ -21,6 +22,7 @@ from preheat.strategies import STRATEGIES
 from preheat.verify import Verify
 
 CHECKS: dict[str, type[PipelineStage]] = {"verify": Verify}
+CONVERSIONS: dict[str, type[PipelineStage]] = {"convert": Convert}
 
 Stage = TypeVar("Stage", bound=PipelineStage)
 
@@ -72,7 +74,7 @@ class ComponentCatalog:
 
 def built_in() -> dict[str, type[PipelineStage]]:
     """Every component of Preheat's own by name, in the order in which a pipeline runs the families."""
-    return {**SOURCES, **CHECKS, **STRATEGIES, **MODIFIERS}
+    return {**SOURCES, **CHECKS, **CONVERSIONS, **STRATEGIES, **MODIFIERS}
 
 
 @cache
@@ -169,4 +171,8 @@ def _target(component: type) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value):
+        return {camel_case(f.name): _plain(getattr(value, f.name)) for f in fields(value)}
+    return value

@@ -57,6 +57,10 @@ class CheckpointData(Mapping[str, Any]):
         """The weights by name."""
         return LazyTensors(self.blob, self.index.tensors, self._checks)
 
+    def shown_as(self, index: Index) -> CheckpointData:
+        """The same bytes under another index."""
+        return CheckpointData(self.blob, index, self._checks, self.manifest)
+
     def close(self) -> None:
         """Give back the blob's connections and descriptors."""
         self.blob.close()

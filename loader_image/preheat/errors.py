@@ -110,7 +110,7 @@ class CheckpointIncompatibleError(CheckpointError):
 
 
 class NothingMatchedError(CheckpointIncompatibleError):
-    """A strategy or modifier would have changed nothing; that is a failure, never a success."""
+    """A strategy or modifier would have changed nothing, a pattern matches no name: a failure, never a success."""
 
     reason = "NothingMatched"
     exit_code = 41

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -17,11 +17,17 @@ BLOCK = 4 * 1024 * 1024  # bytes of the source read at once
 _KINDS = {1: numpy.uint8, 2: numpy.uint16, 4: numpy.uint32, 8: numpy.uint64}
 
 
-def gather(blob: Blob, tensor: Tensor) -> Iterator[tuple[int, memoryview]]:
-    """Runs of the row-major values as (offset from the tensor's first byte, bytes), each byte once, in any order."""
+def gather(
+    blob: Blob, tensor: Tensor, cast: Callable[[numpy.ndarray], numpy.ndarray] = lambda values: values
+) -> Iterator[tuple[int, memoryview]]:
+    """Runs of the row-major values as (offset from the tensor's first byte, bytes), each byte once, in any order.
+
+    `cast` turns flat elements, unsigned integers of their width, into as many of another width.
+    """
     for corner, block in _blocks(tensor, (0,) * len(tensor.shape)):
         source = blob.read(block.start, block.start + block.extent())
-        yield from _runs(_row_major(block, source), tensor.shape, corner)
+        values = cast(_row_major(block, source).reshape(-1)).reshape(block.shape)
+        yield from _runs(values, tensor.shape, corner)
 
 
 def _blocks(tensor: Tensor, corner: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Tensor]]:

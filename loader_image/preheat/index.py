@@ -46,6 +46,7 @@ class Tensor:
     record: Record
     offset: int = 0
     strides: tuple[int, ...] | None = None  # None: row-major
+    cast: str | None = None  # dtype that the values are given on their way; None: the one they are stored in
 
     @property
     def elements(self) -> int:
@@ -56,6 +57,16 @@ class Tensor:
     def size(self) -> int:
         """Bytes of the dense values."""
         return self.elements * ITEMSIZE[self.dtype]
+
+    @property
+    def final_dtype(self) -> str:
+        """Dtype of the values where they arrive."""
+        return self.cast or self.dtype
+
+    @property
+    def final_size(self) -> int:
+        """Bytes of the dense values where they arrive."""
+        return self.elements * ITEMSIZE[self.final_dtype]
 
     @property
     def start(self) -> int:
@@ -103,8 +114,8 @@ class Index:
     that were found and not interpreted.
     """
 
-    format: str  # torch-zip, safetensors
-    layout: str  # lightning, state_dict, model_state_dict, model, raw, safetensors
+    format: str  # torch-zip, torch-legacy, safetensors
+    layout: str  # lightning, state_dict, model_state_dict, model, module, raw, safetensors
     tensors: Mapping[str, Tensor]
     state: Any = field(default_factory=dict)
     opaque: tuple[str, ...] = ()

@@ -67,6 +67,8 @@ class Left:
     state_tensors: int = 0
     state_bytes: int = 0
     opaque: tuple[str, ...] = ()
+    excluded_tensors: int = 0  # weights that the convert stage leaves out
+    excluded_bytes: int = 0  # that therefore did not travel: those shared with a tensor that did are not counted
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,13 @@ def _document(manifest: Manifest) -> dict[str, Any]:
             "selectedBytes": totals.selected_bytes,
             "fetchedBytes": totals.fetched_bytes,
         },
-        "left": {"stateTensors": left.state_tensors, "stateBytes": left.state_bytes, "opaque": left.opaque},
+        "left": {
+            "stateTensors": left.state_tensors,
+            "stateBytes": left.state_bytes,
+            "opaque": left.opaque,
+            "excludedTensors": left.excluded_tensors,
+            "excludedBytes": left.excluded_bytes,
+        },
         "state": manifest.state,
         "checks": {"sha256": checks.sha256, "crc32": checks.crc32, "finite": checks.finite},
         "stages": manifest.stages,
@@ -153,7 +161,10 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         },
         aliases=document["aliases"],
         totals=Totals(totals["tensors"], totals["parameters"], totals["selectedBytes"], totals["fetchedBytes"]),
-        left=Left(left["stateTensors"], left["stateBytes"], tuple(left["opaque"])),
+        left=Left(
+            *(left["stateTensors"], left["stateBytes"], tuple(left["opaque"])),
+            *(left.get("excludedTensors", 0), left.get("excludedBytes", 0)),
+        ),
         state=document["state"],
         checks=Checks(**document["checks"]),
         stages=tuple(document["stages"]),

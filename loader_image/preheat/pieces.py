@@ -21,7 +21,7 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Bytes [start, stop) of the source; they go to `target - tensor.start + start` of the output for every move."""
+    """Bytes [start, stop) of the source; uncast, they go to `target - tensor.start + start` for every move."""
 
     start: int
     stop: int
@@ -73,7 +73,9 @@ def _cut(end: int, stretches: Iterable[Stretch], length: int, begin: int) -> Ite
     for stretch in stretches:
         rest = stretch
         while rest.stop - start > length:
-            cut = _last_cut(rest, start + length)
+            cut = _cut_near(rest, start + length)
+            if cut >= rest.stop:
+                break  # the next one is cut: this piece is a little longer
             if cut > rest.start:
                 taken.append(Stretch(rest.start, cut, rest.record, rest.moves))
                 rest = Stretch(cut, rest.stop, rest.record, rest.moves)
@@ -85,13 +87,18 @@ def _cut(end: int, stretches: Iterable[Stretch], length: int, begin: int) -> Ite
         yield Piece(start, end, tuple(taken))
 
 
-def _last_cut(stretch: Stretch, limit: int) -> int:
+def _cut_near(stretch: Stretch, limit: int) -> int:
+    """The last cut up to `limit`, else the first one in the stretch or behind it."""
     origin = stretch.record.start if stretch.record else stretch.moves[0].tensor.record.start
-    return max(stretch.start, limit - (limit - origin) % ALIGNMENT)
+    first = stretch.start + (origin - stretch.start) % ALIGNMENT
+    return max(first, limit - (limit - origin) % ALIGNMENT)
 
 
 class Checksums:
-    """Puts the checksums of stretches together to those of records and tensors. Feed it in the order of the bytes."""
+    """Puts checksums of parts together to those of records, and of tensors as they are in the output.
+
+    Feed it in the order of the bytes.
+    """
 
     def __init__(self) -> None:
         self.tensors: dict[str, int] = {}
@@ -103,7 +110,12 @@ class Checksums:
         if stretch.record:
             self._records[stretch.record] = combine(self._records.get(stretch.record, 0), checksum, length)
         for move in stretch.moves:
-            self.tensors[move.name] = combine(self.tensors.get(move.name, 0), checksum, length)
+            if not move.tensor.cast:
+                self.add_output(move.name, checksum, length)
+
+    def add_output(self, name: str, checksum: int, length: int) -> None:
+        """Append a part of a tensor's output."""
+        self.tensors[name] = combine(self.tensors.get(name, 0), checksum, length)
 
     def check(self, names: Mapping[Record, str]) -> int:
         """Compare every record with what it declares and return how many there were; `names` says whose bytes."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from preheat.catalog import build
 from preheat.context import CheckpointContext
+from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError, CheckpointError, NoWeightsError
 from preheat.modifiers.custom import CustomModifier
 from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
@@ -133,14 +134,19 @@ class CheckpointPipeline:
 
 
 def check_order(stages: Iterable[PipelineStage]) -> None:
-    """Raise CheckpointConfigError when families do not follow one another: source, strategy, modifier."""
-    loader = modifier = None
+    """Raise CheckpointConfigError when families do not follow one another: source, conversion, strategy, modifier."""
+    converter = loader = modifier = None
     for position, stage in enumerate(stages):
         where = f"stages[{position}] ({type(stage).__name__})"
         if isinstance(stage, CheckpointSource) and loader is not None:
             raise CheckpointConfigError(
                 f"{where} is a source after the strategy {loader}", remedy=f"Move it before {loader}"
             )
+        if isinstance(stage, CheckpointSource) and converter is not None:
+            raise CheckpointConfigError(f"{where} is a source after {converter}", remedy=f"Move it before {converter}")
+        if isinstance(stage, Convert):
+            _check_conversion(where, converter, loader)
+            converter = where
         if isinstance(stage, LoadingStrategy):
             if loader is not None:
                 raise CheckpointConfigError(
@@ -153,6 +159,13 @@ def check_order(stages: Iterable[PipelineStage]) -> None:
             loader = where
         if isinstance(stage, ModelModifier) and not isinstance(stage, CustomModifier):
             modifier = modifier or where
+
+
+def _check_conversion(where: str, converter: str | None, loader: str | None) -> None:
+    if loader is not None:
+        raise CheckpointConfigError(f"{where} comes after the strategy {loader}", remedy=f"Move it before {loader}")
+    if converter is not None:
+        raise CheckpointConfigError(f"{where} is a second convert after {converter}", remedy="Make one stage of them")
 
 
 def check_source(stages: Iterable[PipelineStage], context: CheckpointContext) -> None:
@@ -172,12 +185,13 @@ def check_source(stages: Iterable[PipelineStage], context: CheckpointContext) ->
 
 def may_open(stage: PipelineStage) -> bool:
     """Whether `stage` may put a checkpoint into the context; a stage of no family may."""
-    return not isinstance(stage, (LoadingStrategy, ModelModifier, Verify))
+    return not isinstance(stage, (LoadingStrategy, ModelModifier, Verify, Convert))
 
 
 def may_load(stage: PipelineStage) -> bool:
     """Whether weights that change while `stage` runs count as loaded. A custom modifier may hold a loader."""
-    return not isinstance(stage, (CheckpointSource, Verify, ModelModifier)) or isinstance(stage, CustomModifier)
+    never = (CheckpointSource, Verify, Convert, ModelModifier)
+    return not isinstance(stage, never) or isinstance(stage, CustomModifier)
 
 
 def _stage(stage: Any, where: str) -> PipelineStage:

@@ -1,6 +1,6 @@
 """Which bytes of the source go where in the output: a pure function of index and stages, made before a byte moves.
 
-Tied weights travel once. Empty tensors are in the header and in no move.
+Tied weights travel once, what a `convert` stage excludes not at all. Empty tensors are in the header and in no move.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from preheat.checks import Checks
+from preheat.convert import Convert
 from preheat.formats import safetensors
 from preheat.index import Index, Record, Tensor
 from preheat.spec import PipelineSpec
@@ -17,7 +18,7 @@ from preheat.verify import Verify
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One tensor's way from the source into the output file; its dense values are `tensor.size` bytes at `target`.
+    """One tensor's way from the source into the output file: `tensor.final_size` bytes at `target`.
 
     Bytes [start, stop) of the source must pass: the tensor's own, or its whole record where a CRC is checked.
     A tensor that is not `contiguous` has to be gathered on the way.
@@ -58,6 +59,9 @@ class Plan:
     selected_bytes: int  # of the source, each byte counted once
     left_tensors: int
     left_bytes: int
+    index: Index  # of what is taken, as it arrives: names and dtypes are those of the output, aliases included
+    excluded_tensors: int = 0
+    excluded_bytes: int = 0  # of the source, each byte counted once
 
 
 def checks_of(spec: PipelineSpec) -> Checks:
@@ -66,30 +70,43 @@ def checks_of(spec: PipelineSpec) -> Checks:
     return Checks(stages[-1].sha256, stages[-1].crc32, stages[-1].finite) if stages else Checks()
 
 
+def converted(index: Index, spec: PipelineSpec) -> Index:
+    """What the pipeline takes of the index, under the names and dtypes that its `convert` stage gives."""
+    for stage in spec.stages:
+        if isinstance(stage, Convert):
+            index = stage.apply(index)
+    return index
+
+
 def make_plan(index: Index, spec: PipelineSpec) -> Plan:
     """The plan that brings the index's weights into one safetensors file."""
-    names, aliases = _distinct(index.tensors)
-    declared = {name: (index.tensors[name].dtype, index.tensors[name].shape) for name in names}
+    taken = converted(index, spec)
+    names, aliases = _distinct(taken.tensors)
+    declared = {name: (taken.tensors[name].final_dtype, taken.tensors[name].shape) for name in names}
     header = safetensors.header(declared, {"format": "pt"})
     placed = safetensors.offsets(declared)
     whole = checks_of(spec).crc32
     moves = sorted(
         (
-            _move(name, index.tensors[name], len(header) + placed[name][0], whole)
+            _move(name, taken.tensors[name], len(header) + placed[name][0], whole)
             for name in names
-            if index.tensors[name].size
+            if taken.tensors[name].size
         ),
         key=lambda move: (move.tensor.record.blob, move.start, move.stop, move.target),
     )
     left = list(index.state_tensors())
+    selected = _bytes_of(taken.tensors[name] for name in names)
     return Plan(
         header=header,
         moves=tuple(moves),
         aliases=aliases,
         output_bytes=len(header) + max((stop for _, stop in placed.values()), default=0),
-        selected_bytes=_bytes_of(index.tensors[name] for name in names),
+        selected_bytes=selected,
         left_tensors=len(left),
         left_bytes=sum(tensor.size for tensor in left),
+        index=taken,
+        excluded_tensors=len(index.tensors) - len(taken.tensors),
+        excluded_bytes=_bytes_of(index.tensors.values()) - selected,
     )
 
 

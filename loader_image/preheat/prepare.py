@@ -15,7 +15,6 @@ from preheat.checks import Checks
 from preheat.errors import StorageError, about
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
-from preheat.index import Index
 from preheat.manifest import WEIGHTS, Left, Manifest, Pipeline, SourceFacts, TensorFacts, Totals
 from preheat.plan import Plan, checks_of, make_plan
 from preheat.progress import LogProgress, Progress
@@ -107,7 +106,7 @@ class _Making:
         checks = checks_of(self.spec)
         index = read_index(self.blob)
         plan = make_plan(index, self.spec)
-        _say(index, plan)
+        _say(plan)
         planned = time.monotonic()
         progress.start(self.blob.size if checks.sha256 else sum(move.tensor.size for move in plan.moves))
         try:
@@ -117,13 +116,12 @@ class _Making:
         transferred = time.monotonic()
         log.info("checked: %s", ", ".join(_checked(checks, done)) or "sizes only")
         seconds = {"plan": planned - self.began, "transfer": transferred - planned, "total": transferred - self.began}
-        manifest = self._manifest(index, plan, done, checks, seconds)
+        manifest = self._manifest(plan, done, checks, seconds)
         folder = partial.publish(manifest)
         return Outcome(folder, manifest, False, time.monotonic() - self.began, self.blob.fetched)
 
-    def _manifest(
-        self, index: Index, plan: Plan, done: Transferred, checks: Checks, seconds: dict[str, float]
-    ) -> Manifest:
+    def _manifest(self, plan: Plan, done: Transferred, checks: Checks, seconds: dict[str, float]) -> Manifest:
+        index = plan.index
         kept = {name: tensor for name, tensor in index.tensors.items() if name not in plan.aliases}
         return Manifest(
             digest=self.digest,
@@ -131,12 +129,17 @@ class _Making:
             source=SourceFacts(self.blob.uri, self.blob.version, self.blob.size, index.format, index.layout),
             files={WEIGHTS: plan.output_bytes},
             tensors={
-                name: TensorFacts(tensor.dtype, tensor.shape, done.checksums.get(name, None if tensor.size else 0))
+                name: TensorFacts(
+                    tensor.final_dtype, tensor.shape, done.checksums.get(name, None if tensor.size else 0)
+                )
                 for name, tensor in kept.items()
             },
             aliases=dict(plan.aliases),
             totals=Totals(len(kept), index.parameters, plan.selected_bytes, self.blob.fetched),
-            left=Left(plan.left_tensors, plan.left_bytes, tuple(index.opaque)),
+            left=Left(
+                *(plan.left_tensors, plan.left_bytes, tuple(index.opaque)),
+                *(plan.excluded_tensors, plan.excluded_bytes),
+            ),
             state=to_json(index.state),
             checks=checks,
             stages=tuple(spell(stage) for stage in self.spec.remaining),
@@ -145,7 +148,8 @@ class _Making:
         )
 
 
-def _say(index: Index, plan: Plan) -> None:
+def _say(plan: Plan) -> None:
+    index = plan.index
     log.info(
         "format %s (%s): taking %d tensors, %.1f M parameters, %s",
         index.format, index.layout, len(index.tensors) - len(plan.aliases), index.parameters / 1e6,
@@ -153,6 +157,8 @@ def _say(index: Index, plan: Plan) -> None:
     )  # fmt: skip
     if plan.left_tensors:
         log.info("leaving out %d tensors of training state, %s", plan.left_tensors, megabytes(plan.left_bytes))
+    if plan.excluded_tensors:
+        log.info("excluding %d tensors, %s", plan.excluded_tensors, megabytes(plan.excluded_bytes))
     if plan.aliases:
         log.info("%d tied names share the bytes of others", len(plan.aliases))
     if index.opaque:

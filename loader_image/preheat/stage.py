@@ -77,15 +77,20 @@ def _limit_in(hint: Any) -> Limit | None:
     return None
 
 
+def check_limits(instance: object) -> None:
+    """Raise CheckpointConfigError for a parameter of a dataclass outside its declared bounds."""
+    component: type = type(instance)
+    for name, limit in limits_of(component).items():
+        limit.check(f"{component.__name__}.{name}", getattr(instance, name))
+
+
 class PipelineStage(ABC):
     """One step of a pipeline. Subclasses that are dataclasses have their parameters checked when they are built."""
 
     def __post_init__(self) -> None:
         """Check every declared bound; families add their own rules and call this first."""
-        if not is_dataclass(self):
-            return
-        for name, limit in limits_of(type(self)).items():
-            limit.check(f"{type(self).__name__}.{name}", getattr(self, name))
+        if is_dataclass(self):
+            check_limits(self)
 
     @abstractmethod
     async def process(self, context: CheckpointContext) -> CheckpointContext:

@@ -10,22 +10,21 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from preheat.blob import Blob
 from preheat.checks import Checks
 from preheat.checksum import crc32
-from preheat.errors import CheckpointValidationError, StorageError, TruncatedError
+from preheat.errors import CheckpointValidationError, TruncatedError
 from preheat.index import Record
 from preheat.pieces import Checksums, Piece, Stretch, pieces_of, whole
+from preheat.placement import Placement, finite_check, write
 from preheat.plan import Move, Plan, coalesce
 from preheat.sources.file_blob import FileBlob
 from preheat.storage import require_space, storage_errors
 from preheat.workers import work_off
-
-if TYPE_CHECKING:
-    from preheat.finite import FiniteCheck
 
 MAX_GAP = 4096  # bytes between two spans that are cheaper read than asked around
 SPAN = 1 << 40  # spans are cut into pieces here, where a cut may go through a tensor
@@ -42,6 +41,14 @@ class Pace:
 
 LOCAL = Pace(threads=2, buffer=1024 * 1024, piece=32 << 20)
 REMOTE = Pace(threads=8, buffer=512 * 1024, piece=16 << 20)
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """The checksums of one piece: of its stretches as they were read, and of what was cast as it was written."""
+
+    stretches: list[tuple[Stretch, int]]
+    cast: dict[str, tuple[int, int]]  # by tensor: checksum and bytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def transfer(
         target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             os.truncate(target, plan.output_bytes)
-            _write(target, plan.header, 0)
+            write(target, plan.header, 0)
             return _Transfer(plan, blob, target, checks, advance).run()
         finally:
             os.close(target)
@@ -79,7 +86,7 @@ class _Transfer:
         self._checks = checks
         self._advance = advance
         self._pace = LOCAL if isinstance(blob, FileBlob) else REMOTE
-        self._found: dict[int, list[tuple[Stretch, int]]] = {}  # by first byte of a piece
+        self._found: dict[int, _Passed] = {}  # by first byte of a piece
 
     def run(self) -> Transferred:
         spans = coalesce(self._passing(), max_gap=MAX_GAP, max_length=SPAN)
@@ -90,8 +97,10 @@ class _Transfer:
             work_off(pieces, self._pace.threads, self._move_pieces, self._blob.close)
         checksums = Checksums()
         for start in sorted(self._found):
-            for stretch, checksum in self._found[start]:
+            for stretch, checksum in self._found[start].stretches:
                 checksums.add(stretch, checksum)
+            for name, (checksum, length) in self._found[start].cast.items():
+                checksums.add_output(name, checksum, length)
         records = checksums.check(self._names()) if self._checks.crc32 else 0
         checksums.tensors.update(self._gather())
         return Transferred(checksums.tensors, records)
@@ -106,11 +115,12 @@ class _Transfer:
     def _move_pieces(self, pieces: Iterator[Piece]) -> None:
         """One thread's work."""
         buffer = memoryview(bytearray(self._pace.buffer))
-        finite = _finite_check() if self._checks.finite else None
+        placement = Placement(self._target, self._checks.finite)
         for piece in pieces:
-            self._found[piece.start] = list(self._move(piece, buffer, finite))
+            stretches = list(self._move(piece, buffer, placement))
+            self._found[piece.start] = _Passed(stretches, placement.take_cast())
 
-    def _move(self, piece: Piece, buffer: memoryview, finite: FiniteCheck | None) -> Iterator[tuple[Stretch, int]]:
+    def _move(self, piece: Piece, buffer: memoryview, placement: Placement) -> Iterator[tuple[Stretch, int]]:
         whole_object = hashlib.sha256() if self._checks.sha256 else None
         position, at, checksum = piece.start, 0, 0
         for view in self._blob.stream(piece.start, piece.stop, buffer):
@@ -120,7 +130,7 @@ class _Transfer:
                 begin = max(stretch.start, position)
                 part = view[begin - position : min(stretch.stop, end) - position]
                 checksum = crc32(part, checksum)
-                self._place(stretch, part, begin, finite)
+                placement.place(stretch, part, begin)
                 if stretch.stop > end:
                     break
                 yield stretch, checksum
@@ -131,12 +141,6 @@ class _Transfer:
             position = end
         if whole_object:
             self._compare(whole_object.hexdigest())
-
-    def _place(self, stretch: Stretch, part: memoryview, begin: int, finite: FiniteCheck | None) -> None:
-        for move in stretch.moves:
-            if finite:
-                finite.feed(move.name, move.tensor.dtype, part)
-            _write(self._target, part, move.target + begin - move.tensor.start)
 
     def _compare(self, found: str) -> None:
         if found != self._checks.sha256:
@@ -153,36 +157,27 @@ class _Transfer:
         from preheat.gather import gather
 
         for move in strided:
-            for offset, run in gather(self._blob, move.tensor):
-                _write(self._target, run, move.target + offset)
+            for offset, run in gather(self._blob, move.tensor, self._cast_of(move)):
+                write(self._target, run, move.target + offset)
             yield move.name, self._read_back(move)
+
+    def _cast_of(self, move: Move) -> Callable[[Any], Any]:
+        if not move.tensor.cast:
+            return lambda values: values
+        return partial(Placement(self._target, self._checks.finite).casting().values, move.name, move.tensor)
 
     def _read_back(self, move: Move) -> int:
         """The checksum of a tensor whose bytes were written in any order."""
-        finite = _finite_check() if self._checks.finite else None
+        finite = finite_check() if self._checks.finite else None
         checksum = 0
-        for offset in range(0, move.tensor.size, self._pace.buffer):
-            count = min(self._pace.buffer, move.tensor.size - offset)
+        size = move.tensor.final_size
+        for offset in range(0, size, self._pace.buffer):
+            count = min(self._pace.buffer, size - offset)
             values = os.pread(self._target, count, move.target + offset)
             checksum = crc32(values, checksum)
             if finite:
-                finite.feed(move.name, move.tensor.dtype, memoryview(values))
+                finite.feed(move.name, move.tensor.final_dtype, memoryview(values))
         return checksum
-
-
-def _finite_check() -> FiniteCheck:
-    from preheat.finite import FiniteCheck  # numpy is imported when something needs it
-
-    return FiniteCheck()
-
-
-def _write(target: int, part: bytes | memoryview, offset: int) -> None:
-    view: Any = memoryview(part)
-    while view:
-        count = os.pwrite(target, view, offset)
-        if not count:
-            raise StorageError("the volume took none of the bytes", remedy="Check the volume")
-        view, offset = view[count:], offset + count
 
 
 def _check_present(plan: Plan, blob: Blob) -> None:

@@ -1,4 +1,4 @@
-"""Which stages go together, and in which order: a source, checks, one strategy, modifiers.
+"""Which stages go together, and in which order: a source, checks and a conversion, one strategy, modifiers.
 
 The same rules are written into the resource's schema, in CEL (`crd`); texts are shared.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from preheat.catalog import camel_case
+from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import MODIFIERS
 from preheat.sources import SOURCES
@@ -27,7 +28,11 @@ def _any_of(names: Sequence[str]) -> str:
 SOURCE_FIRST = f"the first stage says where the checkpoint is: begin with {_any_of(SOURCE_NAMES)}"
 ONE_SOURCE = "a pipeline has one source: keep one of them, or make a second CheckpointPipeline"
 ONE_STRATEGY = f"a model is loaded once: keep one of {', '.join(STRATEGY_NAMES)}"
-CHECKS_FIRST = "checks run before the model is touched: put verify after the source and before the strategy"
+ONE_CONVERSION = "a checkpoint is converted once: make one convert of them, it renames in a fixed order"
+CHECKS_FIRST = (
+    "checks and conversion run before the model is touched: put verify and convert after the source and before the "
+    "strategy"
+)
 MODIFIERS_LAST = (
     f"a modifier changes a model that has its weights: put {_any_of(STRATEGY_NAMES)} before {_any_of(MODIFIER_NAMES)}"
 )
@@ -40,6 +45,8 @@ def check_composition(stages: Sequence[PipelineStage]) -> None:
         raise CheckpointConfigError(f"stages: {SOURCE_FIRST}")
     if ranks.count(0) > 1:
         raise CheckpointConfigError(f"stages: {ONE_SOURCE}")
+    if sum(isinstance(stage, Convert) for stage in stages) > 1:
+        raise CheckpointConfigError(f"stages: {ONE_CONVERSION}")
     if ranks.count(2) > 1:
         raise CheckpointConfigError(f"stages: {ONE_STRATEGY}")
     if 3 in ranks and (2 not in ranks or ranks.index(3) < ranks.index(2)):

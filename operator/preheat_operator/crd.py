@@ -174,6 +174,7 @@ def _composition_rules() -> list[dict[str, str]]:
     return [
         _rule(_is_one_of(composition.SOURCE_NAMES, "self.stages[0]"), composition.SOURCE_FIRST),
         _rule(f"size(self.stages.filter(s, {source})) <= 1", composition.ONE_SOURCE),
+        _rule("size(self.stages.filter(s, has(s.convert))) <= 1", composition.ONE_CONVERSION),
         _rule(f"size(self.stages.filter(s, {strategy})) <= 1", composition.ONE_STRATEGY),
         _rule(
             f"!self.stages.exists(s, {modifier}) || (self.stages.exists(s, {strategy}) && "

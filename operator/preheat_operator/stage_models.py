@@ -10,7 +10,7 @@ import ast
 import inspect
 import re
 import textwrap
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache, partial
 from itertools import pairwise
 from types import UnionType
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, create_model
 from pydantic import Field as Property
 
 from preheat.catalog import built_in, camel_case
-from preheat.stage import Limit, PipelineStage
+from preheat.stage import Limit
 
 #: The bound of a string whose parameter declares none: the API server budgets CEL rules by these lengths.
 DEFAULT_LENGTH = 1024
@@ -35,13 +35,12 @@ class Part(BaseModel):
 
 
 @cache
-def stage_model(component: type[PipelineStage]) -> type[Part]:
-    """The model of one stage dataclass: same parameters, same bounds, same texts."""
+def stage_model(component: type) -> type[Part]:
+    """The model of a stage dataclass, or of one that a parameter holds: same parameters, same bounds, same texts."""
     hints = get_type_hints(component, include_extras=True)
     docs = _attribute_docs(component)
     parameters: dict[str, Any] = {
-        field.name: _parameter(field, hints[field.name], docs.get(field.name, ""))
-        for field in fields(component)  # type: ignore[arg-type]
+        field.name: _parameter(field, hints[field.name], docs.get(field.name, "")) for field in fields(component)
     }
     return create_model(component.__name__, __base__=Part, __doc__=inspect.getdoc(component), **parameters)
 
@@ -73,6 +72,8 @@ def _bounded(hint: Any, doc: str) -> Any:
 
 
 def _bounded_items(hint: Any, items: Limit | None, doc: str) -> Any:
+    if is_dataclass(hint):
+        return stage_model(hint)  # type: ignore[arg-type]
     if get_origin(hint) is tuple:
         inner = get_args(hint)[0]
         return list[_bounded(Annotated[inner, items] if items else inner, doc)]  # type: ignore[misc]

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preheat.catalog import ComponentCatalog, build, built_in, camel_case, snake_case, spell
+from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import FreezingModifier, ResetModifier
+from preheat.names import Rename
 from preheat.sources import HTTPSource, LocalSource, S3Source
 from preheat.strategies import ColdStartLoader, TransferLearningLoader, WeightsOnlyLoader
 from preheat.verify import Verify
@@ -18,6 +20,7 @@ STAGES = [
     HTTPSource("https://models.example.com/a.ckpt", secret_ref="token"),
     S3Source("models", "a.ckpt", region="eu-west-1", addressing="path"),
     Verify(sha256="0" * 64, finite=False),
+    Convert(exclude=["^head"], rename=[Rename("a(.)", r"b\1"), Rename("c", "")], add_prefix="net.", dtype="bfloat16"),
     WeightsOnlyLoader(strict=False),
     TransferLearningLoader(skip_mismatched=False),
     ColdStartLoader(),
@@ -82,6 +85,17 @@ def test_an_unknown_parameter_lists_the_known_ones_and_the_nearest():
         ({"http": {"url": "https://user:secret@host.example/x"}}, "does not match"),
         ({"http": {"url": "ftp://host.example/x"}}, "does not match"),
         ({"verify": {"sha256": "abc"}}, "does not match"),
+        ({"convert": {"exclude": "head"}}, "give a list"),
+        ({"convert": {"exclude": ["head("]}}, r"'head\(' is not a regular expression"),
+        ({"convert": {"select": ["a{99999999999}"]}}, "is not a regular expression"),
+        ({"convert": {"select": ["a" * 257]}}, "longer than the allowed 256"),
+        ({"convert": {"select": ["a"] * 65}}, "longer than the allowed 64"),
+        ({"convert": {"rename": {"pattern": "a", "replacement": "b"}}}, "give a list"),
+        ({"convert": {"rename": ["ab"]}}, "give a list"),
+        ({"convert": {"rename": [{"pattern": "a", "to": "b"}]}}, "unknown parameter 'to'"),
+        ({"convert": {"rename": [{"pattern": "a", "replacement": "\\1"}]}}, "cannot replace"),
+        ({"convert": {"rename": [{"pattern": "a", "replacement": "\\g<x>"}]}}, "cannot replace"),
+        ({"convert": {"dtype": "float8"}}, "'float8' is none of float32, float16, bfloat16"),
         ({"_target_": "no.such.module.Stage"}, "cannot import"),
         ({"_target_": "anemoi.training.checkpoint.loaders.MagicLoader"}, "has no equivalent"),
     ],

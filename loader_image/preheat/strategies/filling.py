@@ -40,7 +40,8 @@ class Move:
         """Whether the target's memory is the checkpoint's bytes as they are."""
         target = self.target
         plain = target.device.type == "cpu" and target.is_contiguous() and not (target.is_conj() or target.is_neg())
-        return plain and self.source.contiguous and target.dtype == DTYPES[self.source.dtype]
+        stored = self.source.contiguous and not self.source.cast
+        return plain and stored and target.dtype == DTYPES[self.source.dtype]
 
 
 @dataclass
@@ -112,7 +113,9 @@ def _fill_staged(blob: Blob, move: Move, buffer: torch.Tensor) -> None:
         read_into(blob, move.source.start + offset, [memory_of(staged)])
         values = staged.view(dtype).view(part.shape)
         # Moved first, cast there: a cast on the way to a device would be done by the CPU.
-        part.copy_(values if values.dtype == part.dtype else values.to(part.device))
+        if values.dtype != part.dtype or move.source.cast:
+            values = values.to(part.device).to(DTYPES[move.source.final_dtype])
+        part.copy_(values)
 
 
 def portions(target: torch.Tensor, itemsize: int, limit: int) -> Iterator[tuple[torch.Tensor, int]]:

@@ -31,9 +31,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def read_tensor(blob: Blob, tensor: Tensor, checks: Checks) -> torch.Tensor:
-    """One tensor on the CPU, contiguous, in memory of its own."""
+    """One tensor on the CPU, contiguous, in memory of its own, cast where the index says so."""
     if checks.crc32:
         check_records(blob, [tensor.record])
+    return _as_stored(blob, tensor).to(DTYPES[tensor.final_dtype])
+
+
+def _as_stored(blob: Blob, tensor: Tensor) -> torch.Tensor:
     dtype = DTYPES[tensor.dtype]
     if tensor.contiguous:
         values = torch.empty(tensor.shape, dtype=dtype, device="cpu")

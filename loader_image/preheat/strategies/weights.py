@@ -38,7 +38,7 @@ class IndexedWeights:
 
     def __init__(self, data: CheckpointData) -> None:
         self._blob, self._tensors = data.blob, data.index.tensors
-        self.entries = {name: Entry(tensor.dtype, tensor.shape) for name, tensor in self._tensors.items()}
+        self.entries = {name: Entry(tensor.final_dtype, tensor.shape) for name, tensor in self._tensors.items()}
 
     def check(self, names: tuple[str, ...], checks: Checks) -> None:
         """Compare digests and CRCs with the declared ones."""

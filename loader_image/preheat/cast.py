@@ -1,0 +1,123 @@
+"""Casts floating values from one dtype to another as torch does: in blocks, on bytes as they pass.
+
+Rounds to the nearest, ties to even; what is too large becomes infinite; NaN stays NaN. As in torch, all ways lead
+through float32, so float64 is rounded twice on its way to the 16-bit dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy
+
+from preheat.errors import CheckpointValidationError
+from preheat.finite import FiniteCheck
+from preheat.index import ITEMSIZE, Tensor
+
+Array = Any  # flat, of numpy; mypy does not know that its arrays are buffers
+
+_BLOCK = 64 * 1024  # elements: their copies stay in the processor's cache
+_UNSIGNED = {1: numpy.uint8, 2: numpy.uint16, 4: numpy.uint32, 8: numpy.uint64}
+
+
+class Casting:
+    """Casts tensors whose bytes arrive in order and in pieces. One per thread; holds no more than one element of each.
+
+    With `finite` a value that is not, or no longer is, raises a CheckpointValidationError that names the tensor.
+    """
+
+    def __init__(self, finite: bool) -> None:
+        self._finite = FiniteCheck() if finite else None
+        self._carried: dict[str, bytes] = {}  # by tensor: the beginning of an element that a piece cut
+
+    def feed(self, name: str, tensor: Tensor, at: int, view: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """Cast the next bytes of a tensor, from byte `at` of it; yields (byte of the result, bytes)."""
+        width, result_width = ITEMSIZE[tensor.dtype], ITEMSIZE[tensor.final_dtype]
+        if carried := self._carried.pop(name, b""):
+            at -= len(carried)
+            missing = width - len(carried)
+            head, view = carried + bytes(view[:missing]), view[missing:]
+            if len(head) < width:
+                self._carried[name] = head
+                return
+            yield at // width * result_width, _bytes(self.values(name, tensor, head))
+            at += width
+        whole = len(view) // width * width
+        if whole < len(view):
+            self._carried[name] = bytes(view[whole:])
+        for start in range(0, whole, _BLOCK * width):
+            block = view[start : min(start + _BLOCK * width, whole)]
+            yield (at + start) // width * result_width, _bytes(self.values(name, tensor, block))
+
+    def values(self, name: str, tensor: Tensor, source: bytes | memoryview | Array) -> Array:
+        """Whole elements, cast, as flat unsigned integers."""
+        result = cast(source, tensor.dtype, tensor.final_dtype)
+        if self._finite:
+            self._check(self._finite, name, tensor, memoryview(source), _bytes(result))
+        return result
+
+    def _check(self, finite: FiniteCheck, name: str, tensor: Tensor, source: memoryview, result: memoryview) -> None:
+        try:
+            finite.feed(name, tensor.final_dtype, result)
+        except CheckpointValidationError:
+            finite.feed(name, tensor.dtype, source.cast("B"))  # was it so before?
+            raise CheckpointValidationError(
+                f"tensor {name!r} holds values that {tensor.final_dtype} cannot: the cast makes them infinite",
+                remedy="Convert to bfloat16 or float32, or set finite: false in the verify stage",
+            ) from None
+
+
+def cast(source: bytes | memoryview | Array, dtype: str, target: str) -> Array:
+    """Whole elements of `dtype` as an array of as many elements of `target`, flat, as unsigned integers."""
+    bits = numpy.frombuffer(source, _UNSIGNED[ITEMSIZE[dtype]])
+    result = numpy.empty(len(bits), _UNSIGNED[ITEMSIZE[target]])
+    for start in range(0, len(bits), _BLOCK):
+        values = _to_float32(bits[start : start + _BLOCK], dtype)
+        result[start : start + _BLOCK] = _from_float32(values, target)
+    return result
+
+
+def _bytes(values: Array) -> memoryview:
+    return memoryview(values).cast("B")
+
+
+def _to_float32(bits: Array, dtype: str) -> Array:
+    if dtype == "BF16":
+        return (bits.astype(numpy.uint32) << 16).view(numpy.float32)
+    if dtype in ("F8_E4M3", "F8_E5M2"):
+        return _float8_values(dtype)[bits]
+    kind = {"F64": numpy.float64, "F32": numpy.float32, "F16": numpy.float16}[dtype]
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        return bits.view(kind).astype(numpy.float32, copy=False)
+
+
+def _from_float32(values: Array, target: str) -> Array:
+    if target == "F32":
+        return values.view(numpy.uint32)
+    if target == "F16":
+        with numpy.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return values.astype(numpy.float16).view(numpy.uint16)
+    bits = values.view(numpy.uint32)
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += bits
+    rounded += 0x7FFF  # a carry into the exponent is right, up to infinity
+    rounded >>= 16
+    nan = numpy.isnan(values)
+    if nan.any():  # rounding may have carried them into infinity or beyond
+        rounded[nan] = bits[nan] >> 16 | 0x40
+    return rounded.astype(numpy.uint16)
+
+
+@cache
+def _float8_values(dtype: str) -> Array:
+    """All 256 values."""
+    if dtype == "F8_E5M2":  # the upper half of a float16
+        return (numpy.arange(256, dtype=numpy.uint16) << 8).view(numpy.float16).astype(numpy.float32)
+    code = numpy.arange(256)
+    exponent, mantissa = code >> 3 & 15, code & 7
+    size = numpy.where(exponent == 0, mantissa / 512, numpy.ldexp(1 + mantissa / 8, exponent - 7))
+    size[(code & 0x7F) == 0x7F] = numpy.nan
+    return numpy.copysign(size, 127.5 - code).astype(numpy.float32)

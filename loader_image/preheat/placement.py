@@ -1,0 +1,72 @@
+"""Puts bytes of the source where they belong in the output: looked at and cast on the way, whoever read them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from preheat.checksum import crc32
+from preheat.errors import StorageError
+from preheat.pieces import Stretch
+from preheat.plan import Move
+
+if TYPE_CHECKING:
+    from preheat.cast import Casting
+    from preheat.finite import FiniteCheck
+
+
+class Placement:
+    """One thread's way into the file `target`; numpy is imported when a tensor needs it."""
+
+    def __init__(self, target: int, finite: bool) -> None:
+        self._target = target
+        self._wants_finite = finite
+        self._finite: FiniteCheck | None = finite_check() if finite else None
+        self._casting: Casting | None = None
+        self._cast: dict[str, tuple[int, int]] = {}
+
+    def place(self, stretch: Stretch, part: memoryview, begin: int) -> None:
+        """Write `part`, which lies at byte `begin` of the source, for every tensor of the stretch."""
+        for move in stretch.moves:
+            if move.tensor.cast:
+                self._place_cast(move, part, begin)
+                continue
+            if self._finite:
+                self._finite.feed(move.name, move.tensor.dtype, part)
+            write(self._target, part, move.target + begin - move.tensor.start)
+
+    def casting(self) -> Casting:
+        """What casts this thread's tensors."""
+        if not self._casting:
+            from preheat.cast import Casting
+
+            self._casting = Casting(self._wants_finite)
+        return self._casting
+
+    def take_cast(self) -> dict[str, tuple[int, int]]:
+        """Checksum and bytes of what was cast and written since the last call, by tensor."""
+        taken, self._cast = self._cast, {}
+        return taken
+
+    def _place_cast(self, move: Move, part: memoryview, begin: int) -> None:
+        for offset, values in self.casting().feed(move.name, move.tensor, begin - move.tensor.start, part):
+            write(self._target, values, move.target + offset)
+            checksum, length = self._cast.get(move.name, (0, 0))
+            self._cast[move.name] = crc32(values, checksum), length + len(values)
+
+
+def finite_check() -> FiniteCheck:
+    """What looks for NaN and infinity."""
+    from preheat.finite import FiniteCheck  # numpy is imported when something needs it
+
+    return FiniteCheck()
+
+
+def write(target: int, part: bytes | memoryview, offset: int) -> None:
+    """Write all of `part` at `offset` of an open file."""
+    view: Any = memoryview(part)
+    while view:
+        count = os.pwrite(target, view, offset)
+        if not count:
+            raise StorageError("the volume took none of the bytes", remedy="Check the volume")
+        view, offset = view[count:], offset + count
