@@ -9,8 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 from shim.bundles import write_bundle
+from typer.testing import CliRunner
 
 import preheat
+from preheat.cli import app
 from preheat.errors import CheckpointConfigError
 from preheat.shim.report_facts import read
 from preheat.shim.report_html import page
@@ -180,3 +182,28 @@ def test_what_is_no_report_is_refused(tmp_path, text, words):
 )  # fmt: skip
 def test_sizes_have_three_digits(size, text):
     assert size_text(size) == text
+
+
+def test_the_verb_prints_the_table_the_json_or_writes_the_page(path, report, tmp_path):
+    run = CliRunner()
+    shown = run.invoke(app, ["report", str(path)])
+    assert shown.exit_code == 0
+    assert "net.head.weight" in shown.output
+    assert json.loads(run.invoke(app, ["report", str(path), "--json"]).output) == report
+    written = run.invoke(app, ["report", str(path), "--html", str(tmp_path / "page.html")])
+    assert written.output.strip() == str(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == page(report)
+
+
+def test_without_a_file_the_verb_reads_what_this_environments_process_wrote(path, monkeypatch):
+    monkeypatch.setenv("PREHEAT_REPORT", str(path))
+    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(variable, raising=False)
+    assert "net.head.weight" in CliRunner().invoke(app, ["report"]).output
+
+
+def test_a_page_that_cannot_be_written_is_a_failure_with_a_reason(path, tmp_path):
+    refused = CliRunner().invoke(app, ["report", str(path), "--html", str(tmp_path / "no" / "page.html")])
+    assert refused.exit_code == 50
+    assert "StorageFailed" in refused.output
+    assert "No such file" in refused.output

@@ -11,6 +11,7 @@ from preheat.cli.checksum import checksum
 from preheat.cli.compare import compare
 from preheat.cli.inspect import inspect
 from preheat.cli.plan import plan
+from preheat.cli.report import report
 from preheat.cli.run import run
 from preheat.cli.verify import verify
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (run, plan, inspect, verify, compare, checksum):
+for _verb in (run, plan, inspect, verify, compare, checksum, report):
     app.command()(_verb)
 
 

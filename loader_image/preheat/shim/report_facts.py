@@ -10,7 +10,6 @@ from typing import Any
 from preheat.errors import CheckpointConfigError
 from preheat.shim.report_tree import size_text
 
-
 _SHAPE = {
     **dict.fromkeys(("totals", "source", "skipped", "leftInitial", "casts", "tensors", "skippedTensors"), dict),
     **{"strategy": str, "loaded": list, "modifiers": list, "seconds": dict, "notes": list},
