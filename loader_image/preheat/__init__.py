@@ -7,7 +7,10 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.catalog import ComponentCatalog as ComponentCatalog
+    from preheat.comparison import Comparison as Comparison
+    from preheat.comparison import compare as compare
     from preheat.context import CheckpointContext as CheckpointContext
+    from preheat.digest import calculate_checksum as calculate_checksum
     from preheat.errors import AccessDeniedError as AccessDeniedError
     from preheat.errors import CheckpointConfigError as CheckpointConfigError
     from preheat.errors import CheckpointError as CheckpointError
@@ -19,6 +22,17 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.errors import CheckpointValidationError as CheckpointValidationError
     from preheat.errors import NothingMatchedError as NothingMatchedError
     from preheat.errors import NoWeightsError as NoWeightsError
+    from preheat.forecast import Forecast as Forecast
+    from preheat.forecast import plan_pipeline as plan_pipeline
+    from preheat.inspection import Inspection as Inspection
+    from preheat.inspection import inspect as inspect
+    from preheat.legacy import compare_state_dicts as compare_state_dicts
+    from preheat.legacy import detect_format as detect_format
+    from preheat.legacy import download_with_retry as download_with_retry
+    from preheat.legacy import estimate_checkpoint_memory as estimate_checkpoint_memory
+    from preheat.legacy import format_size as format_size
+    from preheat.legacy import get_checkpoint_metadata as get_checkpoint_metadata
+    from preheat.legacy import validate_checkpoint as validate_checkpoint
     from preheat.pipeline import CheckpointPipeline as CheckpointPipeline
     from preheat.shim.apply import apply as apply
     from preheat.shim.report import Report as Report
@@ -26,11 +40,15 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.stage import LoadingStrategy as LoadingStrategy
     from preheat.stage import ModelModifier as ModelModifier
     from preheat.stage import PipelineStage as PipelineStage
+    from preheat.verification import Verified as Verified
+    from preheat.verification import verify_checkpoint as verify_checkpoint
 
 # Imported on first use (PEP 562): this package is imported at the start of other people's processes.
 _EXPORTS = {
     "catalog": ("ComponentCatalog",),
+    "comparison": ("Comparison", "compare"),
     "context": ("CheckpointContext",),
+    "digest": ("calculate_checksum",),
     "errors": (
         "AccessDeniedError",
         "CheckpointConfigError",
@@ -44,10 +62,22 @@ _EXPORTS = {
         "NoWeightsError",
         "NothingMatchedError",
     ),
+    "forecast": ("Forecast", "plan_pipeline"),
+    "inspection": ("Inspection", "inspect"),
+    "legacy": (
+        "compare_state_dicts",
+        "detect_format",
+        "download_with_retry",
+        "estimate_checkpoint_memory",
+        "format_size",
+        "get_checkpoint_metadata",
+        "validate_checkpoint",
+    ),
     "pipeline": ("CheckpointPipeline",),
     "shim.apply": ("apply",),
     "shim.report": ("Report",),
     "stage": ("CheckpointSource", "LoadingStrategy", "ModelModifier", "PipelineStage"),
+    "verification": ("Verified", "verify_checkpoint"),
 }
 _MODULES = {name: f"preheat.{module}" for module, names in _EXPORTS.items() for name in names}
 
