@@ -18,7 +18,7 @@ from preheat.index import ITEMSIZE, Tensor
 
 Array = Any  # flat, of numpy; mypy does not know that its arrays are buffers
 
-_BLOCK = 64 * 1024  # elements: their copies stay in the processor's cache
+_BLOCK = 32 * 1024  # elements: their copies stay in the processor's cache
 _UNSIGNED = {1: numpy.uint8, 2: numpy.uint16, 4: numpy.uint32, 8: numpy.uint64}
 
 

@@ -33,6 +33,8 @@ class Forecast:
     output_bytes: int
     left_tensors: int
     left_bytes: int
+    excluded_tensors: int  # weights that the convert stage leaves out
+    excluded_bytes: int
     ranges: int  # runs of bytes in a row
     requests: int  # about, the index's not counted
     read_bytes: int  # of the source, index included
@@ -56,6 +58,7 @@ class Forecast:
             "selectedBytes": self.selected_bytes,
             "outputBytes": self.output_bytes,
             "left": {"tensors": self.left_tensors, "bytes": self.left_bytes},
+            "excluded": {"tensors": self.excluded_tensors, "bytes": self.excluded_bytes},
             "ranges": self.ranges,
             "requests": self.requests,
             "readBytes": self.read_bytes,
@@ -86,6 +89,8 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
             output_bytes=plan.output_bytes,
             left_tensors=plan.left_tensors,
             left_bytes=plan.left_bytes,
+            excluded_tensors=plan.excluded_tensors,
+            excluded_bytes=plan.excluded_bytes,
             ranges=1 if checks.sha256 else len(spans),
             requests=_requests(spec, spans, gathered, checks),
             read_bytes=blob.fetched + _payload(spans, gathered, blob.size if checks.sha256 else None),

@@ -78,6 +78,7 @@ def summary(outcome: Outcome) -> Table:
             ("format", f"{manifest.source.format} ({manifest.source.layout})"),
             ("tensors", taken),
             ("left out", f"{left.state_tensors} tensors, {megabytes(left.state_bytes)}"),
+            ("excluded", f"{left.excluded_tensors} weights, {megabytes(left.excluded_bytes)}"),
             ("checked", said_checks(manifest.checks)),
             ("took", f"{outcome.seconds:.2f} s" + (", the bundle was there already" if outcome.reused else "")),
         ]

@@ -22,6 +22,7 @@ from preheat.checks import Checks
 from preheat.checksum import crc32
 from preheat.data import CheckpointData, open_bundle
 from preheat.errors import CheckpointConfigError, CheckpointValidationError, NothingMatchedError
+from preheat.forecast import plan_pipeline
 from preheat.formats import read_index
 from preheat.index import Index, Record, Tensor
 from preheat.manifest import Manifest
@@ -96,10 +97,10 @@ def test_every_tensor_arrives_as_torch_would_cast_it(dtype: str, crc: bool, tmp_
         assert checksum == crc32(found[name].reshape(-1).view(torch.uint8).numpy().tobytes()), name
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(
     starts=st.lists(st.integers(0, 900), min_size=1, max_size=6),
-    odd=st.lists(st.integers(0, 3000), max_size=6),
+    odd=st.lists(st.integers(0, 3000), max_size=40),
     buffer=st.integers(1, 700),
     crc=st.booleans(),
 )
@@ -112,7 +113,7 @@ def test_elements_survive_any_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bytes that other tensors of the same storage begin with lie anywhere in its elements."""
-    monkeypatch.setattr(transfer, "REMOTE", Pace(2, buffer, 128))
+    monkeypatch.setattr(transfer, "REMOTE", Pace(2, buffer, 150))
     base = torch.randn(1000)
     content = base.view(torch.uint8).numpy().tobytes()
     record = Record("data/0", 0, len(content), crc32(content))
@@ -201,6 +202,15 @@ def test_the_loader_leaves_a_converted_bundle(tmp_path: Path) -> None:
     for name, tensor in expected().items():
         assert same(data["state_dict"][name], tensor), name
     data.close()
+
+
+def test_a_forecast_knows_what_a_conversion_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(saved(TREE))
+    source = {"local": {"path": str(tmp_path / "model.ckpt")}}
+    whole, less = (plan_pipeline(parse({"stages": [source, *rest]})) for rest in ([], [{"convert": CONVERT}]))
+    assert (less.excluded_tensors, less.excluded_bytes) == (1, 4000)
+    assert whole.parameters - less.parameters == 1000
+    assert less.output_bytes < whole.output_bytes
 
 
 def test_a_typo_ends_the_loader_with_its_reason(tmp_path: Path) -> None:

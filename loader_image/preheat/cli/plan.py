@@ -60,6 +60,7 @@ def _table(forecast: Forecast, rate: float | None) -> Table:
         ("takes", f"{forecast.tensors} tensors, {forecast.parameters / 1e6:.1f} M parameters{tied}"),
         ("", f"{megabytes(forecast.selected_bytes)} in {travels}"),
         ("leaves out", f"{forecast.left_tensors} tensors, {megabytes(forecast.left_bytes)}"),
+        ("excludes", f"{forecast.excluded_tensors} weights, {megabytes(forecast.excluded_bytes)}"),
         ("reads", f"{megabytes(forecast.read_bytes)}, of which {megabytes(forecast.index_bytes)} for this plan"),
         ("writes", megabytes(forecast.output_bytes)),
         ("checks", said_checks(forecast.checks)),
