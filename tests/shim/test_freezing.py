@@ -1,5 +1,8 @@
 """Freezing: exact paths, honest counts, and no silence when nothing matches."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -87,3 +90,60 @@ def test_not_strict_still_refuses_when_nothing_matches(model):
 def test_a_single_string_is_refused():
     with pytest.raises(CheckpointConfigError, match=r"give a list, such as \[encoder\]"):
         FreezingModifier("encoder")
+
+
+def normalising():
+    """A frozen encoder with running statistics and dropout, and a head that learns."""
+    encoder = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))
+    return torch.nn.Sequential(encoder, torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+
+
+def freeze_in_eval_mode(model, *layers):
+    stage = FreezingModifier(layers, eval_mode=True)
+    [entry] = CheckpointPipeline([stage]).execute_sync(CheckpointContext(model=model)).metadata["modifiers_applied"]
+    return entry
+
+
+@pytest.mark.parametrize("kept", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))],
+                         ids=["itself", "copied", "pickled"])  # fmt: skip
+def test_eval_mode_outlasts_train(kept):
+    model = normalising()
+    assert freeze_in_eval_mode(model, "0")["eval_modules"] == 4
+    model = kept(model).train()
+    before = copy.deepcopy(model.state_dict())
+    batch = torch.randn(16, 4)
+    first, second = model[0](batch), model[0](batch)
+    model(batch)
+    assert torch.equal(first, second)  # no dropout
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in after if name.startswith("0."))
+    assert not torch.equal(before["1.running_mean"], after["1.running_mean"])
+    assert model.training
+
+
+def test_without_eval_mode_running_statistics_move():
+    model = normalising()
+    assert freeze(model, "0")["eval_modules"] == 0
+    before = model[0][1].running_mean.clone()
+    model.train()(torch.randn(16, 4))
+    assert not torch.equal(before, model[0][1].running_mean)
+
+
+def test_gradients_still_pass_through_what_is_frozen_in_eval_mode():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    freeze_in_eval_mode(model, "1")
+    model.train()(torch.randn(8, 4)).sum().backward()
+    assert model[0].weight.grad is not None
+    assert model[1].weight.grad is None
+
+
+def test_paths_that_overlap_keep_a_module_once():
+    model = normalising()
+    assert freeze_in_eval_mode(model, "0", "0.1")["eval_modules"] == 4
+    assert len(model[0][1]._forward_pre_hooks) == 1
+
+
+def test_a_frozen_parameter_does_not_put_its_module_in_eval_mode():
+    model = normalising()
+    assert freeze_in_eval_mode(model, "2.bias")["eval_modules"] == 0
+    assert model[2].training

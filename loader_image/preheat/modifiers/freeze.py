@@ -13,14 +13,17 @@ from preheat.paths import fits, meant
 
 @dataclass(frozen=True)
 class Frozen:
-    """What one path selects: the parameters by name, tied ones once."""
+    """What one path selects: the parameters by name, tied ones once, and the modules that it names."""
 
     path: str
     parameters: dict[str, Any]
+    modules: list[Any]
 
 
-def freeze(context: CheckpointContext, layers: Iterable[str], *, strict: bool) -> CheckpointContext:
-    """Set `requires_grad` of everything that the paths select; raises before anything is changed."""
+def freeze(
+    context: CheckpointContext, layers: Iterable[str], *, strict: bool, eval_mode: bool = False
+) -> CheckpointContext:
+    """Clear `requires_grad` of everything that the paths select; raises before anything is changed."""
     context.validate_for_stage("freezing", ["model"])
     selected = [select(context.model, path) for path in layers]
     empty = [found.path for found in selected if not found.parameters]
@@ -34,6 +37,7 @@ def freeze(context: CheckpointContext, layers: Iterable[str], *, strict: bool) -
         "total_frozen_params": sum(one["frozen_params"] for one in applied),
         "total_frozen_elements": sum(one["frozen_elements"] for one in applied),
         "already_frozen_params": sum(one["already_frozen_params"] for one in applied),
+        "eval_modules": keep_in_eval_mode(module for found in selected for module in found.modules) if eval_mode else 0,
         "unmatched": empty,
     }
     context.metadata.setdefault("modifiers_applied", []).append(entry)
@@ -45,7 +49,24 @@ def select(model: Any, path: str) -> Frozen:
     modules = [module for name, module in model.named_modules(remove_duplicate=False) if name and fits(name, path)]
     chosen = {id(parameter) for module in modules for parameter in module.parameters()}
     chosen |= {id(p) for name, p in model.named_parameters(remove_duplicate=False) if fits(name, path)}
-    return Frozen(path, {name: p for name, p in model.named_parameters() if id(p) in chosen})
+    return Frozen(path, {name: p for name, p in model.named_parameters() if id(p) in chosen}, modules)
+
+
+def keep_in_eval_mode(modules: Iterable[Any]) -> int:
+    """Put the modules and everything in them in eval mode for good; answers with their number.
+
+    `model.train()` still sets their flag; it is taken back before each forward pass, by a hook that can be copied and
+    pickled with the model, which a replaced `train` method cannot.
+    """
+    found = {id(module): module for top in modules for module in top.modules()}
+    for module in found.values():
+        _leave_training(module)
+        module.register_forward_pre_hook(_leave_training)
+    return len(found)
+
+
+def _leave_training(module: Any, _inputs: Any = None) -> None:
+    module.training = False
 
 
 def _freeze(found: Frozen) -> dict[str, Any]:

@@ -19,6 +19,10 @@ class FreezingModifier(ModelModifier):
     strict: bool = True
     """A path that matches nothing is an error; false: it is only reported, unless none matches at all."""
 
+    eval_mode: bool = False
+    """Keep the frozen submodules in eval mode whenever they run, also after `model.train()`: no dropout, and running
+    statistics of normalisation neither move nor follow the batch."""
+
     def __post_init__(self) -> None:
         """Lists from YAML become tuples."""
         object.__setattr__(self, "layers", listed("FreezingModifier.layers", self.layers))
@@ -28,4 +32,4 @@ class FreezingModifier(ModelModifier):
         """Freeze; raises NothingMatchedError naming the paths that match nothing."""
         from preheat.modifiers.freeze import freeze
 
-        return freeze(context, self.layers, strict=self.strict)
+        return freeze(context, self.layers, strict=self.strict, eval_mode=self.eval_mode)

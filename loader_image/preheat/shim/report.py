@@ -162,7 +162,8 @@ def _left_line(left: tuple[str, str]) -> str:
 
 def _modifier_line(entry: Mapping[str, Any]) -> str:
     if entry.get("type") == "freezing":
-        return f"frozen {entry['total_frozen_params']} tensors ({_some(entry['layers'])})"
+        kept = f", {entry['eval_modules']} modules in eval mode" if entry.get("eval_modules") else ""
+        return f"frozen {entry['total_frozen_params']} tensors ({_some(entry['layers'])}){kept}"
     if entry.get("type") == "reset":
         return f"reset {entry['total_reset_params']} tensors ({_some(entry['layers'])})"
     return str(entry.get("type", "modified"))
