@@ -54,16 +54,16 @@ def compared(found: Comparison) -> Iterator[RenderableType]:
     """A sentence, and below it a table of what differs."""
     values = found.values or {}
     differing = {name: value for name, value in values.items() if not value.equal}
-    looked = f"values of {len(values)} tensors" if found.values is not None else "no values"
+    looked = f"values of {count_of(len(values), 'tensor')}" if found.values is not None else "no values"
     if found.equal:
-        yield f"equal: {found.tensors} tensors; compared names, shapes, dtypes, {looked}"
+        yield f"equal: {count_of(found.tensors, 'tensor')}; compared names, shapes, dtypes, {looked}"
         return
     counts = (
-        ("missing", found.missing), ("unexpected", found.unexpected), ("shapes", found.shapes),
-        ("dtypes", found.dtypes), ("values", differing),
+        ("missing", found.missing), ("unexpected", found.unexpected), ("of another shape", found.shapes),
+        ("of another dtype", found.dtypes), ("with other values", differing),
     )  # fmt: skip
     said = ", ".join(f"{len(those)} {kind}" for kind, those in counts if those)
-    yield f"different: {said}; {found.tensors} tensors in common, {looked} compared"
+    yield f"different: {said}; {count_of(found.tensors, 'tensor')} in common, {looked} compared"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("tensor", "what", "A", "B"):
         table.add_column(name, overflow="fold")

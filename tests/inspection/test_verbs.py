@@ -69,7 +69,7 @@ def test_compare_has_an_exit_code_of_its_own(checkpoint: Path, tmp_path: Path) -
     assert found["shapes"] == {"a.bias": [[30], [31]]}
     assert found["values"]["a.weight"]["maxAbs"] == pytest.approx(0.5, abs=1e-5)
     text = said("compare", checkpoint, tmp_path / "y.pt", "--values", code=DIFFERENT)
-    assert "different: 1 unexpected, 1 shapes, 1 values" in text
+    assert "different: 1 unexpected, 1 of another shape, 1 with other values" in text
     assert "[red]new" in text
     assert said("compare", checkpoint, checkpoint).startswith("equal: 2 tensors")
 

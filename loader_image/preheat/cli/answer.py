@@ -37,10 +37,13 @@ def show_json(answer: dict[str, Any]) -> None:
 
 
 def show(*parts: RenderableType) -> None:
-    """Tables and the like, for a person."""
+    """Tables and sentences, for a person; a sentence stays one line, however narrow the terminal is."""
     console = Console(highlight=False)
     for part in parts:
-        console.print(part)
+        if isinstance(part, str):
+            typer.echo(part)
+        else:
+            console.print(part)
 
 
 def progress(doing: str) -> Progress:
