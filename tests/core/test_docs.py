@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from preheat.cli import app
 from preheat.errors import CheckpointError
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -26,3 +27,8 @@ def test_every_reason_and_exit_code_is_documented_once():
 def test_reasons_and_exit_codes_are_unique():
     found = list(every(CheckpointError))
     assert len({error.reason for error in found}) == len({error.exit_code for error in found}) == len(found)
+
+
+def test_every_verb_of_the_command_line_is_documented():
+    verbs = {verb.name or verb.callback.__name__ for verb in app.registered_commands}
+    assert set(re.findall(r"^\| \[?`(\w+) ", (DOCS / "cli.md").read_text(), re.MULTILINE)) == verbs
