@@ -31,12 +31,16 @@ def gather(
 
 
 def _blocks(tensor: Tensor, corner: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Parts of the tensor that reach over at most BLOCK bytes, split along the axis with the widest steps."""
-    if tensor.extent() <= BLOCK:
+    """Parts of the tensor that reach over at most BLOCK bytes and hold at most as many.
+
+    Split along the axis with the widest steps; the outermost where elements are repeated, which costs no reading.
+    """
+    if max(tensor.extent(), tensor.size) <= BLOCK:
         yield corner, tensor
         return
     assert tensor.strides is not None  # noqa: S101 - row-major tensors are not gathered
-    axis = max((a for a, n in enumerate(tensor.shape) if n > 1), key=lambda a: tensor.strides[a])  # type: ignore[index]
+    steps = tensor.strides if tensor.extent() > BLOCK else [0] * len(tensor.shape)
+    axis = max((a for a, n in enumerate(tensor.shape) if n > 1), key=lambda a: steps[a])
     half = tensor.shape[axis] // 2
     step = tensor.strides[axis] * ITEMSIZE[tensor.dtype]
     for begin, length in ((0, half), (half, tensor.shape[axis] - half)):

@@ -277,7 +277,8 @@ def test_memory_does_not_grow_with_what_is_cast(tmp_path: Path) -> None:
     weights = {
         "long": torch.randn(20_000_000),
         "turned": torch.ones(4000, 4000).t(),
-        "double": torch.ones(5000, 500).double(),
+        "wide": torch.ones(999_999).double(),
+        "repeated": torch.ones(1).expand(30_000_000),
     }
     torch.save({"state_dict": weights}, tmp_path / "large.ckpt")
     stages = [{"local": {"path": str(tmp_path / "large.ckpt")}}, {"verify": {}}, {"convert": {"dtype": "bfloat16"}}]
