@@ -5,10 +5,13 @@ import torch
 from shim.bundles import write_bundle
 
 import preheat
+from preheat.bundle import Store
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.pipeline import CheckpointPipeline
+from preheat.prepare import prepare
 from preheat.sources import LocalSource
+from preheat.spec import parse
 from preheat.strategies import ColdStartLoader
 
 CLASS_PATHS = ["preheat.strategies.ColdStartLoader", "anemoi.training.checkpoint.loaders.ColdStartLoader"]
@@ -140,3 +143,26 @@ async def test_a_bundle_names_its_source_as_the_origin(tmp_path):
     done = await ColdStartLoader().process(context)
     data.close()
     assert done.metadata["pretrained_from"] == "s3://models/pretrained.ckpt"
+
+
+def test_a_bundle_that_the_loader_made_begins_a_training_with_a_new_classifier(trained, tmp_path, monkeypatch):
+    source, wanted = trained
+    stages = [
+        {"local": {"path": source.path}},
+        {"coldStart": {"resetLayers": ["classifier"]}},
+        {"reset": {"layers": ["backbone.1"]}},
+        {"freezing": {"layers": ["backbone.0"], "evalMode": True}},
+    ]
+    made = prepare(parse({"stages": stages}), Store(tmp_path / "volume"), "test")
+    monkeypatch.setenv("PREHEAT_BUNDLE", str(made.folder))
+    monkeypatch.setenv("PREHEAT_REPORT", str(tmp_path / "report.json"))
+    model = network(10)
+    initial = copies(model)
+    report = preheat.apply(model)
+    assert torch.equal(model["backbone"][0].weight, wanted["backbone.0.weight"])
+    assert torch.equal(model["classifier"].weight, initial["classifier.weight"])
+    assert not model["backbone"][0].weight.requires_grad
+    assert report.line().endswith(
+        "left at initial value: classifier.weight (reset), classifier.bias (reset); reset 2 tensors (backbone.1); "
+        "frozen 2 tensors (backbone.0), 1 modules in eval mode"
+    )

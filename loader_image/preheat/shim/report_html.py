@@ -17,7 +17,7 @@ from preheat.shim.report_tree import STATES, Leaf, Node, join_chains, leaves, mo
 
 _LEVELS = 3  # of modules above the map of tensors
 _UNFOLDED = 40  # tensors: up to so many are shown at once
-_PIXEL = 0.0008  # of the map's width
+_TINY = 0.002  # of the map's width: two pixels, the edge included
 _HEAD = (("name", "name"), ("bar", ""), ("size", "size"), ("kind", "type and shape"), ("why", "what became of it"))
 _NARROW = 0.03  # of the map's width: no room for a name
 
@@ -83,7 +83,7 @@ def _depth(node: Node) -> int:
 
 def _boxes(node: Node, level: int, start: int, whole: int, depth: int) -> Iterator[str]:
     for child in node.children.values():
-        if isinstance(child, Node) and level < depth and child.size > whole * _PIXEL:
+        if isinstance(child, Node) and level < depth and child.size > whole * _TINY:
             place = f"left:{_percent(start, whole)};width:{_percent(child.size, whole)};top:{level * 1.5:.1f}rem"
             label = escape(child.name)
             kind = "module" if child.size > whole * _NARROW else "module narrow"
@@ -121,7 +121,7 @@ def _rows(children: Iterable[Node | Leaf], depth: int, whole: int, small: bool) 
             yield _leaf(child, depth, whole)
             continue
         # What is not the same throughout lies open: it is what one looks for.
-        unfold = " open" if small or len(child.parts) > 1 else ""
+        unfold = " open" if small or not depth or len(child.parts) > 1 else ""
         kinds = f"{child.tensors} tensor{'s' if child.tensors != 1 else ''}"
         row = _cells(child.name, depth, _bar(child.parts, whole), child.size, kinds, _states(child))
         yield f'<details{unfold}><summary class="row">{row}</summary>'
