@@ -94,6 +94,27 @@ def test_objects_stay_nodes_with_their_names_and_contents(protocol: int) -> None
     )
 
 
+PYTHON_2 = b"\x80\x02ccollections\nOrderedDict\n](](U\1bK\1e](U\1aK\2ee\x85R."
+
+
+def test_ordered_dictionaries_of_python_2_are_dictionaries() -> None:
+    assert list(read(PYTHON_2).items()) == list(pickle.loads(PYTHON_2).items()) == [("b", 1), ("a", 2)]
+
+
+def test_an_ordered_dictionary_is_not_made_of_the_same_items_twice() -> None:
+    many = (
+        b"\x80\x02]q\1("
+        + b"]NaNa" * 50_000
+        + b"e0"
+        + b"ccollections\nOrderedDict\nq\0h\1\x85R0"
+        + b"h\0h\1\x85R0" * 50_000
+    )
+    start = time.process_time()
+    with pytest.raises(CheckpointLoadError, match="something else than pairs"):
+        read(many + b"N.")
+    assert time.process_time() - start < 2
+
+
 def test_shared_values_stay_shared() -> None:
     shared = [1]
     one, other = read(pickle.dumps([shared, shared]))

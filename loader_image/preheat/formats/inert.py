@@ -73,6 +73,15 @@ class Key:
     value: Any
 
 
+_PLAIN_KEYS = frozenset((str, float, bool, bytes, type(None), Global, Node))
+
+
+def as_key(value: Any) -> Any:
+    """The value as a dictionary key whose hash takes no time and collides by chance only."""
+    plain = abs(value) < 1 << 63 if type(value) is int else type(value) in _PLAIN_KEYS
+    return value if plain else Key(value)
+
+
 def check_tree(root: Any) -> None:
     """Raise CheckpointLoadError unless the dictionaries, lists and tuples from `root` are a tree of bearable size.
 

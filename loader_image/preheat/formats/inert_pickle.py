@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from preheat.errors import CheckpointError, CheckpointLoadError
-from preheat.formats.inert import Global
+from preheat.formats.inert import Global, as_key
 from preheat.formats.pickle_machine import Constructors, Machine, More, Pickle
 from preheat.formats.pickle_opcodes import OPCODES, STOP
 
@@ -57,8 +57,15 @@ def read_pickle(
     raise CheckpointLoadError(f"the pickle has more than {max_opcodes} opcodes")
 
 
-def _ordered_dict() -> dict[Any, Any]:
-    return {}
+def _ordered_dict(items: Any = None) -> dict[Any, Any]:
+    """Python 2 gives the items in a list, which is taken: a pickle that repeats the call pays for each item again."""
+    if items is None:
+        return {}
+    if not isinstance(items, list) or not all(isinstance(item, list) and len(item) == 2 for item in items):
+        raise TypeError("an ordered dictionary of something else than pairs")
+    found = {as_key(key): value for key, value in items}
+    items[:] = [None]  # no pair: taken
+    return found
 
 
 def _complex(real: float, imaginary: float) -> complex:

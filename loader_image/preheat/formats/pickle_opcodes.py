@@ -8,14 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from preheat.errors import TruncatedError, UnsupportedFormatError
-from preheat.formats.inert import FROZENSET, SET, Global, Key, Node
+from preheat.formats.inert import FROZENSET, SET, Global, Node, as_key
 from preheat.formats.pickle_machine import Machine, refuse_code
 
 MAX_DIGITS = 4300  # of an integer: beyond it Python itself takes quadratic time
 
 Opcode = Callable[[Machine], None]
-
-_PLAIN_KEYS = frozenset((str, float, bool, bytes, type(None), Global, Node))
 
 
 def _push(value: Callable[[Machine], Any]) -> Opcode:
@@ -141,17 +139,11 @@ def _set_items(target: Any, items: list[Any]) -> None:
         raise ValueError("a key without its value")
     if isinstance(target, dict):
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_key(key)] = value
+            target[as_key(key)] = value
     elif isinstance(target, Node):
         target.pairs.extend(zip(items[::2], items[1::2], strict=True))
     else:
         raise TypeError(f"a key is set on a {type(target).__name__}")
-
-
-def _key(value: Any) -> Any:
-    """The value as a dictionary key whose hash takes no time and collides by chance only."""
-    plain = abs(value) < 1 << 63 if type(value) is int else type(value) in _PLAIN_KEYS
-    return value if plain else Key(value)
 
 
 def _append(target: Any, items: list[Any]) -> None:
