@@ -6,7 +6,6 @@ fast as a copy within the kernel, so there is no separate way for bytes that not
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from typing import Any
 from preheat.blob import Blob
 from preheat.checks import Checks
 from preheat.checksum import crc32
-from preheat.errors import CheckpointValidationError, TruncatedError
+from preheat.errors import TruncatedError
 from preheat.index import Record
 from preheat.pieces import Checksums, Piece, Stretch, pieces_of, whole
 from preheat.placement import Placement, finite_check, write
 from preheat.plan import Move, Plan, coalesce
+from preheat.reading import read_piece
 from preheat.sources.file_blob import FileBlob
 from preheat.storage import require_space, storage_errors
 from preheat.workers import work_off
@@ -117,37 +117,8 @@ class _Transfer:
         buffer = memoryview(bytearray(self._pace.buffer))
         placement = Placement(self._target, self._checks.finite)
         for piece in pieces:
-            stretches = list(self._move(piece, buffer, placement))
-            self._found[piece.start] = _Passed(stretches, placement.take_cast())
-
-    def _move(self, piece: Piece, buffer: memoryview, placement: Placement) -> Iterator[tuple[Stretch, int]]:
-        whole_object = hashlib.sha256() if self._checks.sha256 else None
-        position, at, checksum = piece.start, 0, 0
-        for view in self._blob.stream(piece.start, piece.stop, buffer):
-            end = position + len(view)
-            while at < len(piece.stretches) and piece.stretches[at].start < end:
-                stretch = piece.stretches[at]
-                begin = max(stretch.start, position)
-                part = view[begin - position : min(stretch.stop, end) - position]
-                checksum = crc32(part, checksum)
-                placement.place(stretch, part, begin)
-                if stretch.stop > end:
-                    break
-                yield stretch, checksum
-                at, checksum = at + 1, 0
-            if whole_object:
-                whole_object.update(view)
-            self._advance(len(view))
-            position = end
-        if whole_object:
-            self._compare(whole_object.hexdigest())
-
-    def _compare(self, found: str) -> None:
-        if found != self._checks.sha256:
-            raise CheckpointValidationError(
-                f"{self._blob.uri} has SHA-256 {found}, the verify stage expects {self._checks.sha256}",
-                remedy="Correct sha256, or upload the checkpoint that it was computed from",
-            )
+            read = read_piece(self._blob, piece, buffer, placement.place, self._advance, self._checks.sha256)
+            self._found[piece.start] = _Passed(list(read), placement.take_cast())
 
     def _gather(self) -> Iterator[tuple[str, int]]:
         """Write the strided tensors; yields their checksums."""

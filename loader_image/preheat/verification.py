@@ -6,22 +6,22 @@ well remember infinity as its best score so far.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from preheat.blob import Blob, Patience
 from preheat.checks import Checks
-from preheat.checksum import crc32
-from preheat.errors import CheckpointValidationError
 from preheat.formats import read_index
 from preheat.index import Index, Record, Tensor
 from preheat.location import Where, opened
 from preheat.pieces import Checksums, Piece, Stretch, pieces_of, whole
+from preheat.placement import finite_check
 from preheat.plan import Move, coalesce
 from preheat.progress import Progress, watched
+from preheat.reading import read_piece
 from preheat.sources.file_blob import FileBlob
 from preheat.transfer import LOCAL, MAX_GAP, REMOTE, SPAN
 from preheat.verify import Verify
@@ -110,9 +110,10 @@ class _Checking:
 
         def work(pieces: Iterator[Piece]) -> None:
             buffer = memoryview(bytearray(pace.buffer))
-            finite = _finite_check() if self._checks.finite else None
+            see = partial(self._feed, finite_check() if self._checks.finite else None)
             for piece in pieces:
-                self._found[piece.start] = list(self._look(piece, buffer, finite, advance))
+                read = read_piece(self._blob, piece, buffer, see, advance, self._checks.sha256)
+                self._found[piece.start] = list(read)
 
         pace = LOCAL if isinstance(self._blob, FileBlob) else REMOTE
         if self._checks.sha256:
@@ -123,33 +124,9 @@ class _Checking:
             self._look_at_strided()
         return self._compare_records()
 
-    def _look(
-        self, piece: Piece, buffer: memoryview, finite: FiniteCheck | None, advance: Callable[[int], None]
-    ) -> Iterator[tuple[Stretch, int]]:
-        digest = hashlib.sha256() if self._checks.sha256 else None
-        position, at, checksum = piece.start, 0, 0
-        for view in self._blob.stream(piece.start, piece.stop, buffer):
-            end = position + len(view)
-            while at < len(piece.stretches) and piece.stretches[at].start < end:
-                stretch = piece.stretches[at]
-                part = view[max(stretch.start, position) - position : min(stretch.stop, end) - position]
-                checksum = crc32(part, checksum)
-                if finite:
-                    self._feed(finite, stretch, part)
-                if stretch.stop > end:
-                    break
-                yield stretch, checksum
-                at, checksum = at + 1, 0
-            if digest:
-                digest.update(view)
-            advance(len(view))
-            position = end
-        if digest:
-            self._compare(digest.hexdigest())
-
-    def _feed(self, finite: FiniteCheck, stretch: Stretch, part: memoryview) -> None:
+    def _feed(self, finite: FiniteCheck | None, stretch: Stretch, part: memoryview, begin: int) -> None:
         for move in stretch.moves:
-            if self._weights.get(move.name) is move.tensor:
+            if finite and self._weights.get(move.name) is move.tensor:
                 finite.feed(move.name, move.tensor.dtype, part)
 
     def _look_at_strided(self) -> None:
@@ -158,16 +135,9 @@ class _Checking:
             if not tensor.contiguous:
                 from preheat.gather import gather
 
-                finite = _finite_check()
+                finite = finite_check()
                 for _, run in gather(self._blob, tensor):
                     finite.feed(name, tensor.dtype, run)
-
-    def _compare(self, found: str) -> None:
-        if found != self._checks.sha256:
-            raise CheckpointValidationError(
-                f"{self._blob.uri} has SHA-256 {found}, expected is {self._checks.sha256}",
-                remedy="Compare with where it was copied from",
-            )
 
     def _compare_records(self) -> int:
         checksums = Checksums()
@@ -201,9 +171,3 @@ def _state_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(tree, (list, tuple)):
         for position, value in enumerate(tree):
             yield from _state_tensors(value, f"{path}[{position}]")
-
-
-def _finite_check() -> FiniteCheck:
-    from preheat.finite import FiniteCheck  # numpy is imported when something needs it
-
-    return FiniteCheck()

@@ -69,7 +69,7 @@ def test_a_flipped_bit_is_found_in_weights_and_in_the_optimizers_state(checkpoin
 
 
 def test_a_wrong_digest_names_both(checkpoint: Path) -> None:
-    with pytest.raises(CheckpointValidationError, match=f"has SHA-256 .*, expected is {'0' * 64}"):
+    with pytest.raises(CheckpointValidationError, match=f"has SHA-256 .*, verify expects {'0' * 64}"):
         verify_checkpoint(checkpoint, sha256="0" * 64)
     with pytest.raises(CheckpointConfigError, match="sha256"):
         verify_checkpoint(checkpoint, sha256="123")

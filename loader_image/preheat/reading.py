@@ -1,0 +1,46 @@
+"""One pass over the bytes of a piece: whoever moves or checks a checkpoint sees them, and all checksums come of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+from preheat.blob import Blob
+from preheat.checksum import crc32
+from preheat.errors import CheckpointValidationError
+from preheat.pieces import Piece, Stretch
+
+#: Is given bytes of a stretch and the first one's position in the source; the bytes are valid until it returns.
+See = Callable[[Stretch, memoryview, int], None]
+
+
+def read_piece(
+    blob: Blob, piece: Piece, buffer: memoryview, see: See, advance: Callable[[int], None], sha256: str | None = None
+) -> Iterator[tuple[Stretch, int]]:
+    """Read a piece through `buffer` and show it to `see`; yields its stretches with their CRC-32, in order.
+
+    With `sha256` the piece is the whole object, and CheckpointValidationError is raised at its end when it has another.
+    """
+    whole_object = hashlib.sha256() if sha256 else None
+    position, at, checksum = piece.start, 0, 0
+    for view in blob.stream(piece.start, piece.stop, buffer):
+        end = position + len(view)
+        while at < len(piece.stretches) and piece.stretches[at].start < end:
+            stretch = piece.stretches[at]
+            begin = max(stretch.start, position)
+            part = view[begin - position : min(stretch.stop, end) - position]
+            checksum = crc32(part, checksum)
+            see(stretch, part, begin)
+            if stretch.stop > end:
+                break
+            yield stretch, checksum
+            at, checksum = at + 1, 0
+        if whole_object:
+            whole_object.update(view)
+        advance(len(view))
+        position = end
+    if whole_object and whole_object.hexdigest() != sha256:
+        raise CheckpointValidationError(
+            f"{blob.uri} has SHA-256 {whole_object.hexdigest()}, verify expects {sha256}",
+            remedy="Correct sha256, or upload the checkpoint that it was computed from",
+        )
