@@ -275,6 +275,11 @@ def test_files_that_contradict_themselves_are_refused(flaw: str) -> None:
         index_of(content)
 
 
+def test_files_of_protocol_0_are_refused_by_name() -> None:
+    with pytest.raises(UnsupportedFormatError, match="pickled with protocol 0"):
+        index_of(saved_before_1_6({"w": torch.ones(2)}, pickle_protocol=0))
+
+
 def test_a_pickle_that_claims_gigabytes_is_refused_before_they_are_read() -> None:
     header = written({}, (), b"")[: -len(pickle.dumps({}, 2) + pickle.dumps([], 2))]
     blob = BytesBlob(header + b"\x80\x02\x8e" + struct.pack("<Q", 1 << 40) + bytes(100_000))

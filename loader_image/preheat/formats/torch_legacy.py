@@ -95,6 +95,10 @@ class _Storages:
                 if key in self._views:
                     raise CheckpointValidationError(f"storage {key!r:.80} is a view of another and is not")
                 return root if view is None else self._view(root, size // elements if elements else 1, view)
+            case str():
+                raise UnsupportedFormatError(
+                    "the file was pickled with protocol 0, which spoils what it says about tensors", remedy=_RESAVE
+                )
         refuse_reference(identity)
 
     def _view(self, root: Storage, itemsize: int, view: Any) -> Storage:
