@@ -49,6 +49,20 @@ def test_the_forecast_is_what_then_happens(verify: dict[str, object], tmp_path: 
     assert found.remaining == ({"weightsOnly": {}},)
 
 
+def test_a_conversion_is_part_of_the_forecast(tmp_path: Path) -> None:
+    weights = {"a": torch.randn(900, 100), "strided": torch.randn(70, 80).t(), "head": torch.randn(1000)}
+    torch.save({"state_dict": weights}, tmp_path / "x.ckpt")
+    convert = {"exclude": ["^head$"], "dtype": "bfloat16"}
+    stages = [{"local": {"path": str(tmp_path / "x.ckpt")}}, {"convert": convert}, {"weightsOnly": {}}]
+    spec = parse({"stages": stages})
+    found = plan_pipeline(spec)
+    outcome = prepare(spec, Store(tmp_path / "out"), "me")
+    assert (found.tensors, found.parameters) == (2, 95_600)
+    assert (found.excluded_tensors, found.excluded_bytes) == (1, 4000)
+    assert found.output_bytes == (outcome.folder / "model.safetensors").stat().st_size
+    assert found.read_bytes == pytest.approx(outcome.fetched_bytes, abs=1 << 10)
+
+
 @pytest.mark.parametrize(
     ("text", "rate"),
     [("100MB/s", 1e8), ("1.5 GB/s", 1.5e9), ("10Gbit/s", 1.25e9), ("1GiB/s", 1 << 30), ("500", 500), ("8kbps", 1000)],

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sources import s3_server
 from sources.fault_server import FaultServer
 from typer.testing import CliRunner
 
@@ -53,6 +54,24 @@ def test_every_verb_reads_urls(checkpoint: Path) -> None:
         assert answer("verify", url)["records"] == 2
         assert answer("checksum", url)["checksum"] == answer("checksum", checkpoint)["checksum"]
         assert answer("compare", url, checkpoint, "--values")["equal"]
+
+
+@pytest.mark.skipif(s3_server.executable() is None, reason="versitygw is not built; `make test` builds it")
+def test_every_verb_reads_s3(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.SECRET_KEY)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    (tmp_path / "s3").mkdir()
+    with s3_server.running(tmp_path / "s3") as endpoint:
+        client = s3_server.client(endpoint)
+        client.create_bucket(Bucket="models")
+        client.upload_file(str(checkpoint), "models", "a/model.ckpt")
+        location, options = "s3://models/a/model.ckpt", ("--endpoint", endpoint, "--region", "us-east-1")
+        assert answer("inspect", location, *options)["state"] == {"epoch": 3}
+        assert answer("verify", location, *options)["records"] == 2
+        assert answer("checksum", location, *options)["checksum"] == answer("checksum", checkpoint)["checksum"]
+        assert answer("compare", checkpoint, location, "--values", *options)["compared"] == 2
+        assert answer("inspect", location, *options, "--anonymous", code=12)["reason"] == "AccessDenied"
 
 
 def test_checksum_prints_what_sha256sum_prints(checkpoint: Path) -> None:

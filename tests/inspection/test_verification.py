@@ -114,3 +114,12 @@ def test_checksums_are_those_of_the_standard_library(algorithm: str, checkpoint:
     expected = f"{zlib.crc32(content):08x}" if algorithm == "crc32" else hashlib.new(algorithm, content).hexdigest()
     assert calculate_checksum(checkpoint, algorithm) == expected
     assert calculate_checksum(server.serve("/x", content), algorithm) == expected
+
+
+def test_files_of_before_zip_and_whole_modules_are_verified(tmp_path: Path) -> None:
+    weights = {"w": torch.randn(5000), "b": torch.randn(7)}
+    torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    found = verify_checkpoint(tmp_path / "old.pt")
+    assert (found.tensors, found.records) == (2, 0)  # the format carries no checksums
+    torch.save(torch.nn.Linear(30, 20), tmp_path / "module.pt")
+    assert verify_checkpoint(tmp_path / "module.pt").records == 2
