@@ -146,8 +146,13 @@ def _success(end: Object, run: int) -> Success:
     return Success(_time(end), source, fetched if _is_count(fetched) else None, run)
 
 
+def _exit_code(end: Object) -> int | None:
+    code = end.get("exitCode")
+    return code if isinstance(code, int) else None
+
+
 def _failure(end: Object, run: int, created: str) -> Failure:
-    report, code, kubelet = _report(end), end.get("exitCode"), str(end.get("reason") or "")
+    report, code, kubelet = _report(end), _exit_code(end), str(end.get("reason") or "")
     told = _identifier(report.get("reason"))
     if kubelet == "OOMKilled":
         reason, message = kubelet, "the loader was killed because it needed more memory than its limit"
@@ -156,7 +161,7 @@ def _failure(end: Object, run: int, created: str) -> Failure:
     elif code in _KILLED:
         reason, message = "Killed", f"the loader was killed (exit code {code})"
     else:
-        reason = _REASON_OF_CODE.get(code, "Failed")
+        reason = _REASON_OF_CODE.get(code, "Failed") if code is not None else "Failed"
         message = printable(end.get("message") or f"the loader ended with exit code {code} and no message")
     remedy = printable(report.get("remedy") or _REMEDIES.get(reason, ""))
     return Failure(_time(end) or created, reason, message, remedy, run)
@@ -166,7 +171,7 @@ def _stuck(container: Object, status: Object, created: str) -> Failure | None:
     """A loader that never ran and will not by itself: its image, its configuration, or the whole pod failed."""
     waiting = _mapping(_mapping(container, "state"), "waiting")
     reason, message = waiting.get("reason"), waiting.get("message")
-    if reason not in _STUCK:
+    if not isinstance(reason, str) or reason not in _STUCK:
         loaded = _mapping(_mapping(container, "state"), "terminated").get("exitCode") == 0
         if status.get("phase") != "Failed" or loaded:
             return None

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from preheat_operator.observation import PodReport, observe
@@ -301,6 +301,8 @@ JUNK = st.recursive(
 )  # fmt: skip
 
 
+@example(statuses={"terminated": {"exitCode": [1]}}, containers=None, message="")
+@example(statuses={"waiting": {"reason": []}}, containers=None, message="")
 @given(statuses=JUNK, containers=JUNK, message=st.text(max_size=60))
 def test_no_pod_can_make_observation_raise(statuses: Any, containers: Any, message: str) -> None:
     loader = {"name": "preheat-loader", "env": containers, "state": statuses}
