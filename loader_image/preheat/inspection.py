@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from preheat.blob import Patience
@@ -86,7 +87,7 @@ def inspect(where: Where, *, match: str = "", patience: Patience | None = None) 
 
 @dataclass(frozen=True)
 class Branch:
-    """All tensors below a dotted name; a single tensor also has its shape."""
+    """All tensors below a dotted name, or below numbered neighbours that look alike; an end also has their shape."""
 
     name: str  # the last part, or several where nothing branches off between them
     level: int  # 0 at the top
@@ -109,13 +110,25 @@ def _below(tensors: _Parted, level: int, depth: int) -> Iterator[Branch]:
     groups: dict[str, _Parted] = {}
     for parts, tensor in tensors:
         groups.setdefault(parts[0], []).append((parts[1:], tensor))
-    for first, group in groups.items():
+    for first, group in _alike(groups):
         name, inside = _joined(first, group)
         branch = _sum(name, level, [tensor for _, tensor in inside])
-        leaf = len(inside) == 1 and not inside[0][0]
+        leaf = not any(parts for parts, _ in inside)
         yield replace(branch, shape=inside[0][1].shape) if leaf else branch
         if not leaf and level + 1 < depth:
             yield from _below([(parts or ["."], tensor) for parts, tensor in inside], level + 1, depth)
+
+
+def _alike(groups: Mapping[str, _Parted]) -> Iterator[tuple[str, _Parted]]:
+    """Numbered neighbours with the same names, dtypes and shapes below them as one: `0...21`."""
+
+    def looks(item: tuple[str, _Parted]) -> object:
+        name, group = item
+        return [(parts, tensor.dtype, tensor.shape) for parts, tensor in group] if name.isdecimal() else name
+
+    for _, run in groupby(groups.items(), looks):
+        names, alike = zip(*run, strict=True)
+        yield names[0] if len(names) == 1 else f"{names[0]}...{names[-1]}", [one for group in alike for one in group]
 
 
 def _joined(name: str, group: _Parted) -> tuple[str, _Parted]:

@@ -45,7 +45,9 @@ def tree(tensors: Mapping[str, Tensor], depth: int) -> Table:
         table.add_column(name, overflow="fold")
     table.add_column("size", justify="right")
     for branch in branches(tensors, depth):
-        shape = _shape(branch.shape) if branch.shape is not None else count_of(branch.tensors, "tensor")
+        shape = count_of(branch.tensors, "tensor")
+        if branch.shape is not None:
+            shape = _shape(branch.shape) if branch.tensors == 1 else f"{branch.tensors:,} of {_shape(branch.shape)}"
         table.add_row(plain("  " * branch.level + branch.name), ", ".join(branch.dtypes), shape, _size(branch.size))
     return table
 

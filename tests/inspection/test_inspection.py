@@ -164,3 +164,18 @@ def test_a_tensor_may_be_called_like_the_branch_of_others(tmp_path: Path) -> Non
     torch.save({"a": torch.zeros(1), "a.b": torch.zeros(2), "a.b.c": torch.zeros(3)}, tmp_path / "x.pt")
     found = [(branch.name, branch.level, branch.tensors) for branch in branches(inspect(tmp_path / "x.pt").tensors, 9)]
     assert found == [("a", 0, 3), (".", 1, 1), ("b", 1, 2), (".", 2, 1), ("c", 2, 1)]
+
+
+def test_numbered_neighbours_that_look_alike_are_one_branch(tmp_path: Path) -> None:
+    tensors = {f"layers.{n}.{part}": torch.zeros(4, 2) for n in range(12) for part in ("q.weight", "k.weight")}
+    torch.save(tensors | {"layers.12.q.weight": torch.zeros(9), "layers.13": torch.zeros(1)}, tmp_path / "x.pt")
+    found = list(branches(inspect(tmp_path / "x.pt").tensors, 9))
+    assert [(branch.name, branch.level, branch.tensors, branch.shape) for branch in found] == [
+        ("layers", 0, 26, None),
+        ("0...11", 1, 24, None),
+        ("q.weight", 2, 12, (4, 2)),
+        ("k.weight", 2, 12, (4, 2)),
+        ("12.q.weight", 1, 1, (9,)),
+        ("13", 1, 1, (1,)),
+    ]
+    assert found[0].size == sum(branch.size for branch in found if branch.level == 1)
