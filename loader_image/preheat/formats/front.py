@@ -29,5 +29,5 @@ class Front:
             raise CheckpointLoadError(f"the file's pickles reach beyond byte {self._limit}, as far as is allowed")
         if stop > known:
             chunk = min(max(stop, known + max(CHUNK, known // 8)), size, self._limit)
-            self.data += self._reader.read(known, chunk)
+            self.data += self._reader.fetch(known, chunk)
         return self.data

@@ -32,13 +32,14 @@ class MetadataReader:
         for begin, kept in self._kept:
             if begin <= start and stop <= begin + len(kept):
                 return kept[start - begin : stop - begin]
-        content = self._fetch(start, stop)
+        content = self.fetch(start, stop)
         self._kept.append((start, content))
         return content
 
-    def _fetch(self, start: int, stop: int) -> bytes:
+    def fetch(self, start: int, stop: int) -> bytes:
+        """The same without keeping them, for bytes that nobody asks for twice."""
         for begin, kept in self._kept:
             if start < begin < stop <= begin + len(kept):
-                return self._fetch(start, begin) + kept[: stop - begin]
+                return self.fetch(start, begin) + kept[: stop - begin]
         self.fetched += stop - start
         return self._blob.read(start, stop)
