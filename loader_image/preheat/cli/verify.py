@@ -29,17 +29,14 @@ def verify(
         show_json(found.to_json())
         return
     from preheat.storage import megabytes
-    from preheat.terminal import facts, said_checks
+    from preheat.terminal import count_of, facts, said_checks
 
-    show(
-        facts(
-            [
-                ("source", found.uri),
-                ("version", found.version),
-                ("format", f"{found.format} ({found.layout})"),
-                ("checked", f"{said_checks(found.checks)}; {found.tensors} tensors, {found.records} records"),
-                ("read", f"{megabytes(found.fetched_bytes)} in {found.seconds:.2f} s"),
-            ]
-        ),
-        "verified",
-    )
+    looked = f"{count_of(found.tensors, 'tensor')}, {count_of(found.records, 'record')}"
+    rows = [
+        ("source", found.uri),
+        ("version", found.version),
+        ("format", f"{found.format} ({found.layout})"),
+        ("checked", f"{said_checks(found.checks)}; {looked}"),
+        ("read", f"{megabytes(found.fetched_bytes)} in {found.seconds:.2f} s"),
+    ]
+    show(facts(rows), "verified")
