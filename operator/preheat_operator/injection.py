@@ -110,7 +110,7 @@ def _has_loader(spec: Object, pipeline: Pipeline) -> bool:
         return True
     if present or any(each["name"] == LOADER for each in spec.get("containers") or ()):
         raise PodRefusedError(
-            f"the pod has a container named {LOADER} that is not this pipeline's loader",
+            f"the pod has a container named {LOADER} that is not the loader of this pipeline as it is now",
             remedy="Rename it; if the pod was copied from a running one, remove it",
         )
     return False

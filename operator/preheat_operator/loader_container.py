@@ -45,14 +45,18 @@ def desired_loader(
 
 
 def is_loader_of(container: Object, pipeline: Pipeline) -> bool:
-    """Whether we made this init container for the pipeline, in whichever generation; others may have added to it."""
+    """Whether we made this init container for the pipeline's present spec; others may have added to it.
+
+    A pod that is copied from a running one brings its loader along, and with it the checkpoint that was meant then.
+    """
     values = {entry["name"]: entry.get("value") for entry in container.get("env") or ()}
     try:
         described = json.loads(values.get("PREHEAT_PIPELINE") or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
-    named = isinstance(described, dict) and (described.get("name"), described.get("namespace"))
-    return named == (pipeline.name, pipeline.namespace) and container.get("command") == list(COMMAND)
+    present = json.loads(_described(pipeline))
+    same = isinstance(described, dict) and all(described.get(k) == present[k] for k in ("name", "namespace", "spec"))
+    return same and container.get("command") == list(COMMAND)
 
 
 def _environment(pipeline: Pipeline, shim: str) -> list[dict[str, Any]]:

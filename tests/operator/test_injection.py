@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,20 @@ def test_a_container_that_appears_between_two_passes_receives_the_checkpoint_too
     assert inject(injected, pipeline, SETTINGS)["spec"]["containers"][1]["volumeMounts"][0]["mountPath"] == "/preheat"
 
 
-def test_a_pipeline_that_changed_between_two_passes_does_not_mix_with_the_first(pod: dict[str, Any]) -> None:
-    resource = next(yaml.safe_load_all((DATA / "one-container.in.yaml").read_text()))
-    first = inject(pod, Pipeline.parse(resource), SETTINGS)
-    resource["metadata"]["generation"] += 1
-    resource["spec"]["maxRetries"] = 9
-    assert inject(first, Pipeline.parse(resource), SETTINGS) == first
+@pytest.mark.parametrize("case", CASES)
+def test_a_loader_from_before_the_spec_changed_is_refused(case: str) -> None:
+    pod, pipeline = read(case)
+    copied = inject(pod, pipeline, SETTINGS)
+    edited = replace(pipeline, parsed=replace(pipeline.parsed, max_retries=9), generation=pipeline.generation + 1)
+    with pytest.raises(PodRefusedError, match="not the loader of this pipeline as it is now"):
+        inject(copied, edited, SETTINGS)
+
+
+def test_a_copied_loader_of_the_same_spec_serves_a_pipeline_that_was_made_anew(
+    pod: dict[str, Any], pipeline: Pipeline
+) -> None:
+    copied = inject(pod, pipeline, SETTINGS)
+    assert inject(copied, replace(pipeline, uid="another", generation=7), SETTINGS) == copied
 
 
 @pytest.mark.parametrize("empty", [None, []], ids=["null", "empty"])
@@ -152,7 +161,7 @@ FROM_ELSEWHERE = {"name": "PYTHONPATH", "valueFrom": {"configMapKeyRef": {"name"
     [
         (
             shaped(spec={"initContainers": [FOREIGN]}),
-            "container named preheat-loader that is not this pipeline's loader. Rename it",
+            "container named preheat-loader that is not the loader of this pipeline as it is now. Rename it",
         ),
         (shaped(spec={"containers": [FOREIGN]}), "container named preheat-loader"),
         (
@@ -190,7 +199,7 @@ def test_a_pod_that_cannot_be_injected_is_refused_with_the_way_out(pod: Any, say
 def test_a_loader_of_another_pipeline_is_refused(pod: dict[str, Any], pipeline: Pipeline) -> None:
     injected = inject(pod, pipeline, SETTINGS)
     other = Pipeline(**{**vars(pipeline), "name": "other"})
-    with pytest.raises(PodRefusedError, match="not this pipeline's loader"):
+    with pytest.raises(PodRefusedError, match="not the loader of this pipeline"):
         inject(injected, other, SETTINGS)
 
 
