@@ -1,5 +1,6 @@
 import os
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ from sources.fault_server import FaultServer
 from preheat.blob import Patience
 from preheat.errors import (
     AccessDeniedError,
+    CheckpointConfigError,
     CheckpointError,
     CheckpointNotFoundError,
     CheckpointSourceError,
@@ -17,6 +19,7 @@ from preheat.errors import (
     TruncatedError,
 )
 from preheat.sources import attempts, http_connection
+from preheat.sources.http import HTTPSource
 from preheat.sources.http_blob import TAIL, HttpBlob
 
 CONTENT = os.urandom(700_001)
@@ -306,6 +309,28 @@ def test_the_query_is_in_no_message(server: FaultServer) -> None:
         with pytest.raises(CheckpointError) as caught:
             open_blob(server, "/model.ckpt?token=hunter2", retries=0)
         assert "hunter2" not in str(caught.value)
+
+
+def test_a_secret_that_ends_in_a_line_break_is_sent_without_it(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = HTTPSource(server.origin + "/model.ckpt")
+    monkeypatch.setenv("PREHEAT_HTTP_USERNAME", "me\n")
+    monkeypatch.setenv("PREHEAT_HTTP_PASSWORD", "pass\r\n")
+    source.open(Patience(0, 5)).close()
+    assert server.requests[-1].headers["Authorization"] == "Basic " + b64encode(b"me:pass").decode()
+    monkeypatch.setenv("PREHEAT_HTTP_TOKEN", "secret\n")
+    source.open(Patience(0, 5)).close()
+    assert server.requests[-1].headers["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("token", ["sec\nret", "sec\tret", "sécret", "secr€t"])
+def test_a_token_that_no_header_carries_is_refused_unquoted(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREHEAT_HTTP_TOKEN", token)
+    with pytest.raises(CheckpointConfigError) as caught:
+        HTTPSource("http://127.0.0.1:1/x").open(Patience(0, 5))
+    assert "sec" not in str(caught.value).replace("secretRef", "").replace("Secret", "")
+    assert caught.value.__context__ is None
 
 
 def test_proxies_of_the_environment_are_used(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:

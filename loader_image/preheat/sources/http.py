@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
+from preheat.errors import CheckpointConfigError
 from preheat.stage import CheckpointSource, Limit, SecretName, SecretVariable
 
 
@@ -40,9 +41,20 @@ class HTTPSource(CheckpointSource):
         return HttpBlob(self.url, uri=self.uri, headers=self._authorization(), patience=patience)
 
     def _authorization(self) -> dict[str, str]:
-        if token := os.environ.get("PREHEAT_HTTP_TOKEN"):
+        if token := _secret("PREHEAT_HTTP_TOKEN"):
+            # http.client would quote what it refuses, and the log would show it.
+            if not (token.isascii() and token.isprintable()):
+                raise CheckpointConfigError(
+                    "the token of secretRef has characters that no HTTP header may carry",
+                    remedy="Store the bare token in the Secret's key `token`",
+                )
             return {"Authorization": f"Bearer {token}"}
-        if username := os.environ.get("PREHEAT_HTTP_USERNAME"):
-            pair = f"{username}:{os.environ.get('PREHEAT_HTTP_PASSWORD', '')}"
+        if username := _secret("PREHEAT_HTTP_USERNAME"):
+            pair = f"{username}:{_secret('PREHEAT_HTTP_PASSWORD')}"
             return {"Authorization": "Basic " + b64encode(pair.encode()).decode()}
         return {}
+
+
+def _secret(variable: str) -> str:
+    """A value of the Secret, without the line break that a file or `echo` ends in."""
+    return os.environ.get(variable, "").strip("\r\n")
