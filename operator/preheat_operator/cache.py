@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -143,7 +143,7 @@ class PipelineCache:
         async with self._http.stream("GET", PATH, params=query, timeout=timeout) as answer:
             answer.raise_for_status()
             self._delay = self._pace.first_delay
-            async for line in answer.aiter_lines():
+            async for line in _lines(answer.aiter_bytes()):
                 version = self._apply(json.loads(line))
         self._heard = time.monotonic()
         return version
@@ -170,6 +170,17 @@ class PipelineCache:
         self._heard = time.monotonic()
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Lines as the API server ends them; a resource's text may hold what Unicode calls the end of a line."""
+    rest: list[bytes] = []
+    async for piece in pieces:
+        *complete, last = piece.split(b"\n")
+        for line in complete:
+            yield b"".join((*rest, line))
+            rest.clear()
+        rest.append(last)
 
 
 def _key(resource: Mapping[str, Any]) -> Key:

@@ -73,7 +73,7 @@ class ApiServer:
         self.watches.append(events)
         try:
             while (event := await events.get()) is not None:
-                await response.write(json.dumps(event).encode() + b"\n")
+                await response.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
         finally:
             self.watches.remove(events)
         return response
@@ -129,6 +129,17 @@ async def test_before_the_first_list_the_cache_says_so(server: ApiServer, cache:
     assert cache.problem == "the pipelines have not been listed yet"
     server.failing = False
     await until(lambda: cache.problem is None)
+
+
+async def test_a_text_with_a_line_end_of_unicode_does_not_break_the_watch(
+    server: ApiServer, cache: PipelineCache
+) -> None:
+    await watching(cache, server)
+    odd = resource("odd")
+    odd["metadata"]["annotations"] = {"note": "one\x85two\u2028three"}  # Go writes the first as it is
+    server.put(odd)
+    await until(lambda: cache.get("team-a", "odd"))
+    assert server.lists == 1
 
 
 async def test_changes_arrive(server: ApiServer, cache: PipelineCache) -> None:
