@@ -296,6 +296,43 @@ def test_a_redirect_loop_ends(server: FaultServer) -> None:
     assert len(server.requests) == 6
 
 
+def test_a_redirect_without_a_place_to_go_is_named(server: FaultServer) -> None:
+    server.always(status=301)
+    with pytest.raises(CheckpointSourceError, match="answered 301"):
+        open_blob(server)
+
+
+@pytest.mark.parametrize("pin", [{"headers": {"ETag": 'W/"1"'}, "without": ("Last-Modified",)}, {"without": ("ETag",)}])
+def test_an_answer_that_names_no_version_is_refused_where_nothing_was_demanded(
+    server: FaultServer, pin: dict[str, object]
+) -> None:
+    server.always(**pin)
+    blob = open_blob(server)
+    server.always(without=("ETag", "Last-Modified"))
+    with pytest.raises(SourceChangedError):
+        blob.read(0, 10)
+    blob.close()
+
+
+def test_letters_beyond_ascii_in_a_query_are_encoded(server: FaultServer) -> None:
+    open_blob(server, "/model.ckpt?name=é&a=%C3%A9+{}").close()
+    assert server.requests[-1].path == "/model.ckpt?name=%C3%A9&a=%C3%A9+{}"
+
+
+@pytest.mark.parametrize("header", ["Content-Length", "Retry-After"])
+def test_numbers_that_are_none_are_survived(server: FaultServer, header: str) -> None:
+    server.always(status=503 if header == "Retry-After" else None, headers={header: "\xb2"})
+    with pytest.raises(CheckpointSourceError):
+        open_blob(server)
+
+
+def test_a_proxy_that_cannot_be_parsed_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:pass/word@proxy:3128")
+    with pytest.raises(CheckpointConfigError) as caught:
+        HttpBlob("http://example.invalid/x", uri="x", headers={}, patience=Patience(0, 5))
+    assert "pass" not in str(caught.value)
+
+
 def test_https_never_becomes_http() -> None:
     target = http_connection.Target.parse("https://a.example/x")
     with pytest.raises(CheckpointSourceError, match="drop the encryption"):

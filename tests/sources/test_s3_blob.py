@@ -3,7 +3,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectTimeoutError
 from sources import s3_server
+from sources.fault_server import FaultServer
 
 from preheat.blob import Patience
 from preheat.errors import (
@@ -146,5 +148,26 @@ def test_a_bucket_in_another_region_is_followed_or_named(monkeypatch: pytest.Mon
     source = S3Source("b", "k", region="us-east-1")
     blob = S3Blob.__new__(S3Blob)
     blob._source = source
-    error = blob.refuse(400, "Bad Request", {}, b"<Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region>")
-    assert str(error) == "bucket 'b' is in region eu-west-1. Set region: eu-west-1"
+    for code in (b"AuthorizationHeaderMalformed", b"AuthorizationQueryParametersError"):
+        error = blob.refuse(400, "Bad Request", {}, b"<Code>" + code + b"</Code><Region>eu-west-1</Region>")
+        assert str(error) == "bucket 'b' is in region eu-west-1. Set region: eu-west-1"
+
+
+def test_a_redirect_that_only_names_the_region_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultServer().running() as server:
+        server.serve("/b/k", CONTENT)
+        server.next(status=301, headers={"x-amz-bucket-region": "eu-west-1"})
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.origin)
+        blob = open_object(S3Source("b", "k", addressing="path"), Patience(1, 10))
+        assert "eu-west-1" in server.requests[-1].path
+        assert blob.size == len(CONTENT)
+        blob.close()
+
+
+def test_a_credential_service_that_does_not_answer_is_no_wrong_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(self: object, *_: object, **__: object) -> str:
+        raise ConnectTimeoutError(endpoint_url="https://sts")
+
+    monkeypatch.setattr("botocore.signers.RequestSigner.generate_presigned_url", silent)
+    with pytest.raises(CheckpointSourceError, match="cannot be reached"):
+        open_blob("http://127.0.0.1:1")

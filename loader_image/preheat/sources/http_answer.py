@@ -60,11 +60,13 @@ class Pin:
         return f"modified:{self.modified}-{size}" if self.modified else None
 
     def matches(self, headers: Headers) -> bool:
-        """Whether an answer is about the same version, as far as it says."""
+        """Whether an answer says that it is about the same version; silence counts only after an If-Match."""
         found = Pin.of(headers)
         if self.etag and found.etag:
             return self.etag == found.etag
-        return not (self.modified and found.modified) or self.modified == found.modified
+        if self.modified and found.modified:
+            return self.modified == found.modified
+        return self.strong
 
 
 def content_range(headers: Headers) -> tuple[int, int, int] | None:
@@ -76,7 +78,7 @@ def content_range(headers: Headers) -> tuple[int, int, int] | None:
 def content_length(headers: Headers) -> int | None:
     """Bytes of the body; None when the server does not say."""
     text = headers.get("Content-Length") or ""
-    return int(text) if text.isdigit() and not headers.get("Transfer-Encoding") else None
+    return int(text) if text.isdecimal() and not headers.get("Transfer-Encoding") else None
 
 
 def check_encoding(uri: str, headers: Headers) -> None:
@@ -142,7 +144,7 @@ def refusal(uri: str, status: int, phrase: str) -> CheckpointError:
 def retry_after(headers: Headers, now: float) -> float | None:
     """Seconds that the server asks to wait; `now` is the time of day in seconds."""
     text = (headers.get("Retry-After") or "").strip()
-    if text.isdigit():
+    if text.isdecimal():
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now) if text else None

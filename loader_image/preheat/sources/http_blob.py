@@ -231,8 +231,8 @@ class HttpBlob:
             first, target, cached = self._where()
             for _ in range(_MAX_REDIRECTS + 1):
                 connection, answer = self._send(target, first, headers)
-                if answer.status not in REDIRECTS:
-                    break
+                if answer.status not in REDIRECTS or not answer.headers.get("Location"):
+                    break  # S3 names a bucket's region in a 301 that leads nowhere
                 target = self._redirect(connection, answer, target)
             else:
                 raise CheckpointSourceError(
@@ -279,10 +279,7 @@ class HttpBlob:
 
     def _redirect(self, connection: Connection, answer: Answer, target: Target) -> Target:
         self._drop(connection, answer)
-        location = answer.headers.get("Location")
-        if not location:
-            raise CheckpointSourceError(f"{self.uri}: the server answered {answer.status} without a Location")
-        return target.redirect(location)
+        return target.redirect(answer.headers["Location"])
 
     def _read_refusal(self, connection: Connection, answer: Answer) -> CheckpointError:
         """The error for an answer that is no success; raises Interrupted when it may pass."""

@@ -16,6 +16,7 @@ from functools import cache
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
 from socket import SHUT_RDWR
+from string import punctuation
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from preheat.errors import CheckpointConfigError, CheckpointSourceError
@@ -49,7 +50,8 @@ class Target:
             raise CheckpointSourceError(
                 f"the URL of {parts.hostname} holds credentials", remedy="Use secretRef instead"
             )
-        path = quote(parts.path or "/", safe="/%:=&~+!$,;'@()*") + (f"?{parts.query}" if parts.query else "")
+        path = quote(parts.path or "/", safe="/%:=&~+!$,;'@()*")
+        path += f"?{quote(parts.query, safe=punctuation)}" if parts.query else ""  # as it is, but for what is no ASCII
         return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), path)
 
     @property
@@ -158,11 +160,14 @@ def _proxy(target: Target) -> Target | None:
     if not url or proxy_bypass(target.host):
         return None
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme != "http" or not parts.hostname:
+    port = None
+    with suppress(ValueError):  # would quote what stands there, perhaps half a password
+        port = parts.port or 80
+    if parts.scheme != "http" or not parts.hostname or not port:
         raise CheckpointConfigError(
             f"the {target.scheme}_proxy of the environment is not an http:// URL", remedy="Set it to http://host:port"
         )
-    return Target("http", parts.hostname, parts.port or 80, parts.netloc)
+    return Target("http", parts.hostname, port, parts.netloc)
 
 
 def _proxy_authorization(proxy: Target) -> dict[str, str]:

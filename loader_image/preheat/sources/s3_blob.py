@@ -19,10 +19,13 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    EndpointConnectionError,
+    HTTPClientError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
 )
 
 from preheat.blob import Blob, Patience
@@ -43,6 +46,8 @@ _CREDENTIALS_REMEDY = (
     "Let the pod's serviceAccountName grant s3:GetObject, or name a Secret with AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY in secretRef"
 )
+#: With a region beside it, each means that the request was signed for another one.
+_ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "AuthorizationQueryParametersError")
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
 _REGION = re.compile(rb"<Region>([a-z0-9-]{1,64})</Region>")
 
@@ -90,7 +95,7 @@ class S3Blob(HttpBlob):
         """The error that the service's own code stands for."""
         code = found[1].decode() if (found := _CODE.search(body)) else phrase
         region = headers.get("x-amz-bucket-region") or (found[1].decode() if (found := _REGION.search(body)) else None)
-        if region and (status == 301 or code in ("PermanentRedirect", "AuthorizationHeaderMalformed")):
+        if region and (status == 301 or code in _ELSEWHERE):
             return _ElsewhereError(f"bucket {self._source.bucket!r} is in region {region}", region)
         return _refusal(self._source, status, code)
 
@@ -145,7 +150,7 @@ def _explained(uri: str) -> Iterator[None]:
     except ClientError as error:  # of STS, which trades the pod's token for credentials
         code = error.response.get("Error", {}).get("Code", "unknown")
         raise AccessDeniedError(f"no credentials for {uri}: STS answered {code}", remedy=_CREDENTIALS_REMEDY) from error
-    except EndpointConnectionError as error:
+    except (BotoConnectionError, HTTPClientError) as error:
         raise CheckpointSourceError(
             f"the service with the credentials for {uri} cannot be reached", remedy="Check the pod's network"
         ) from error
