@@ -1,0 +1,144 @@
+"""What the documentation shows is run: a page's marked blocks in order, in one process, in an empty folder.
+
+The info string of a fence marks a block: `python runnable` and `sh runnable` run, `file=NAME` is written down first. A
+`text` block right after one that runs is what it prints; `...` stands for anything, and line breaks do not count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
+from pathlib import Path
+
+import pytest
+import yaml
+
+from preheat.catalog import camel_case
+from preheat.modifiers import MODIFIERS
+from preheat.sources import SOURCES
+from preheat.spec import parse
+from preheat.strategies import STRATEGIES
+from preheat_operator.api import KIND, Pipeline
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FAMILIES = {"sources": SOURCES, "strategies": STRATEGIES, "modifiers": MODIFIERS}
+
+_FENCE = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_RUNS = ("python", "sh")
+
+# One interpreter per page, so that a block goes on where the one before it ended.
+_RUNNER = """
+import contextlib, io, json, subprocess, sys
+names, printed = {"__name__": "__main__"}, []
+for language, text in json.load(sys.stdin):
+    if language == "sh":
+        printed.append(subprocess.run(["bash", "-euc", text], check=True, stdout=subprocess.PIPE, text=True).stdout)
+        continue
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(text, "snippet", "exec"), names)
+    printed.append(out.getvalue())
+print(json.dumps(printed))
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    mark: str
+    text: str
+    expected: str | None = None  # what the text block right behind it says
+
+    @property
+    def runs(self) -> bool:
+        return self.language in _RUNS and self.mark == "runnable"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text()
+    found = list(_FENCE.finditer(text))
+    for position, match in enumerate(found):
+        after = found[position + 1] if position + 1 < len(found) else None
+        behind = after is not None and after[1] == "text" and not text[match.end() : after.start()].strip()
+        yield Block(match[1], match[2] or "", match[3], after[3] if after and behind else None)
+
+
+RUNNABLE = [page for page in PAGES if any(block.runs for block in blocks(page))]
+RESOURCES = [
+    pytest.param(document, id=f"{page.stem}-{document['metadata']['name']}")
+    for page in PAGES
+    for block in blocks(page)
+    if block.language == "yaml"
+    for document in yaml.safe_load_all(block.text)
+    if isinstance(document, dict) and document.get("kind") == KIND
+]
+
+
+def run(found: list[Block], folder: Path) -> list[str]:
+    """What each block prints."""
+    for block in found:
+        if block.mark.startswith("file="):
+            (folder / block.mark.removeprefix("file=")).write_text(block.text)
+    (folder / ".runner.py").write_text(_RUNNER)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREHEAT_", "PYTHON"))}
+    path = f"{Path(sys.executable).parent}:{inherited['PATH']}"
+    done = subprocess.run(
+        [sys.executable, ".runner.py"],
+        cwd=folder,
+        env={**inherited, "PATH": path, "PYTHONPATH": str(folder), "TMPDIR": str(folder), "CUDA_VISIBLE_DEVICES": ""},
+        input=json.dumps([(block.language, block.text) for block in found if block.runs]),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed: list[str] = json.loads(done.stdout)
+    return printed
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+def test_the_snippets_of_a_page_run_and_print_what_it_says(page, tmp_path):
+    found = list(blocks(page))
+    running = [block for block in found if block.runs]
+    for block, printed in zip(running, run(found, tmp_path), strict=True):
+        same = OutputChecker().check_output(block.expected or "", printed, ELLIPSIS | NORMALIZE_WHITESPACE)
+        assert block.expected is None or same, f"{block.text}\nprints\n{printed}"
+
+
+@pytest.mark.parametrize("document", RESOURCES)
+def test_a_pipeline_that_is_shown_is_accepted(document):
+    assert parse(document) == Pipeline.parse(document).parsed
+
+
+def test_an_info_string_says_nothing_that_is_not_understood():
+    marks = {block.mark for page in PAGES for block in blocks(page)}
+    assert {mark for mark in marks if not mark.startswith("file=")} <= {"", "runnable"}
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [(page, name) for page, family in FAMILIES.items() for name in family], ids=lambda value: value
+)
+def test_every_parameter_of_a_stage_has_a_row(page, name):
+    section = re.search(rf"^## {camel_case(name)}\b.*?(?=^## |\Z)", (ROOT / f"docs/{page}.md").read_text(), re.M | re.S)
+    assert section, f"docs/{page}.md has no section {camel_case(name)}"
+    rows = re.findall(r"^\| `(\w+)` \|", section[0], re.MULTILINE)
+    assert rows == [camel_case(field.name) for field in fields(FAMILIES[page][name])]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_inside_the_repository_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "frameworks", "python-api"])
+def test_lines_are_at_most_140_wide(name):
+    lines = (ROOT / "docs" / f"{name}.md").read_text().splitlines()
+    assert [number for number, line in enumerate(lines, 1) if len(line) > 140] == []
