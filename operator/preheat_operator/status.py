@@ -121,9 +121,12 @@ def _source(newest: Success | None, remembered: Object) -> Object:
 
 
 def _remembered_success(remembered: Object) -> str:
+    """A time at which a loader had succeeded: whatever failed until then had been overcome."""
     ready = _condition(remembered, "Ready")
-    succeeded = ready.get("status") == "True" and ready.get("reason") == "Loaded"
-    return str(ready.get("lastTransitionTime", "")) if succeeded else ""
+    if (ready.get("status"), ready.get("reason")) != ("True", "Loaded"):
+        return ""
+    overcome = (str(failure.get("time", "")) for failure in remembered.get("failures") or ())
+    return max(str(ready.get("lastTransitionTime", "")), *overcome)
 
 
 def _failures(pods: Sequence[PodReport], remembered: Object) -> list[Object]:

@@ -241,6 +241,15 @@ def test_an_old_failure_does_not_undo_a_success_whose_pod_is_gone() -> None:
     assert verdict(wanted(bad, before=before))[:2] == ("True", "Loaded")
 
 
+def test_a_failure_that_was_overcome_stays_so_when_all_its_pods_are_gone() -> None:
+    accepted = wanted(now=NOW.replace(hour=10))
+    bad, good = pod("bad", ended(11, MISSING, "11:00:00")), pod("good", ended(0, LOADED, "11:00:01"))
+    loaded = wanted(bad, good, before=accepted)
+    assert verdict(loaded)[:2] == ("True", "Loaded")
+    assert verdict(wanted(before=loaded))[:2] == ("True", "Loaded")
+    assert verdict(wanted(bad, before=loaded))[:2] == ("True", "Loaded")
+
+
 def test_a_pod_of_the_same_name_does_not_erase_the_failure_before_it() -> None:
     before = wanted(pod("web-0", ended(11, MISSING, "11:00:00")))
     assert verdict(wanted(pod("web-0", created="11:30:00"), before=before))[:2] == ("False", "NotFound")
