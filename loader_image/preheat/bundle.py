@@ -20,7 +20,7 @@ from pathlib import Path
 from preheat.catalog import spell
 from preheat.data import read_manifest
 from preheat.errors import CheckpointConfigError, NotABundleError, StorageError
-from preheat.lease import heartbeat, remove, take
+from preheat.lease import bury, heartbeat, remove, take
 from preheat.manifest import LAYOUT, MANIFEST, WEIGHTS, Manifest
 from preheat.spec import PipelineSpec
 from preheat.storage import storage_errors, sync_folder
@@ -81,7 +81,8 @@ class Store:
     def find(self, digest: str) -> tuple[Path, Manifest] | None:
         """A finished bundle and its manifest; None when there is none, or one whose files are damaged."""
         folder = self.bundles / digest
-        if folder.is_symlink():
+        # Others may write to the volume: a link leads out of it, and a pipe would never end.
+        if folder.is_symlink() or not (_is_file(folder / MANIFEST) and _is_file(folder / WEIGHTS)):
             return None
         try:
             manifest = read_manifest(folder)
@@ -124,8 +125,13 @@ class Store:
 
     def attached(self, pod: str) -> tuple[Path, Manifest] | None:
         """The bundle that a pod has been given already."""
-        link = self.pods / _checked(pod) / BUNDLE_LINK
-        return self.find(os.readlink(link).rpartition("/")[2]) if link.is_symlink() else None
+        folder = self.pods / _checked(pod)
+        link = folder / BUNDLE_LINK
+        if self.pods.is_symlink() or folder.is_symlink() or not link.is_symlink():
+            return None
+        target = os.readlink(link)
+        digest = target.rpartition("/")[2]
+        return self.find(digest) if target == _link_to(digest) else None
 
     def attach(self, pod: str, digest: str, shim: Path | None) -> Path:
         """Point a pod at a bundle, lay the shim beside it if there is one, and return the pod's folder."""
@@ -134,7 +140,7 @@ class Store:
             _own_folder(self.pods)
             remove(scratch)
             scratch.mkdir()
-            (scratch / BUNDLE_LINK).symlink_to(f"../../bundles/{digest}")
+            (scratch / BUNDLE_LINK).symlink_to(_link_to(digest))
             if shim is not None:
                 shutil.copytree(shim, scratch / SHIM_FOLDER, copy_function=shutil.copyfile)
             remove(folder)
@@ -149,7 +155,18 @@ class Store:
         for path in self.bundles.glob(".partial-*"):
             with suppress(FileNotFoundError):
                 if digest not in path.name and time.time() - path.lstat().st_mtime > FORGOTTEN:
-                    remove(path)
+                    bury(path)
+
+
+def _link_to(digest: str) -> str:
+    return f"../../bundles/{digest}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _own_folder(folder: Path) -> None:

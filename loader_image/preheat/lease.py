@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HEARTBEAT = 2.0  # seconds between signs of life
-EXPIRY = 20.0  # seconds without one, after which a maker counts as dead
+#: Seconds without one, after which a maker counts as dead. NFS clients show a folder as it was up to 60 s ago.
+EXPIRY = 90.0
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,8 @@ def heartbeat(folder: Path) -> Iterator[None]:
     ended = threading.Event()
 
     def beat() -> None:
-        with suppress(FileNotFoundError):  # taken over
-            while not ended.wait(HEARTBEAT):
+        while not ended.wait(HEARTBEAT):
+            with suppress(OSError):  # taken over, or a fault of the volume that may pass
                 os.utime(folder)
 
     thread = threading.Thread(target=beat, name="preheat-heartbeat", daemon=True)
@@ -78,6 +79,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)  # another may be removing it, too
 
 
+def bury(folder: Path) -> None:
+    """Remove a maker's folder such that the maker, should it live after all, cannot publish what is left of it."""
+    grave = folder.with_name(f".partial-removed-{os.urandom(8).hex()}")
+    with suppress(FileNotFoundError):
+        folder.rename(grave)
+        remove(grave)
+
+
 def _living(folders: list[Path], lives: dict[Path, tuple[int, float]]) -> list[Path]:
     living = []
     for folder in folders:
@@ -90,7 +99,7 @@ def _living(folders: list[Path], lives: dict[Path, tuple[int, float]]) -> list[P
         # Clocks of other machines do not count: what matters is whether the time stamp moves.
         if now - lives[folder][1] > EXPIRY or _died_here(folder.name):
             log.info("removing what a dead loader left: %s", folder.name)
-            remove(folder)
+            bury(folder)
         else:
             living.append(folder)
     return living

@@ -102,7 +102,7 @@ class Manifest:
             layout = document["layout"]
             if layout == LAYOUT:
                 return _manifest(document)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise NotABundleError(f"its manifest cannot be read ({type(error).__name__}: {error})") from error
         raise NotABundleError(
             f"its manifest has layout {layout!r}, this Preheat reads layout {LAYOUT}",

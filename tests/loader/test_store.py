@@ -40,7 +40,7 @@ def test_a_manifest_survives_json() -> None:
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"layout": 2}', '{"layout": 1}', "null", "{", b"\xff"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"layout": 2}', '{"layout": 1}', "null", "{", b"\xff", "[" * 9999])
 def test_other_documents_are_no_manifest(text: str | bytes) -> None:
     with pytest.raises(NotABundleError):
         Manifest.from_json(text)
@@ -83,7 +83,9 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(store.bundles.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["no manifest", "short file", "no file", "other digest", "a link"])
+@pytest.mark.parametrize(
+    "damage", ["no manifest", "short file", "no file", "other digest", "a link", "weights are a link", "a pipe"]
+)
 def test_a_damaged_bundle_is_not_found_and_is_replaced(damage: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.make(DIGEST, "pod-1") as partial:
@@ -96,6 +98,12 @@ def test_a_damaged_bundle_is_not_found_and_is_replaced(damage: str, tmp_path: Pa
         (folder / "model.safetensors").unlink()
     elif damage == "other digest":
         (folder / "manifest.json").write_text(MANIFEST.to_json().replace("dddd", "eeee"))
+    elif damage == "weights are a link":
+        (folder / "model.safetensors").rename(tmp_path / "elsewhere")
+        (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+    elif damage == "a pipe":
+        (folder / "manifest.json").unlink()
+        os.mkfifo(folder / "manifest.json")
     else:
         folder.rename(tmp_path / "elsewhere")
         folder.symlink_to(tmp_path / "elsewhere")
@@ -135,6 +143,23 @@ def test_a_pod_gets_a_link_and_the_shim(tmp_path: Path) -> None:
         assert (pod / "shim" / "sitecustomize.py").read_text() == "pass"
     assert store.attached("pod-1") == (folder, MANIFEST)
     assert [path.name for path in store.pods.iterdir()] == ["pod-1"]
+
+
+@pytest.mark.parametrize("planted", ["a link elsewhere", "a linked folder"])
+def test_a_pods_folder_that_leads_elsewhere_is_not_believed(planted: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "volume")
+    with store.make(DIGEST, "pod-1") as partial:
+        publish(partial)
+    pod = store.attach("pod-1", DIGEST, None)
+    if planted == "a link elsewhere":
+        (pod / "bundle").unlink()
+        (pod / "bundle").symlink_to(f"../../planted/{DIGEST}")
+    else:
+        pod.rename(tmp_path / "planted")
+        pod.symlink_to(tmp_path / "planted")
+    assert store.attached("pod-1") is None
+    store.attach("pod-1", DIGEST, None)
+    assert store.attached("pod-1")
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "x" * 300])
@@ -239,6 +264,55 @@ def test_a_maker_that_was_frozen_and_replaced_does_not_publish_twice(tmp_path: P
         end(first, second)
     assert Store(tmp_path).find(DIGEST)
     assert [path.name for path in (tmp_path / "bundles").iterdir()] == [DIGEST]
+
+
+def test_a_maker_that_wakes_up_while_its_remains_are_removed_does_not_publish_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    with store.make(DIGEST, "pod-1") as frozen:
+        assert frozen
+        frozen.weights.write_bytes(CONTENT)
+
+        def remove_slowly(path: Path, **_: object) -> None:
+            folder = os.open(path, os.O_DIRECTORY)
+            names = os.listdir(folder)
+            with pytest.raises(StorageError):
+                frozen.publish(MANIFEST)
+            for name in names:
+                os.unlink(name, dir_fd=folder)
+            os.close(folder)
+            path.rmdir()
+
+        monkeypatch.setattr(lease, "EXPIRY", -1)
+        with monkeypatch.context() as slow:
+            slow.setattr("preheat.lease.shutil.rmtree", remove_slowly)
+            lease._living([frozen.folder], {})
+        assert list(store.bundles.iterdir()) == []
+
+
+def test_a_sign_of_life_that_an_nfs_client_shows_a_minute_late_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives: dict[Path, tuple[int, float]] = {}
+    for now in (0.0, 62.0):  # the longest that attributes of a folder are kept, and one beat
+        monkeypatch.setattr("preheat.lease.time.monotonic", lambda now=now: now)
+        assert lease._living([tmp_path], lives) == [tmp_path]
+
+
+def test_a_passing_fault_of_the_volume_does_not_end_the_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.01)
+    folder = tmp_path / "folder"
+    with lease.heartbeat(folder):  # not there yet: what a stale handle looks like
+        time.sleep(0.1)
+        folder.mkdir()
+        os.utime(folder, (1, 1))
+        deadline = time.monotonic() + 10
+        while folder.stat().st_mtime == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_many_makers_at_once_end_with_one_bundle(tmp_path: Path) -> None:
