@@ -199,6 +199,17 @@ def test_a_slow_server_that_makes_progress_is_waited_for(server: FaultServer, mo
     blob.close()
 
 
+def test_faults_far_apart_in_one_long_read_do_not_add_up(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "RENEWAL", 100_000)
+    blob = open_blob(server, retries=1)
+    server.next(3, cut_after=150_000)
+    assert collect(blob, 0, SIZE) == CONTENT
+    server.next(3, cut_after=50_000)
+    with pytest.raises(TruncatedError):
+        collect(blob, 0, SIZE)
+    blob.close()
+
+
 def test_a_wish_to_wait_longer_than_the_patience_fails_at_once(server: FaultServer) -> None:
     server.always(status=503, headers={"Retry-After": "3600"})
     with pytest.raises(CheckpointSourceError, match="503"):

@@ -13,6 +13,8 @@ FIRST_PAUSE = 0.5  # seconds; doubles with every attempt
 LONGEST_PAUSE = 20.0
 #: Fewer bytes than this within the whole timeout are no progress: a server that drips must not hold a pod for days.
 PROGRESS = 64 * 1024
+#: After so many bytes faults count anew: one read of a whole object is tried as patiently as its parts would be.
+RENEWAL = 16 << 20
 
 
 class Interrupted(Exception):  # noqa: N818 - never leaves the sources; `error` is what the caller sees
@@ -38,10 +40,12 @@ class Attempts:
         self._failures = 0
         self._since = time.monotonic()
         self._bytes = 0
+        self._since_fault = 0
 
     def received(self, count: int) -> None:
         """Count bytes; raises CheckpointTimeoutError when they come too slowly to be called progress."""
         self._bytes += count
+        self._since_fault += count
         if self._bytes >= PROGRESS:
             self._bytes, self._since = 0, time.monotonic()
         elif self._left() <= 0:
@@ -49,7 +53,8 @@ class Attempts:
 
     def again(self, fault: Interrupted) -> None:
         """Wait for the next attempt; raises the fault's error when there is none left."""
-        self._failures += 1
+        self._failures = 1 if self._since_fault >= RENEWAL else self._failures + 1
+        self._since_fault = 0
         if self._failures > self._patience.max_retries or self._ended.is_set():
             raise fault.error
         pause = fault.retry_after
