@@ -73,7 +73,8 @@ def load(settings: Settings) -> Outcome:
     outcome = reuse(settings.spec, store, settings.pod)
     if outcome is None:
         outcome = prepare(settings.spec, store, settings.pod, settings.pipeline)
-        store.attach(settings.pod, outcome.manifest.digest, settings.shim)
+    # Every time: of a shim that a crash of the machine has emptied nobody would hear, and it runs in the training pod.
+    store.attach(settings.pod, outcome.manifest.digest, settings.shim)
     return outcome
 
 
@@ -118,10 +119,8 @@ def _fail(code: int, reason: str, message: str, remedy: str) -> int:
 
 def _leave_message(message: dict[str, Any]) -> None:
     """Write the termination message, at most as long as Kubernetes keeps; outside a pod there is no place for it."""
-    text = json.dumps(message)
-    if len(text) > MAX_MESSAGE and "message" in message:
-        message = {**message, "message": message["message"][: MAX_MESSAGE // 4]}  # of at most six bytes per character
-        text = json.dumps(message)[:MAX_MESSAGE]
+    while len(text := json.dumps(message)) > MAX_MESSAGE and message.get("message"):
+        message = {**message, "message": message["message"][: len(message["message"]) // 2]}
     try:
         message_path(os.environ).write_text(text)
     except OSError as error:

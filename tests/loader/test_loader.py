@@ -118,6 +118,26 @@ def test_the_shim_is_laid_beside_the_bundle(mode: str, laid: bool, server: Fault
     assert (tmp_path / "volume" / "pods" / POD / "shim" / "sitecustomize.py").exists() == laid
 
 
+def test_a_shim_that_was_lost_or_changed_is_laid_again(server: FaultServer, tmp_path: Path) -> None:
+    (tmp_path / "shim").mkdir()
+    (tmp_path / "shim" / "sitecustomize.py").write_text("pass")
+    laid = tmp_path / "volume" / "pods" / POD / "shim" / "sitecustomize.py"
+    for _ in range(2):
+        ended = load(
+            stages(server), tmp_path / "volume", PREHEAT_SHIM="auto", PREHEAT_SHIM_FOLDER=str(tmp_path / "shim")
+        )
+        assert laid.read_text() == "pass"
+        laid.write_text("")
+    assert ended.message["outcome"] == "reused"
+
+
+def test_a_message_of_any_letters_fits_and_stays_json(tmp_path: Path) -> None:
+    name = "/" + "\N{GRINNING FACE}" * 4000
+    ended = load([{"local": {"path": name}}, {"weightsOnly": {}}], tmp_path / "volume")
+    assert ended.message["reason"] == "SourceUnreachable"
+    assert ended.message["message"].startswith("opening /\N{GRINNING FACE}")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
