@@ -232,9 +232,27 @@ def test_a_plain_script_that_forgets_to_apply_fails_at_its_first_step(pod, mode)
     pod.environment["PREHEAT_SHIM"] = mode
     done = pod.python(PLAIN.format(apply=""))
     assert done.returncode != 0
-    assert "NoWeightsError: the first optimizer step came before the checkpoint of pipeline 'finetune'" in done.stderr
+    assert "NoWeightsError: the checkpoint of pipeline 'finetune' was not applied in this process" in done.stderr
     assert "annotate the pod with `preheat.dev/shim: off`" in done.stderr
     assert not (pod.work / "out.pt").exists()
+
+
+def test_a_spawned_process_is_told_that_the_checkpoint_belongs_into_it(pod):
+    done = pod.python(dedent("""
+        import torch
+        def train(rank, model):
+            model(torch.ones(1, 4)).sum().backward()
+            torch.optim.SGD(model.parameters(), lr=0.1).step()
+        if __name__ == "__main__":
+            import preheat
+            model = torch.nn.Sequential()
+            model.encoder, model.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 1)
+            preheat.apply(model)
+            torch.multiprocessing.spawn(train, (model,))
+    """))  # fmt: skip
+    assert done.returncode != 0
+    assert "was not applied in this process" in done.stderr
+    assert "Call preheat.apply(model) in every process that trains" in done.stderr
 
 
 def test_switched_off_a_plain_script_trains_as_it_is(pod):

@@ -29,9 +29,10 @@ def release() -> None:
 def refuse(*_: Any) -> None:
     """Raise NoWeightsError in place of the step."""
     raise NoWeightsError(
-        f"the first optimizer step came before the checkpoint{_of_pipeline()} was applied: "
-        "training would start from the model's initial weights",
-        remedy="Call preheat.apply(model) before training, or annotate the pod with `preheat.dev/shim: off`",
+        f"the checkpoint{_of_pipeline()} was not applied in this process before its first optimizer step: "
+        "the model may hold its initial weights",
+        remedy="Call preheat.apply(model) in every process that trains, or annotate the pod with "
+        "`preheat.dev/shim: off`",
     )
 
 
