@@ -17,6 +17,8 @@ from preheat.plan import Move, Span
 
 #: A cut is a multiple of this from its record's start, so that it splits no element of any tensor there.
 ALIGNMENT = 64
+#: Different tensors that may hold one byte; tied ones count once. Without a limit n of them could ask for n * n work.
+MAX_SHARED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ def _stretches(span: Span) -> Iterator[Stretch]:
         while coming < len(contiguous) and contiguous[coming].tensor.start <= start:
             active.append(contiguous[coming])
             coming += 1
+        if len(active) > MAX_SHARED:
+            raise CheckpointValidationError(
+                f"more than {MAX_SHARED} different tensors, {active[-1].name!r} among them, share byte {start}",
+                remedy="Save the checkpoint with clones of its tensors",
+            )
         while at_record < len(records) and records[at_record].stop <= start:
             at_record += 1
         record = records[at_record] if at_record < len(records) and records[at_record].start <= start else None

@@ -9,6 +9,7 @@ import torch
 from formats.samples import BytesBlob, same, saved
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from loader.loader_process import bundles, load
 from safetensors.torch import load_file
 from sources.fault_server import FaultServer
 
@@ -214,3 +215,13 @@ def test_any_strided_tensor_is_gathered(tensor: torch.Tensor, block: int, monkey
         seen += len(run)
     assert seen == tensor.numel() * ITEMSIZE[described.dtype]
     assert bytes(result) == tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def test_a_small_file_of_many_overlapping_tensors_is_refused(tmp_path: Path) -> None:
+    base = torch.zeros(1000)
+    content = saved({f"w{number}": base[number:] for number in range(500)})
+    (tmp_path / "hostile.pt").write_bytes(content)
+    ended = load([{"local": {"path": str(tmp_path / "hostile.pt")}}, {"weightsOnly": {}}], tmp_path / "volume")
+    assert (ended.code, ended.message["reason"]) == (30, "Corrupt")
+    assert "share byte" in ended.message["message"]
+    assert bundles(tmp_path / "volume") == []
