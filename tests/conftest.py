@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import structlog
 
 pytest_plugins = ["cluster.fixtures"]
+
+# Neither a deadline nor a slow generator says anything about the code on a machine that others use too.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

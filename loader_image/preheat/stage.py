@@ -15,6 +15,9 @@ from preheat.blob import Blob, Patience
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
 
+# A URL with a password is refused, and the refusal must not repeat the password.
+_USER_INFORMATION = re.compile(r"//[^/\s]*@")
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -36,7 +39,8 @@ class Limit:
         elif isinstance(value, (int, float)):
             self._check_range(where, value)
         if self.pattern and isinstance(value, str) and not re.search(self.pattern, value):
-            raise CheckpointConfigError(f"{where}: {value!r} does not match {self.pattern}")
+            shown = _USER_INFORMATION.sub("//***@", value)
+            raise CheckpointConfigError(f"{where}: {shown!r} does not match {self.pattern}")
         if self.items and isinstance(value, (tuple, list)):
             for position, item in enumerate(value):
                 self.items.check(f"{where}[{position}]", item)

@@ -105,6 +105,12 @@ def test_a_wrong_stage_says_what_is_wrong(stage, words):
         build(stage)
 
 
+def test_a_password_in_a_refused_url_is_not_repeated():
+    with pytest.raises(CheckpointConfigError, match=r"https://\*\*\*@host\.example") as caught:
+        build({"http": {"url": "https://user:hunter2@host.example/x"}})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_every_family_is_listed():
     assert ComponentCatalog.list_sources() == ["http", "local", "s3"]
     assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "weights_only"]

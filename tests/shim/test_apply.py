@@ -166,8 +166,9 @@ def test_the_pipelines_word_on_errors_holds_in_the_training_process(in_bundle, w
     stages = [WEIGHTS_ONLY, {"freezing": {"layers": ["nothing.here"]}}]
     in_bundle(wanted, stages, continue_on_error=True)
     model = torch.nn.Linear(3, 2)
-    preheat.apply(model)
+    report = preheat.apply(model)
     assert torch.equal(model.weight, wanted["weight"])
+    assert "FreezingModifier failed" in report.line()
     in_bundle(wanted, stages)
     with pytest.raises(NothingMatchedError, match=r"nothing\.here"):
         preheat.apply(torch.nn.Linear(3, 2))

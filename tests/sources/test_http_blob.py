@@ -359,6 +359,11 @@ def test_the_query_is_in_no_message(server: FaultServer) -> None:
         assert "hunter2" not in str(caught.value)
 
 
+def test_a_secret_that_is_not_there_is_named(server: FaultServer) -> None:
+    with pytest.raises(AccessDeniedError, match="Secret 'tokne' is missing, or has none of the keys token"):
+        HTTPSource(server.origin + "/model.ckpt", secret_ref="tokne").open(Patience(0, 5))
+
+
 def test_a_secret_that_ends_in_a_line_break_is_sent_without_it(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

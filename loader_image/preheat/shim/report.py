@@ -120,7 +120,15 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         rank=rank(),
         sizes=sizes_of(context.model),
         skipped_sizes=said.get("skipped_sizes", {}),
+        notes=tuple(_failed_stages(said)),
     )
+
+
+def _failed_stages(said: Mapping[str, Any]) -> Iterable[str]:
+    """Stages that failed where the pipeline's continueOnError goes on."""
+    for name, outcome in said.items():
+        if name.startswith("stage_") and str(outcome).startswith("failed"):
+            yield f"{name.replace('_', ' ', 2)} {outcome}"
 
 
 def publish(report: Report) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
-from preheat.errors import CheckpointConfigError
+from preheat.errors import AccessDeniedError, CheckpointConfigError
 from preheat.stage import CheckpointSource, Limit, SecretName, SecretVariable
 
 
@@ -41,6 +41,12 @@ class HTTPSource(CheckpointSource):
         return HttpBlob(self.url, uri=self.uri, headers=self._authorization(), patience=patience)
 
     def _authorization(self) -> dict[str, str]:
+        if self.secret_ref and not any(_secret(each.variable) for each in self.secret_variables):
+            raise AccessDeniedError(
+                f"Secret {self.secret_ref!r} is missing, or has none of the keys token, username and password",
+                remedy="Create it in the pod's namespace; outside a cluster set PREHEAT_HTTP_TOKEN, or "
+                "PREHEAT_HTTP_USERNAME and PREHEAT_HTTP_PASSWORD",
+            )
         if token := _secret("PREHEAT_HTTP_TOKEN"):
             # http.client would quote what it refuses, and the log would show it.
             if not (token.isascii() and token.isprintable()):

@@ -43,8 +43,8 @@ from preheat.sources.s3 import S3Source
 SIGNED_SECONDS = 3600
 
 _CREDENTIALS_REMEDY = (
-    "Let the pod's serviceAccountName grant s3:GetObject, or name a Secret with AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY in secretRef"
+    "Let the pod's serviceAccountName grant s3:GetObject (in a versioned bucket s3:GetObjectVersion too), or name a "
+    "Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in secretRef"
 )
 #: With a region beside it, each means that the request was signed for another one.
 _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "AuthorizationQueryParametersError")

@@ -89,8 +89,9 @@ def check(found: Match, checkpoint: Iterable[str], model: Iterable[str], toleran
         faults.append(f"{len(found.mismatched)} do not fit: {_some(f'{n} ({r})' for n, r in found.mismatched.items())}")
     elif not found.pairs:
         raise _nothing_matched(found, checkpoint, model)
-    if found.missing and not tolerance.missing:
-        faults.append(f"{len(found.missing)} of the model are not in the checkpoint: {_some(found.missing)}")
+    absent = [name for name in found.missing if name not in found.mismatched]
+    if absent and not tolerance.missing:
+        faults.append(f"{len(absent)} of the model are not in the checkpoint: {_some(absent)}")
     if found.unexpected and not tolerance.unexpected:
         faults.append(f"{len(found.unexpected)} of the checkpoint are not in the model: {_some(found.unexpected)}")
     if faults:
