@@ -262,12 +262,23 @@ class HttpBlob:
             connection = self._connection(target)
             kept_alive = connection.used
             try:
-                with _faults(self.uri):
+                with _faults(self.uri), self._watched(connection):
                     return connection, connection.get(target.path, {**fixed, **headers, **own})
             except BaseException as error:
                 self._drop(connection)
                 if not (kept_alive and isinstance(error, Interrupted) and error.at_once):
                     raise
+
+    @contextmanager
+    def _watched(self, connection: Connection) -> Iterator[None]:
+        """End a wait that the socket's timeout does not: for headers that drip, or the text of a refusal."""
+        timer = threading.Timer(self._patience.timeout_seconds, connection.abort)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _connection(self, target: Target) -> Connection:
         wait = min(self._patience.timeout_seconds, LONGEST_SOCKET_WAIT)
@@ -284,7 +295,7 @@ class HttpBlob:
     def _read_refusal(self, connection: Connection, answer: Answer) -> CheckpointError:
         """The error for an answer that is no success; raises Interrupted when it may pass."""
         try:
-            with _faults(self.uri):
+            with _faults(self.uri), self._watched(connection):
                 body = answer.read(_MAX_ERROR_BODY)
         finally:
             self._drop(connection, answer)
