@@ -7,6 +7,7 @@ webhooks added in between. What cannot be added without changing what the pod's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from posixpath import normpath
 from typing import Any
 
 from preheat.errors import CheckpointError
@@ -124,13 +125,21 @@ def _volume(pipeline: Pipeline) -> Object:
 
 
 def _receiving(container: Object, shim: str) -> Object:
-    mount = {"name": VOLUME, "mountPath": MOUNT_PATH, "readOnly": True}
-    where = f"mount of container {container['name']}"
-    return {
-        **container,
-        "env": _environment(container, shim),
-        "volumeMounts": _with(container.get("volumeMounts"), mount, "mountPath", where),
-    }
+    return {**container, "env": _environment(container, shim), "volumeMounts": _mounts(container)}
+
+
+def _mounts(container: Object) -> list[Object]:
+    """The container's mounts with ours; none of theirs may hide the bundle or a part of it."""
+    ours = {"name": VOLUME, "mountPath": MOUNT_PATH, "readOnly": True}
+    theirs, present = list(container.get("volumeMounts") or []), False
+    for mount in theirs:
+        path = normpath(f"/{mount.get('mountPath', '').lstrip('/')}")
+        if not f"{path}/".startswith(f"{MOUNT_PATH}/"):
+            continue
+        if not _covers({**mount, "mountPath": path}, ours) or mount.get("subPath") or mount.get("subPathExpr"):
+            raise _occupied(f"mount of container {container['name']} {path}")
+        present = True
+    return theirs if present else [*theirs, ours]
 
 
 def _environment(container: Object, shim: str) -> list[Object]:
@@ -147,7 +156,15 @@ def _environment(container: Object, shim: str) -> list[Object]:
         theirs = _python_path(theirs, f"{folder}/shim", container["name"])
     where = f"variable of container {container['name']}"
     missing = [variable for variable in ours if not _present(theirs, variable, "name", where)]
-    return [*missing, *theirs]
+    return _uid_first([*missing, *theirs])
+
+
+def _uid_first(variables: list[Object]) -> list[Object]:
+    """The variables with the pod's uid before all others when it stands behind one that refers to it."""
+    place = next(i for i, variable in enumerate(variables) if variable["name"] == "PREHEAT_POD_UID")
+    if not any("$(PREHEAT_POD_UID)" in (variable.get("value") or "") for variable in variables[:place]):
+        return variables
+    return [variables[place], *variables[:place], *variables[place + 1 :]]
 
 
 def _python_path(variables: list[Object], shim: str, container: str) -> list[Object]:
@@ -173,18 +190,18 @@ def _with(existing: list[Object] | None, wanted: Object, key: str, what: str) ->
 
 
 def _present(existing: Sequence[Object], wanted: Object, key: str, what: str) -> bool:
-    rivals = [entry for entry in existing if str(entry.get(key, "")).rstrip("/") == wanted[key]]
+    rivals = [entry for entry in existing if entry.get(key) == wanted[key]]
     if any(not _covers(entry, wanted) for entry in rivals):
-        raise PodRefusedError(
-            f"{what} {wanted[key]} exists with other content", remedy="Preheat needs it: rename or remove it"
-        )
+        raise _occupied(f"{what} {wanted[key]}")
     return bool(rivals)
+
+
+def _occupied(what: str) -> PodRefusedError:
+    return PodRefusedError(f"{what} exists with other content", remedy="Preheat needs it: rename or remove it")
 
 
 def _covers(existing: Any, wanted: Any) -> bool:
     """Whether all that is wanted is there; the API server and other webhooks add defaults of their own."""
     if isinstance(wanted, dict) and isinstance(existing, dict):
         return all(_covers(existing.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, str) and isinstance(existing, str):
-        return existing.rstrip("/") == wanted
     return bool(existing == wanted)

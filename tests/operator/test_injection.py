@@ -147,6 +147,15 @@ def test_what_is_already_there_and_equal_is_respected(pod: dict[str, Any], pipel
     assert [entry["name"] for entry in spec["containers"][0]["env"]].count("PREHEAT_SHIM") == 1
 
 
+def test_what_refers_to_the_pods_uid_comes_after_it(pod: dict[str, Any], pipeline: Pipeline) -> None:
+    uid = {"name": "PREHEAT_POD_UID", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}}
+    pod["spec"]["containers"][0]["env"] = [{"name": "PYTHONPATH", "value": "/app"}, uid]
+    injected = inject(pod, pipeline, SETTINGS)
+    names = [entry["name"] for entry in injected["spec"]["containers"][0]["env"]]
+    assert names == ["PREHEAT_POD_UID", "PREHEAT_BUNDLE", "PREHEAT_SHIM", "PYTHONPATH"]
+    assert inject(injected, pipeline, SETTINGS) == injected
+
+
 def shaped(*, annotations: Any = None, container: Any = None, spec: Any = None) -> dict[str, Any]:
     train = {"name": "train", "image": "trainer:1", **(container or {})}
     return {"metadata": {"annotations": annotations or {}}, "spec": {"containers": [train], **(spec or {})}}
@@ -175,6 +184,22 @@ FROM_ELSEWHERE = {"name": "PYTHONPATH", "valueFrom": {"configMapKeyRef": {"name"
         (
             shaped(container={"volumeMounts": [{"name": "preheat", "mountPath": "/preheat"}]}),
             "mount of container train /preheat",
+        ),
+        (
+            shaped(container={"volumeMounts": [{"name": "mine", "mountPath": "/preheat/pods"}]}),
+            "mount of container train /preheat/pods exists with other content",
+        ),
+        (
+            shaped(container={"volumeMounts": [{"name": "mine", "mountPath": "//preheat"}]}),
+            "mount of container train /preheat exists with other content",
+        ),
+        (
+            shaped(
+                container={
+                    "volumeMounts": [{"name": "preheat", "mountPath": "/preheat", "readOnly": True, "subPath": "a"}]
+                }
+            ),
+            "mount of container train /preheat exists with other content",
         ),
         (
             shaped(container={"env": [{"name": "PREHEAT_BUNDLE", "value": "/mine"}]}),
