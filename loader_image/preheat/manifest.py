@@ -5,6 +5,7 @@ The manifest is written last. A folder without one, or with one that cannot be r
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -92,7 +93,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """The document, keys in a fixed order."""
-        return json.dumps(_document(self), indent=1)
+        text = io.StringIO()
+        for part in json.JSONEncoder(indent=1).iterencode(_document(self)):
+            text.write(part)  # json.dumps would keep all parts, of which many tensors make very many
+        return text.getvalue()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from formats.samples import same, saved
 from loader.loader_process import POD, bundles, finish, load, start
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sources import s3_server
 from sources.fault_server import FaultServer
 
@@ -273,3 +273,15 @@ def test_the_umask_rules_the_modes(server: FaultServer, tmp_path: Path) -> None:
         os.umask(mask)
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "volume").rglob("*") if path.is_file()}
     assert modes == {0o644}
+
+
+def test_memory_stays_small_with_twenty_thousand_tensors(tmp_path: Path) -> None:
+    tensors = {
+        f"model.layers.{number // 100}.mlp.experts.{number % 100}.down_proj.weight": torch.zeros(2)
+        for number in range(20_000)
+    }
+    save_file(tensors, tmp_path / "many.safetensors")
+    peak, _ = measure(
+        [{"local": {"path": str(tmp_path / "many.safetensors")}}, {"weightsOnly": {}}], tmp_path / "volume"
+    )
+    assert peak <= 64
