@@ -110,12 +110,13 @@ class SecretVariable:
 
     variable: str
     key: str
+    required: bool = False  # a pod whose Secret lacks it waits, and says so, instead of reading with other credentials
 
 
 class CheckpointSource(PipelineStage):
     """Says where the checkpoint is; `open` pins it to one version."""
 
-    #: Keys that a Secret named by `secret_ref` may hold; each is optional there.
+    #: Keys that a Secret named by `secret_ref` may hold.
     secret_variables: ClassVar[tuple[SecretVariable, ...]] = ()
 
     @property

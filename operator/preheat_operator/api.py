@@ -141,10 +141,7 @@ class Spec(Part):
     """How often a failed request to the source is repeated."""
 
     timeout_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
-    """Give up when no byte has arrived for so long."""
-
-    service_account_name: ObjectName | None = None
-    """ServiceAccount under which the operator checks the source. Default: the namespace's default."""
+    """Give up after so long without progress."""
 
     volume: Volume | None = None
     """Where the bundle is put. Default: an emptyDir."""

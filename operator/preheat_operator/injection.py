@@ -175,7 +175,8 @@ def _python_path(variables: list[Object], shim: str, container: str) -> list[Obj
     if "valueFrom" in variables[place]:
         raise PodRefusedError(
             f"container {container} takes PYTHONPATH from a ConfigMap, Secret or field, to which nothing can be added",
-            remedy=f"Write it as a value, or annotate the pod with {SHIM}: off and call preheat.apply(model) yourself",
+            remedy=f"Write it as a value; or annotate the pod with {SHIM}: off, install preheat in the image and call "
+            "preheat.apply(model)",
         )
     theirs = variables[place].get("value") or ""
     if theirs == shim or theirs.startswith(f"{shim}:"):

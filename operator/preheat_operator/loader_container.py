@@ -94,7 +94,7 @@ def _credentials(source: CheckpointSource) -> list[dict[str, Any]]:
     return [
         {
             "name": each.variable,
-            "valueFrom": {"secretKeyRef": {"name": secret, "key": each.key, "optional": True}},
+            "valueFrom": {"secretKeyRef": {"name": secret, "key": each.key, "optional": not each.required}},
         }
         for each in source.secret_variables
     ]

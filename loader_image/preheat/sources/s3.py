@@ -40,8 +40,8 @@ class S3Source(CheckpointSource):
     Default: what the pod's ServiceAccount grants."""
 
     secret_variables: ClassVar[tuple[SecretVariable, ...]] = (
-        SecretVariable("AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID"),
-        SecretVariable("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY"),
+        SecretVariable("AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID", required=True),
+        SecretVariable("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", required=True),
         SecretVariable("AWS_SESSION_TOKEN", "AWS_SESSION_TOKEN"),
     )
 
