@@ -221,7 +221,7 @@ def test_the_guard_refuses_steps_until_a_checkpoint_is_applied(in_bundle, wanted
     guard.install()
     guard.install()
     try:
-        with pytest.raises(NoWeightsError, match="checkpoint of pipeline 'finetune' was applied"):
+        with pytest.raises(NoWeightsError, match="checkpoint of pipeline 'finetune' was not applied"):
             optimizer.step()
         preheat.apply(model)
         optimizer.step()
