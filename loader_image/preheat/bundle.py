@@ -23,7 +23,7 @@ from preheat.errors import CheckpointConfigError, NotABundleError, StorageError
 from preheat.lease import bury, heartbeat, remove, take
 from preheat.manifest import LAYOUT, MANIFEST, WEIGHTS, Manifest
 from preheat.spec import PipelineSpec
-from preheat.storage import storage_errors, sync_folder
+from preheat.storage import storage_errors, sync
 
 FORGOTTEN = 3600.0  # age in seconds of other bundles' remains, after which they are removed
 SHIM_FOLDER = "shim"
@@ -54,9 +54,9 @@ class Partial:
         """Write the manifest, make everything durable, give the bundle its name and return its folder."""
         with storage_errors(self.folder):
             try:
-                _sync_file(self.weights)
+                sync(self.weights)
                 _write_file(self.folder / MANIFEST, manifest.to_json().encode())
-                sync_folder(self.folder)
+                sync(self.folder)
                 return self._store.adopt(self.folder, self._digest)
             except FileNotFoundError:
                 return self._taken_over()
@@ -120,7 +120,7 @@ class Store:
         except OSError:
             if not self.find(digest):
                 raise
-        sync_folder(self.bundles)
+        sync(self.bundles)
         return target
 
     def attached(self, pod: str) -> tuple[Path, Manifest] | None:
@@ -145,7 +145,7 @@ class Store:
                 shutil.copytree(shim, scratch / SHIM_FOLDER, copy_function=shutil.copyfile)
             remove(folder)
             scratch.rename(folder)
-            sync_folder(self.pods)
+            sync(self.pods)
         return folder
 
     def _makers(self, digest: str) -> list[Path]:
@@ -189,11 +189,3 @@ def _write_file(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(fd)
     scratch.rename(path)
-
-
-def _sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

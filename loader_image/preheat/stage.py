@@ -60,8 +60,6 @@ class Limit:
 
 # The bounds that most parameters share. Kubernetes budgets its validation rules by these lengths.
 Name = Annotated[str, Limit(min_length=1, max_length=253)]
-Text = Annotated[str, Limit(min_length=1, max_length=1024)]
-DottedPath = Annotated[str, Limit(min_length=1, max_length=512)]
 SecretName = Annotated[str, Limit(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
 
@@ -140,9 +138,6 @@ class CheckpointSource(PipelineStage):
 
 class LoadingStrategy(PipelineStage):
     """Says how the checkpoint enters the model. Runs in the training process; needs `context.model`."""
-
-    #: True when optimizer, scheduler and progress travel too.
-    restores_training_state: ClassVar[bool] = False
 
 
 class ModelModifier(PipelineStage):
