@@ -11,8 +11,12 @@ import structlog
 
 pytest_plugins = ["cluster.fixtures"]
 
-# Neither a deadline nor a slow generator says anything about the code on a machine that others use too.
-hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# Neither a deadline nor a slow or choosy generator says anything about the code; no example at all is still an error.
+hypothesis.settings.register_profile(
+    "untimed",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much],
+)
 hypothesis.settings.load_profile("untimed")
 
 
