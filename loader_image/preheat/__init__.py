@@ -7,10 +7,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.catalog import ComponentCatalog as ComponentCatalog
-    from preheat.comparison import Comparison as Comparison
-    from preheat.comparison import compare as compare
     from preheat.context import CheckpointContext as CheckpointContext
-    from preheat.digest import calculate_checksum as calculate_checksum
     from preheat.errors import AccessDeniedError as AccessDeniedError
     from preheat.errors import CheckpointConfigError as CheckpointConfigError
     from preheat.errors import CheckpointError as CheckpointError
@@ -22,10 +19,6 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.errors import CheckpointValidationError as CheckpointValidationError
     from preheat.errors import NothingMatchedError as NothingMatchedError
     from preheat.errors import NoWeightsError as NoWeightsError
-    from preheat.forecast import Forecast as Forecast
-    from preheat.forecast import plan_pipeline as plan_pipeline
-    from preheat.inspection import Inspection as Inspection
-    from preheat.inspection import inspect as inspect
     from preheat.legacy import compare_state_dicts as compare_state_dicts
     from preheat.legacy import detect_format as detect_format
     from preheat.legacy import download_with_retry as download_with_retry
@@ -40,15 +33,22 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.stage import LoadingStrategy as LoadingStrategy
     from preheat.stage import ModelModifier as ModelModifier
     from preheat.stage import PipelineStage as PipelineStage
-    from preheat.verification import Verified as Verified
-    from preheat.verification import verify_checkpoint as verify_checkpoint
+    from preheat.verbs.comparison import Comparison as Comparison
+    from preheat.verbs.comparison import compare as compare
+    from preheat.verbs.digest import calculate_checksum as calculate_checksum
+    from preheat.verbs.forecast import Forecast as Forecast
+    from preheat.verbs.forecast import plan_pipeline as plan_pipeline
+    from preheat.verbs.inspection import Inspection as Inspection
+    from preheat.verbs.inspection import inspect as inspect
+    from preheat.verbs.verification import Verified as Verified
+    from preheat.verbs.verification import verify_checkpoint as verify_checkpoint
 
 # Imported on first use (PEP 562): this package is imported at the start of other people's processes.
 _EXPORTS = {
     "catalog": ("ComponentCatalog",),
-    "comparison": ("Comparison", "compare"),
+    "verbs.comparison": ("Comparison", "compare"),
     "context": ("CheckpointContext",),
-    "digest": ("calculate_checksum",),
+    "verbs.digest": ("calculate_checksum",),
     "errors": (
         "AccessDeniedError",
         "CheckpointConfigError",
@@ -62,8 +62,8 @@ _EXPORTS = {
         "NoWeightsError",
         "NothingMatchedError",
     ),
-    "forecast": ("Forecast", "plan_pipeline"),
-    "inspection": ("Inspection", "inspect"),
+    "verbs.forecast": ("Forecast", "plan_pipeline"),
+    "verbs.inspection": ("Inspection", "inspect"),
     "legacy": (
         "compare_state_dicts",
         "detect_format",
@@ -77,7 +77,7 @@ _EXPORTS = {
     "shim.apply": ("apply",),
     "shim.report": ("Report",),
     "stage": ("CheckpointSource", "LoadingStrategy", "ModelModifier", "PipelineStage"),
-    "verification": ("Verified", "verify_checkpoint"),
+    "verbs.verification": ("Verified", "verify_checkpoint"),
 }
 _MODULES = {name: f"preheat.{module}" for module, names in _EXPORTS.items() for name in names}
 

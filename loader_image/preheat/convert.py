@@ -75,7 +75,7 @@ class Convert(PipelineStage):
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Show the checkpoint's data converted to all later stages; values are cast when they are read."""
-        from preheat.data import CheckpointData
+        from preheat.bundle.data import CheckpointData
 
         context.validate_for_stage("convert", ["checkpoint_data"])
         data = context.checkpoint_data

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from preheat.blob import Patience
-from preheat.comparison import compare_tensors
-from preheat.data import format_name
-from preheat.digest import calculate_checksum
+from preheat.bundle.data import format_name
+from preheat.bundle.storage import storage_errors
 from preheat.errors import CheckpointConfigError, CheckpointValidationError
 from preheat.formats import read_index
-from preheat.inspection import inspect
-from preheat.location import Where, opened, source_of
 from preheat.sources.http import HTTPSource
-from preheat.storage import storage_errors
+from preheat.verbs.comparison import compare_tensors
+from preheat.verbs.digest import calculate_checksum
+from preheat.verbs.inspection import inspect
+from preheat.verbs.location import Where, opened, source_of
 
 __all__ = [
     "calculate_checksum", "compare_state_dicts", "detect_format", "download_with_retry", "estimate_checkpoint_memory",

@@ -18,12 +18,12 @@ from resource import RUSAGE_SELF, getrusage
 from types import FrameType
 from typing import Any, NoReturn
 
-from preheat.bundle import Store
+from preheat.bundle.manifest import Pipeline
+from preheat.bundle.storage import megabytes
+from preheat.bundle.store import Store
 from preheat.errors import CheckpointConfigError, CheckpointError
-from preheat.manifest import Pipeline
 from preheat.prepare import Outcome, prepare, reuse
 from preheat.spec import PipelineSpec, parse
-from preheat.storage import megabytes
 
 MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
 TERMINATED = 128 + signal.SIGTERM

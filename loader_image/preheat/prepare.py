@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from preheat.blob import Blob
-from preheat.bundle import Partial, Store, digest_of
+from preheat.bundle.manifest import WEIGHTS, Left, Manifest, Pipeline, SourceFacts, TensorFacts, Totals
+from preheat.bundle.storage import megabytes
+from preheat.bundle.store import Partial, Store, digest_of
 from preheat.catalog import spell
 from preheat.checks import Checks
 from preheat.errors import StorageError, about
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
-from preheat.manifest import WEIGHTS, Left, Manifest, Pipeline, SourceFacts, TensorFacts, Totals
 from preheat.plan import Plan, checks_of, make_plan
 from preheat.progress import LogProgress, Progress
 from preheat.spec import PipelineSpec
-from preheat.storage import megabytes
-from preheat.transfer import Transferred, transfer
+from preheat.transfer.engine import Transferred, transfer
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from preheat.storage import megabytes
+from preheat.bundle.storage import megabytes
 
 INTERVAL = 5.0  # seconds between lines
 

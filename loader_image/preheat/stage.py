@@ -130,7 +130,7 @@ class CheckpointSource(PipelineStage):
         """Put the checkpoint's index into the context; payload is read when a later stage asks for it."""
         import asyncio  # 20 ms that the loader, which runs no event loop, does not pay
 
-        from preheat.data import open_checkpoint
+        from preheat.bundle.data import open_checkpoint
 
         blob = await asyncio.to_thread(self.open, Patience())
         return await asyncio.to_thread(open_checkpoint, blob, context)

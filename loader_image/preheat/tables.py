@@ -11,11 +11,11 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from preheat.comparison import Comparison
+from preheat.bundle.storage import megabytes
 from preheat.index import Tensor
-from preheat.inspection import Inspection, branches
-from preheat.storage import megabytes
 from preheat.terminal import count_of, facts, plain
+from preheat.verbs.comparison import Comparison
+from preheat.verbs.inspection import Inspection, branches
 
 _LONGEST = 60  # characters of a value of the metadata
 _MOST = 20  # rows about one kind of difference

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from preheat.storage import megabytes
+from preheat.bundle.storage import megabytes
 
 if TYPE_CHECKING:
     from preheat.checks import Checks

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from preheat.data import CheckpointData
+from preheat.bundle.data import CheckpointData
 from preheat.errors import TruncatedError
 from preheat.formats import read_index
 from preheat.formats.torch_tensors import DTYPES
@@ -74,7 +74,7 @@ def saved_before_1_6(tree: Any, **options: Any) -> bytes:
 
 
 def read_by_preheat(content: bytes, folder: Path) -> dict[str, torch.Tensor]:
-    """The weights as `preheat.data` gives them, from a file."""
+    """The weights as `preheat.bundle.data` gives them, from a file."""
     (folder / "checkpoint").write_bytes(content)
     with contextlib.closing(FileBlob(folder / "checkpoint")) as blob:
         return dict(CheckpointData(blob, read_index(blob)).state_dict)

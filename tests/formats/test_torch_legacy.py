@@ -45,7 +45,7 @@ def values(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 
 
 def assert_equals_torch(content: bytes, folder: Path) -> Index:
-    """Preheat's reading of bytes, and what `preheat.data` gives of a file, are what torch.load gives."""
+    """Preheat's reading of bytes, and what `preheat.bundle.data` gives of a file, are what torch.load gives."""
     expected = torch.load(io.BytesIO(content), weights_only=True)
     found = read_by_preheat(content, folder)
     assert list(found) == list(expected)

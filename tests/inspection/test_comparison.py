@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sources.fault_server import FaultServer
 
-from preheat import differences
-from preheat.comparison import compare
-from preheat.differences import _E4M3, Difference
+from preheat.verbs import differences
+from preheat.verbs.comparison import compare
+from preheat.verbs.differences import _E4M3, Difference
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,

@@ -6,12 +6,12 @@ import torch
 from formats.samples import saved
 from sources.fault_server import FaultServer
 
-from preheat.bundle import Store
+from preheat.bundle.store import Store
 from preheat.cli.plan import bytes_per_second
 from preheat.errors import CheckpointConfigError
-from preheat.forecast import plan_pipeline
 from preheat.prepare import prepare
 from preheat.spec import PipelineSpec, parse
+from preheat.verbs.forecast import plan_pipeline
 
 SHARED = torch.randn(3_000_000)
 CONTENT = saved(

@@ -9,11 +9,11 @@ from sources import s3_server
 from sources.fault_server import FaultServer
 
 from preheat.errors import CheckpointConfigError, CheckpointLoadError
-from preheat.inspection import Branch, branches, inspect
-from preheat.location import S3Options, source_of
 from preheat.sources.http import HTTPSource
 from preheat.sources.local import LocalSource
 from preheat.sources.s3 import S3Source
+from preheat.verbs.inspection import Branch, branches, inspect
+from preheat.verbs.location import S3Options, source_of
 
 CONTENT = {
     "state_dict": {

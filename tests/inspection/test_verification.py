@@ -9,20 +9,20 @@ import torch
 from safetensors.torch import save_file
 from sources.fault_server import FaultServer
 
-from preheat import transfer
-from preheat.digest import ALGORITHMS, calculate_checksum
 from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointValidationError
-from preheat.inspection import inspect
-from preheat.transfer import Pace
-from preheat.verification import verify_checkpoint
+from preheat.transfer import engine
+from preheat.transfer.engine import Pace
+from preheat.verbs.digest import ALGORITHMS, calculate_checksum
+from preheat.verbs.inspection import inspect
+from preheat.verbs.verification import verify_checkpoint
 
 
 @pytest.fixture(params=["one cut", "many cuts"], autouse=True)
 def cuts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "many cuts":
         for pace in ("LOCAL", "REMOTE"):
-            monkeypatch.setattr(f"preheat.verification.{pace}", Pace(3, 1000, 4096))
-    assert transfer.LOCAL.threads == 2  # the transfer's own is left alone
+            monkeypatch.setattr(f"preheat.verbs.verification.{pace}", Pace(3, 1000, 4096))
+    assert engine.LOCAL.threads == 2  # the transfer's own is left alone
 
 
 @pytest.fixture

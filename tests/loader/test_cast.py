@@ -8,9 +8,9 @@ from formats.samples import TORCH_DTYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preheat.cast import Casting, cast
 from preheat.errors import CheckpointValidationError
 from preheat.index import ITEMSIZE, Record, Tensor
+from preheat.transfer.cast import Casting, cast
 
 SOURCES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 TARGETS = ("F32", "F16", "BF16")

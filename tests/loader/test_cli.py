@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from preheat import __version__
+from preheat.bundle.data import open_bundle
 from preheat.cli import app
-from preheat.data import open_bundle
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "offline"
 

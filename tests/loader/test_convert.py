@@ -16,20 +16,21 @@ from loader.loader_process import POD, load
 from loader.test_loader import measure
 from safetensors.torch import load_file, save
 
-from preheat import CheckpointContext, CheckpointPipeline, gather, transfer
-from preheat.bundle import digest_of
+from preheat import CheckpointContext, CheckpointPipeline
+from preheat.bundle.data import CheckpointData, open_bundle
+from preheat.bundle.manifest import Manifest
+from preheat.bundle.store import digest_of
 from preheat.checks import Checks
-from preheat.checksum import crc32
-from preheat.data import CheckpointData, open_bundle
 from preheat.errors import CheckpointConfigError, CheckpointValidationError, NothingMatchedError
-from preheat.forecast import plan_pipeline
 from preheat.formats import read_index
 from preheat.index import Index, Record, Tensor
-from preheat.manifest import Manifest
 from preheat.plan import make_plan
 from preheat.spec import PipelineSpec, parse
-from preheat.transfer import Pace, Transferred
-from preheat.transfer import transfer as execute
+from preheat.transfer import engine, gather
+from preheat.transfer.checksum import crc32
+from preheat.transfer.engine import Pace, Transferred
+from preheat.transfer.engine import transfer as execute
+from preheat.verbs.forecast import plan_pipeline
 
 SHARED = torch.randn(4000)
 WEIGHTS = {
@@ -80,7 +81,7 @@ def moved(content: bytes, convert: Mapping[str, Any], path: Path, **verify: Any)
 @pytest.fixture(params=["one cut", "many cuts"])
 def cuts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "many cuts":
-        monkeypatch.setattr(transfer, "REMOTE", Pace(3, 1001, 4096))
+        monkeypatch.setattr(engine, "REMOTE", Pace(3, 1001, 4096))
         monkeypatch.setattr(gather, "BLOCK", 5000)
 
 
@@ -113,7 +114,7 @@ def test_elements_survive_any_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bytes that other tensors of the same storage begin with lie anywhere in its elements."""
-    monkeypatch.setattr(transfer, "REMOTE", Pace(2, buffer, 150))
+    monkeypatch.setattr(engine, "REMOTE", Pace(2, buffer, 150))
     base = torch.randn(1000)
     content = base.view(torch.uint8).numpy().tobytes()
     record = Record("data/0", 0, len(content), crc32(content))

@@ -9,9 +9,9 @@ from loader.loader_process import POD, load
 from sources.fault_server import FaultServer
 
 from preheat.blob import Patience
+from preheat.bundle.data import CheckpointData, open_bundle, open_checkpoint
 from preheat.checks import Checks
 from preheat.context import CheckpointContext
-from preheat.data import CheckpointData, open_bundle, open_checkpoint
 from preheat.errors import CheckpointValidationError, NotABundleError
 from preheat.sources.http import HTTPSource
 

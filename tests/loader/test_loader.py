@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from sources import s3_server
 from sources.fault_server import FaultServer
 
-from preheat.manifest import Manifest
+from preheat.bundle.manifest import Manifest
 
 WEIGHTS = {"layer.weight": torch.randn(300, 200), "layer.bias": torch.randn(300).bfloat16()}
 CHECKPOINT = saved(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from preheat import lease
-from preheat.bundle import Partial, Store, digest_of
+from preheat.bundle import lease
+from preheat.bundle.manifest import Manifest, Pipeline, SourceFacts, TensorFacts
+from preheat.bundle.store import Partial, Store, digest_of
 from preheat.errors import CheckpointConfigError, NotABundleError, StorageError
-from preheat.manifest import Manifest, Pipeline, SourceFacts, TensorFacts
 from preheat.spec import parse
 
 DIGEST = "d" * 32
@@ -183,8 +183,8 @@ def test_remains_of_other_bundles_go_when_they_are_old(tmp_path: Path) -> None:
 MAKER = """
 import sys, time
 from pathlib import Path
-from preheat import lease
-from preheat.bundle import Store
+from preheat.bundle import lease
+from preheat.bundle.store import Store
 import loader.test_store as t
 lease.HEARTBEAT, lease.EXPIRY = 0.05, 0.5
 root, owner, wait = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -286,7 +286,7 @@ def test_a_maker_that_wakes_up_while_its_remains_are_removed_does_not_publish_th
 
         monkeypatch.setattr(lease, "EXPIRY", -1)
         with monkeypatch.context() as slow:
-            slow.setattr("preheat.lease.shutil.rmtree", remove_slowly)
+            slow.setattr("preheat.bundle.lease.shutil.rmtree", remove_slowly)
             lease._living([frozen.folder], {})
         assert list(store.bundles.iterdir()) == []
 
@@ -296,7 +296,7 @@ def test_a_sign_of_life_that_an_nfs_client_shows_a_minute_late_is_one(
 ) -> None:
     lives: dict[Path, tuple[int, float]] = {}
     for now in (0.0, 62.0):  # the longest that attributes of a folder are kept, and one beat
-        monkeypatch.setattr("preheat.lease.time.monotonic", lambda now=now: now)
+        monkeypatch.setattr("preheat.bundle.lease.time.monotonic", lambda now=now: now)
         assert lease._living([tmp_path], lives) == [tmp_path]
 
 

@@ -13,10 +13,8 @@ from loader.loader_process import bundles, load
 from safetensors.torch import load_file
 from sources.fault_server import FaultServer
 
-from preheat import gather, transfer
 from preheat.blob import Blob, Patience
 from preheat.checks import Checks
-from preheat.checksum import _combine, crc32
 from preheat.errors import CheckpointValidationError, NoSpaceError, StorageError, TruncatedError
 from preheat.formats import read_index
 from preheat.index import ITEMSIZE
@@ -24,7 +22,9 @@ from preheat.plan import make_plan
 from preheat.sources.file_blob import FileBlob
 from preheat.sources.http_blob import HttpBlob
 from preheat.spec import parse
-from preheat.transfer import Pace, Transferred
+from preheat.transfer import engine, gather
+from preheat.transfer.checksum import _combine, crc32
+from preheat.transfer.engine import Pace, Transferred
 
 SHARED = torch.arange(40_000, dtype=torch.float32)
 CASES: Mapping[str, Mapping[str, torch.Tensor]] = {
@@ -48,8 +48,8 @@ CASES: Mapping[str, Mapping[str, torch.Tensor]] = {
 @pytest.fixture(params=["one cut", "many cuts"])
 def cuts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "many cuts":
-        monkeypatch.setattr(transfer, "LOCAL", Pace(3, 1000, 4096))
-        monkeypatch.setattr(transfer, "REMOTE", Pace(3, 1001, 4096))
+        monkeypatch.setattr(engine, "LOCAL", Pace(3, 1000, 4096))
+        monkeypatch.setattr(engine, "REMOTE", Pace(3, 1001, 4096))
         monkeypatch.setattr(gather, "BLOCK", 5000)
 
 
@@ -77,7 +77,7 @@ def execute(blob: Blob, path: Path, checks: Checks) -> tuple[Transferred, dict[s
     spec = parse({"stages": [{"local": {"path": "x"}}, {"verify": verify}, {"weightsOnly": {}}]})
     plan = make_plan(read_index(blob), spec)
     passed: list[int] = []
-    done = transfer.transfer(plan, blob, path, checks, passed.append)
+    done = engine.transfer(plan, blob, path, checks, passed.append)
     found = load_file(path)
     return done, found | {alias: found[name] for alias, name in plan.aliases.items()}
 
@@ -167,11 +167,11 @@ def test_missing_bytes_are_named_with_their_tensor(tmp_path: Path) -> None:
     plan = make_plan(read_index(blob), spec)
     blob.content = blob.content[:2000]
     with pytest.raises(TruncatedError, match=r"tensor 'w' needs bytes \d+\.\.\.\d+; the file ends at 2000"):
-        transfer.transfer(plan, blob, tmp_path / "out", Checks())
+        engine.transfer(plan, blob, tmp_path / "out", Checks())
 
 
 def test_too_little_space_is_told_before_a_byte_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preheat.storage.RESERVE", 1 << 60)
+    monkeypatch.setattr("preheat.bundle.storage.RESERVE", 1 << 60)
     with pytest.raises(NoSpaceError, match=r"has .* free and needs"):
         execute(BytesBlob(saved({"w": torch.ones(3)})), tmp_path / "out", Checks())
     assert not (tmp_path / "out").exists()

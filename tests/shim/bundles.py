@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from preheat.manifest import MANIFEST, WEIGHTS, Manifest, Pipeline, SourceFacts, TensorFacts
+from preheat.bundle.manifest import MANIFEST, WEIGHTS, Manifest, Pipeline, SourceFacts, TensorFacts
 from preheat.strategies.tensors import dtype_name
 
 WEIGHTS_ONLY = {"weightsOnly": {}}

@@ -10,7 +10,7 @@ import torch
 from shim.bundles import WEIGHTS_ONLY, write_bundle
 
 import preheat
-from preheat.bundle import Store
+from preheat.bundle.store import Store
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, NotABundleError, NothingMatchedError, NoWeightsError
 from preheat.prepare import prepare

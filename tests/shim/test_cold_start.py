@@ -5,7 +5,7 @@ import torch
 from shim.bundles import write_bundle
 
 import preheat
-from preheat.bundle import Store
+from preheat.bundle.store import Store
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.pipeline import CheckpointPipeline
@@ -136,7 +136,7 @@ def test_the_report_of_a_bundle_says_what_was_reset(tmp_path, monkeypatch):
 
 
 async def test_a_bundle_names_its_source_as_the_origin(tmp_path):
-    from preheat.data import open_bundle
+    from preheat.bundle.data import open_bundle
 
     data = open_bundle(write_bundle(tmp_path, network().state_dict()))
     context = CheckpointContext(model=network(), checkpoint_data=data, checkpoint_path=data.blob.uri)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from shim.bundles import write_bundle
 
+from preheat.bundle.data import open_bundle
 from preheat.context import CheckpointContext
-from preheat.data import open_bundle
 from preheat.errors import (
     CheckpointError,
     CheckpointIncompatibleError,

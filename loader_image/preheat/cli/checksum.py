@@ -20,7 +20,7 @@ def checksum(
 ) -> None:
     """Print the checksum of a file or object, in the form of `sha256sum`."""
     with answering(as_json):
-        from preheat.digest import calculate_checksum
+        from preheat.verbs.digest import calculate_checksum
 
         where = source(location, endpoint, region, anonymous)
         found = calculate_checksum(where, algorithm, progress=progress("reading"))

@@ -26,7 +26,7 @@ def compare(
 ) -> None:
     """Compare the weights of two checkpoints: names, shapes, dtypes, values. Exits 0 when equal, 3 when not."""
     with answering(as_json):
-        from preheat.comparison import compare as look
+        from preheat.verbs.comparison import compare as look
 
         one, other = _sources(first, second, (endpoint, region, anonymous))
         found = look(one, other, values=values, progress=progress("comparing") if values else None)

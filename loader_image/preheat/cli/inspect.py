@@ -21,7 +21,7 @@ def inspect(
 ) -> None:
     """Show tensors, shapes, dtypes, sizes and metadata of a checkpoint, without reading its payload."""
     with answering(as_json):
-        from preheat.inspection import inspect as look
+        from preheat.verbs.inspection import inspect as look
 
         found = look(source(location, endpoint, region, anonymous), match=match)
     if as_json:

@@ -30,7 +30,7 @@ Anonymous = Annotated[bool, typer.Option("--anonymous", help="Read a public S3 b
 
 def source(location: str, endpoint: str | None, region: str | None, anonymous: bool) -> CheckpointSource:
     """The source that a location and the options of S3 name."""
-    from preheat.location import S3Options, source_of
+    from preheat.verbs.location import S3Options, source_of
 
     return source_of(location, S3Options(endpoint, region, anonymous))
 

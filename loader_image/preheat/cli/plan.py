@@ -14,7 +14,7 @@ from preheat.errors import CheckpointConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from preheat.forecast import Forecast
+    from preheat.verbs.forecast import Forecast
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
@@ -29,7 +29,7 @@ def plan(
     """Say what `run` would do, before a byte of payload moves: tensors, bytes, requests, output, what is left out."""
     with answering(as_json):
         rate = bytes_per_second(bandwidth) if bandwidth else None
-        from preheat.forecast import plan_pipeline
+        from preheat.verbs.forecast import plan_pipeline
 
         forecast = plan_pipeline(read_pipeline(pipeline))
     if as_json:
@@ -47,7 +47,7 @@ def bytes_per_second(text: str) -> float:
 
 
 def _table(forecast: Forecast, rate: float | None) -> Table:
-    from preheat.storage import megabytes
+    from preheat.bundle.storage import megabytes
     from preheat.terminal import count_of, facts, said_checks
 
     travels = f"{count_of(forecast.ranges, 'range')}, about {count_of(forecast.requests, 'request')}"

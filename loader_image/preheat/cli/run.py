@@ -34,8 +34,8 @@ def run(
 
 
 def _prepare(path: Path, output: Path) -> Outcome:
-    from preheat.bundle import Store
-    from preheat.lease import owner_here
+    from preheat.bundle.lease import owner_here
+    from preheat.bundle.store import Store
     from preheat.prepare import prepare
 
     return prepare(read_pipeline(path), Store(output), owner_here(), progress=progress("preparing"))

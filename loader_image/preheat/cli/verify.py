@@ -21,14 +21,14 @@ def verify(
 ) -> None:
     """Read a checkpoint where it is and check sizes, every record's CRC-32 and finite values; write nothing."""
     with answering(as_json):
-        from preheat.verification import verify_checkpoint
+        from preheat.verbs.verification import verify_checkpoint
 
         where = source(location, endpoint, region, anonymous)
         found = verify_checkpoint(where, sha256=sha256, finite=finite, progress=progress("verifying"))
     if as_json:
         show_json(found.to_json())
         return
-    from preheat.storage import megabytes
+    from preheat.bundle.storage import megabytes
     from preheat.terminal import count_of, facts, said_checks
 
     looked = f"{count_of(found.tensors, 'tensor')}, {count_of(found.records, 'record')}"

@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from preheat.bundle.data import CheckpointData, open_bundle
 from preheat.context import CheckpointContext
-from preheat.data import CheckpointData, open_bundle
 from preheat.errors import CheckpointConfigError, NotABundleError
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim import guard

@@ -37,7 +37,7 @@ def refuse(*_: Any) -> None:
 
 
 def _of_pipeline() -> str:
-    from preheat.data import read_manifest
+    from preheat.bundle.data import read_manifest
     from preheat.shim.environment import bundle_folder
 
     try:

@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from preheat.bundle.manifest import Manifest
 from preheat.context import CheckpointContext
-from preheat.manifest import Manifest
 
 log = logging.getLogger("preheat")
 

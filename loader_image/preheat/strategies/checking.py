@@ -13,9 +13,9 @@ import torch
 
 from preheat.blob import Blob
 from preheat.checks import Checks
-from preheat.checksum import crc32
 from preheat.errors import CheckpointValidationError
 from preheat.index import Record
+from preheat.transfer.checksum import crc32
 
 _BUFFER = 4 << 20
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
+from preheat.bundle.data import CheckpointData
 from preheat.checks import Checks
-from preheat.data import CheckpointData
 from preheat.errors import CheckpointLoadError
 from preheat.strategies.checking import check_before
 from preheat.strategies.filling import Move, fill

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 from preheat.blob import Blob
-from preheat.checksum import crc32
 from preheat.errors import CheckpointValidationError
-from preheat.pieces import Piece, Stretch
+from preheat.transfer.checksum import crc32
+from preheat.transfer.pieces import Piece, Stretch
 
 #: Is given bytes of a stretch and the first one's position in the source; the bytes are valid until it returns.
 See = Callable[[Stretch, memoryview, int], None]

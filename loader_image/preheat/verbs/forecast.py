@@ -9,12 +9,12 @@ from preheat.catalog import spell
 from preheat.checks import Checks
 from preheat.formats import read_index
 from preheat.index import Tensor
-from preheat.location import opened
-from preheat.pieces import pieces_of
 from preheat.plan import Move, Plan, Span, checks_of, coalesce, make_plan
 from preheat.sources.local import LocalSource
 from preheat.spec import PipelineSpec
-from preheat.transfer import LOCAL, MAX_GAP, REMOTE, SPAN
+from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
+from preheat.transfer.pieces import pieces_of
+from preheat.verbs.location import opened
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _requests(spec: PipelineSpec, spans: tuple[Span, ...], gathered: list[Tensor
     pieces = 1 if checks.sha256 else sum(1 for _ in pieces_of(spans, pace.piece))
     if not gathered:
         return pieces
-    from preheat.gather import BLOCK  # needs numpy
+    from preheat.transfer.gather import BLOCK  # needs numpy
 
     return pieces + sum(-(-tensor.extent() // BLOCK) for tensor in gathered)
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy
 
 from preheat.errors import CheckpointValidationError
-from preheat.finite import FiniteCheck
 from preheat.index import ITEMSIZE, Tensor
+from preheat.transfer.finite import FiniteCheck
 
 Array = Any  # flat, of numpy; mypy does not know that its arrays are buffers
 

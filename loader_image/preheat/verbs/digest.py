@@ -6,10 +6,10 @@ import hashlib
 from typing import Protocol
 
 from preheat.blob import Patience
-from preheat.checksum import crc32
 from preheat.errors import CheckpointConfigError
-from preheat.location import Where, opened
 from preheat.progress import Progress, watched
+from preheat.transfer.checksum import crc32
+from preheat.verbs.location import Where, opened
 
 ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake2b", "sha3_256", "crc32")
 

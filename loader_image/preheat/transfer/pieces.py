@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from preheat.checksum import combine
 from preheat.errors import CheckpointValidationError
 from preheat.index import Record
 from preheat.plan import Move, Span
+from preheat.transfer.checksum import combine
 
 #: A cut is a multiple of this from its record's start, so that it splits no element of any tensor there.
 ALIGNMENT = 64

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from preheat.blob import Blob
+from preheat.bundle.manifest import MANIFEST, WEIGHTS, Manifest
 from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, NotABundleError
 from preheat.index import Index, Tensor
-from preheat.manifest import MANIFEST, WEIGHTS, Manifest
 
 
 class LazyTensors(Mapping[str, Any]):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from preheat.blob import Blob, Patience
 from preheat.formats import read_index
 from preheat.index import Tensor
-from preheat.location import Where, opened
 from preheat.progress import Progress, watched
-from preheat.workers import work_off
+from preheat.transfer.workers import work_off
+from preheat.verbs.location import Where, opened
 
 if TYPE_CHECKING:
-    from preheat.differences import Difference
+    from preheat.verbs.differences import Difference
 
 THREADS = 4
 
@@ -95,7 +95,7 @@ def _comparable(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> It
 def _differences(
     one: Blob, other: Blob, pairs: Mapping[str, tuple[Tensor, Tensor]], progress: Progress | None
 ) -> dict[str, Difference]:
-    from preheat.differences import difference  # needs numpy
+    from preheat.verbs.differences import difference  # needs numpy
 
     found: dict[str, Difference] = {}
 

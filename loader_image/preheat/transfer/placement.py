@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from preheat.checksum import crc32
 from preheat.errors import StorageError
-from preheat.pieces import Stretch
 from preheat.plan import Move
+from preheat.transfer.checksum import crc32
+from preheat.transfer.pieces import Stretch
 
 if TYPE_CHECKING:
-    from preheat.cast import Casting
-    from preheat.finite import FiniteCheck
+    from preheat.transfer.cast import Casting
+    from preheat.transfer.finite import FiniteCheck
 
 
 class Placement:
@@ -38,7 +38,7 @@ class Placement:
     def casting(self) -> Casting:
         """What casts this thread's tensors."""
         if not self._casting:
-            from preheat.cast import Casting
+            from preheat.transfer.cast import Casting
 
             self._casting = Casting(self._wants_finite)
         return self._casting
@@ -57,7 +57,7 @@ class Placement:
 
 def finite_check() -> FiniteCheck:
     """What looks for NaN and infinity."""
-    from preheat.finite import FiniteCheck  # numpy is imported when something needs it
+    from preheat.transfer.finite import FiniteCheck  # numpy is imported when something needs it
 
     return FiniteCheck()
 

@@ -16,19 +16,19 @@ from preheat.blob import Blob, Patience
 from preheat.checks import Checks
 from preheat.formats import read_index
 from preheat.index import Index, Record, Tensor
-from preheat.location import Where, opened
-from preheat.pieces import Checksums, Piece, Stretch, pieces_of, whole
-from preheat.placement import finite_check
 from preheat.plan import Move, coalesce
 from preheat.progress import Progress, watched
-from preheat.reading import read_piece
 from preheat.sources.file_blob import FileBlob
-from preheat.transfer import LOCAL, MAX_GAP, REMOTE, SPAN
+from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
+from preheat.transfer.pieces import Checksums, Piece, Stretch, pieces_of, whole
+from preheat.transfer.placement import finite_check
+from preheat.transfer.reading import read_piece
+from preheat.transfer.workers import work_off
+from preheat.verbs.location import Where, opened
 from preheat.verify import Verify
-from preheat.workers import work_off
 
 if TYPE_CHECKING:
-    from preheat.finite import FiniteCheck
+    from preheat.transfer.finite import FiniteCheck
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Checking:
         """Elements that the strides skip may be anything, so these are picked out of their storage first."""
         for name, tensor in self._weights.items():
             if not tensor.contiguous:
-                from preheat.gather import gather
+                from preheat.transfer.gather import gather
 
                 finite = finite_check()
                 for _, run in gather(self._blob, tensor):

@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from preheat.bundle.data import read_manifest
+from preheat.bundle.lease import bury, heartbeat, remove, take
+from preheat.bundle.manifest import LAYOUT, MANIFEST, WEIGHTS, Manifest
+from preheat.bundle.storage import storage_errors, sync
 from preheat.catalog import spell
-from preheat.data import read_manifest
 from preheat.errors import CheckpointConfigError, NotABundleError, StorageError
-from preheat.lease import bury, heartbeat, remove, take
-from preheat.manifest import LAYOUT, MANIFEST, WEIGHTS, Manifest
 from preheat.spec import PipelineSpec
-from preheat.storage import storage_errors, sync
 
 FORGOTTEN = 3600.0  # age in seconds of other bundles' remains, after which they are removed
 SHIM_FOLDER = "shim"

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from preheat.blob import Blob
+from preheat.bundle.storage import require_space, storage_errors
 from preheat.checks import Checks
-from preheat.checksum import crc32
 from preheat.errors import TruncatedError
 from preheat.index import Record
-from preheat.pieces import Checksums, Piece, Stretch, pieces_of, whole
-from preheat.placement import Placement, finite_check, write
 from preheat.plan import Move, Plan, coalesce
-from preheat.reading import read_piece
 from preheat.sources.file_blob import FileBlob
-from preheat.storage import require_space, storage_errors
-from preheat.workers import work_off
+from preheat.transfer.checksum import crc32
+from preheat.transfer.pieces import Checksums, Piece, Stretch, pieces_of, whole
+from preheat.transfer.placement import Placement, finite_check, write
+from preheat.transfer.reading import read_piece
+from preheat.transfer.workers import work_off
 
 MAX_GAP = 4096  # bytes between two spans that are cheaper read than asked around
 SPAN = 1 << 40  # spans are cut into pieces here, where a cut may go through a tensor
@@ -125,7 +125,7 @@ class _Transfer:
         strided = [move for move in self._plan.moves if not move.tensor.contiguous]
         if not strided:
             return
-        from preheat.gather import gather
+        from preheat.transfer.gather import gather
 
         for move in strided:
             for offset, run in gather(self._blob, move.tensor, self._cast_of(move)):

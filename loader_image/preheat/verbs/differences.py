@@ -14,10 +14,10 @@ from typing import Any
 import numpy
 
 from preheat.blob import Blob
-from preheat.gather import gather
+from preheat.bundle.storage import storage_errors
 from preheat.index import ITEMSIZE, Tensor
 from preheat.sources.file_blob import FileBlob
-from preheat.storage import storage_errors
+from preheat.transfer.gather import gather
 
 BLOCK = 128 * 1024  # elements
 

@@ -14,7 +14,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
 from preheat.index import Tensor
-from preheat.location import Where, opened
+from preheat.verbs.location import Where, opened
 
 MAX_LEVELS = 32  # of the tree of names; a name may hold any number of dots
 
