@@ -36,7 +36,7 @@ def desired_loader(
         "image": settings.loader_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(COMMAND),
-        "env": _environment(pipeline, shim),
+        "env": _environment(pipeline, settings, shim),
         **({"resources": resources} if resources else {}),
         "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT_PATH}],
         "securityContext": _security_context(pod_spec, receivers),
@@ -59,9 +59,11 @@ def is_loader_of(container: Object, pipeline: Pipeline) -> bool:
     return same and container.get("command") == list(COMMAND)
 
 
-def _environment(pipeline: Pipeline, shim: str) -> list[dict[str, Any]]:
+def _environment(pipeline: Pipeline, settings: Settings, shim: str) -> list[dict[str, Any]]:
+    installed = [{"name": name, "value": _literally(value)} for name, value in settings.loader_environment.items()]
     uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
     return [
+        *installed,  # first: of two with one name the later counts
         {"name": "PREHEAT_PIPELINE", "value": _described(pipeline)},
         {"name": "PREHEAT_VOLUME", "value": MOUNT_PATH},
         {"name": "PREHEAT_POD_UID", "valueFrom": uid},
@@ -84,6 +86,10 @@ def _described(pipeline: Pipeline) -> str:
             f"the spec of {len(text):,} bytes does not fit into the loader's environment",
             remedy=f"Keep it below {SPEC_LIMIT:,}: shorten the lists of names and the parameters of custom stages",
         )
+    return _literally(text)
+
+
+def _literally(text: str) -> str:
     return text.replace("$", "$$")  # Kubernetes would expand $(NAME) and halve $$
 
 

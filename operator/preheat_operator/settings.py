@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, cast, get_args
@@ -15,8 +16,10 @@ LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 Resources = Mapping[str, Mapping[str, str]]
+Environment = Mapping[str, str]
 
 _PREFIX = "PREHEAT_"
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _REQUIRED = ("namespace", "loader_image")
 
 
@@ -41,6 +44,7 @@ class Settings:
     health_port: int = 8080
     image_pull_policy: PullPolicy = "IfNotPresent"
     loader_resources: Resources = field(default_factory=_default_loader_resources, hash=False)
+    loader_environment: Environment = field(default_factory=dict, hash=False)
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
 
@@ -90,11 +94,24 @@ def _resources(text: str) -> Resources:
     return {kind: {name: str(amount) for name, amount in amounts.items()} for kind, amounts in document.items()}
 
 
+def _environment(text: str) -> Environment:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
+        raise ValueError("does not map names to strings")
+    if wrong := [name for name in document if not _VARIABLE.match(name) or name.startswith(_PREFIX)]:
+        raise ValueError(f"names {', '.join(wrong)}: not a variable, or one that Preheat sets itself")
+    return document
+
+
 _READERS: dict[str, Callable[[str], Any]] = {
     "port": _port,
     "health_port": _port,
     "image_pull_policy": _one_of(cast("tuple[str, ...]", get_args(PullPolicy))),
     "loader_resources": _resources,
+    "loader_environment": _environment,
     "log_level": _one_of(cast("tuple[str, ...]", get_args(LogLevel))),
     "log_format": _one_of(cast("tuple[str, ...]", get_args(LogFormat))),
 }

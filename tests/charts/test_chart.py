@@ -74,7 +74,7 @@ def test_helm_lint_has_no_objection(helm, values: Path) -> None:
 
 @every_value_set
 def test_no_certificate_is_rendered(helm, values: Path) -> None:
-    text = helm("template", "preheat", CHART, "--values", values).stdout
+    text = helm("template", "preheat", CHART, "--values", values, "--set", "crds.install=false").stdout
     assert "kind: Deployment" in text
     for trace in ("caBundle", "BEGIN CERTIFICATE", "PRIVATE KEY", "kind: Secret"):
         assert trace not in text
@@ -158,6 +158,7 @@ def test_the_settings_are_ones_that_the_operator_understands(render) -> None:
         found = environment(render("--values", values)) | {"PREHEAT_NAMESPACE": "preheat-system"}
         settings = Settings.from_environment({k: v for k, v in found.items() if k.startswith("PREHEAT_")})
         assert settings.loader_resources["limits"]["memory"] in ("128Mi", "256Mi")
+        assert set(settings.loader_environment) in (set(), {"HTTPS_PROXY", "NO_PROXY"})
 
 
 def test_images_go_by_digest_when_one_is_given_else_by_tag_else_by_version(render) -> None:
@@ -190,7 +191,8 @@ def test_a_single_replica_has_no_budget_that_blocks_drains(render) -> None:
 @pytest.mark.parametrize(
     "wrong",
     ["webhook.replica=3", "webhook.replicas=0", "webhook.timeoutSeconds=60", "image.digest=latest",
-     "logging.level=loud", "crds.keep=perhaps", "image.pullPolicy=Sometimes", "podMonitor.interval=often"],
+     "logging.level=loud", "crds.keep=perhaps", "image.pullPolicy=Sometimes", "podMonitor.interval=often",
+     "loader.environment.PREHEAT_SHIM=off"],
 )  # fmt: skip
 def test_a_value_that_cannot_be_meant_is_refused(helm, wrong: str) -> None:
     done = helm("template", "preheat", CHART, "--set", wrong)

@@ -250,6 +250,15 @@ def test_no_gpu_is_asked_for_by_asking_for_none(pipeline: Pipeline) -> None:
     assert [each["name"] for each in containers if "volumeMounts" in each] == ["train", "cpu"]
 
 
+def test_the_installations_environment_reaches_the_loader_and_nobody_else(
+    pod: dict[str, Any], pipeline: Pipeline
+) -> None:
+    settings = replace(SETTINGS, loader_environment={"HTTPS_PROXY": "http://proxy:3128/$(HOME)"})
+    spec = inject(pod, pipeline, settings)["spec"]
+    assert spec["initContainers"][-1]["env"][0] == {"name": "HTTPS_PROXY", "value": "http://proxy:3128/$$(HOME)"}
+    assert all(entry["name"] != "HTTPS_PROXY" for entry in spec["containers"][0].get("env", ()))
+
+
 def test_dollars_of_the_spec_survive_kubernetes_expansion() -> None:
     pod, pipeline = read("claim-and-secret")
     loader = inject(pod, pipeline, SETTINGS)["spec"]["initContainers"][0]

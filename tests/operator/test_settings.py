@@ -25,13 +25,14 @@ def test_every_field_is_a_variable() -> None:
             "PREHEAT_HEALTH_PORT": "9080",
             "PREHEAT_IMAGE_PULL_POLICY": "Always",
             "PREHEAT_LOADER_RESOURCES": '{"limits": {"cpu": 2}}',
+            "PREHEAT_LOADER_ENVIRONMENT": '{"HTTPS_PROXY": "http://proxy:3128"}',
             "PREHEAT_LOG_LEVEL": "debug",
             "PREHEAT_LOG_FORMAT": "console",
         }
     )
     assert settings == Settings(
         "preheat-system", "example.org/loader:1", "hook", "pair", "pods.preheat", 9443, 9080, "Always",
-        {"limits": {"cpu": "2"}}, "debug", "console",
+        {"limits": {"cpu": "2"}}, {"HTTPS_PROXY": "http://proxy:3128"}, "debug", "console",
     )  # fmt: skip
 
 
@@ -52,6 +53,9 @@ def test_variables_that_kubernetes_adds_are_left_alone() -> None:
         ("LOADER_RESOURCES", "{", "is not JSON"),
         ("LOADER_RESOURCES", '{"limit": {}}', '"requests" and "limits"'),
         ("LOADER_RESOURCES", '{"limits": []}', "does not map resource names to amounts"),
+        ("LOADER_ENVIRONMENT", "A=b", "is not JSON"),
+        ("LOADER_ENVIRONMENT", '{"A": 1}', "does not map names to strings"),
+        ("LOADER_ENVIRONMENT", '{"A-B": "", "PREHEAT_SHIM": ""}', "names A-B, PREHEAT_SHIM: not a variable"),
         ("LOG_LEVEL", "loud", "is not one of debug, info, warning, error"),
         ("LOG_FORMAT", "xml", "is not one of json, console"),
     ],

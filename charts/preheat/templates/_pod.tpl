@@ -61,6 +61,10 @@ env:
   value: {{ .root.Values.loader.image.pullPolicy }}
 - name: PREHEAT_LOADER_RESOURCES
   value: {{ .root.Values.loader.resources | toJson | quote }}
+{{- with .root.Values.loader.environment }}
+- name: PREHEAT_LOADER_ENVIRONMENT
+  value: {{ . | toJson | quote }}
+{{- end }}
 - name: PREHEAT_SERVICE_NAME
   value: {{ include "preheat.webhook" .root }}
 - name: PREHEAT_SECRET_NAME
