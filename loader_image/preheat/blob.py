@@ -26,8 +26,13 @@ class Blob(Protocol):
 
     uri: str  # where, without credentials
     size: int  # bytes
-    fetched: int  # bytes read so far, retries included
-    version: str  # what pins it: `etag:...`, `versionId:...`, `file:<inode>-<mtime_ns>-<size>`
+    version: str  # what pins it: `etag:...`, `versionId:...`, `file:<inode>-<mtime_ns>-<size>`, `folder:<digest>`
+    remote: bool  # every read is a request to somewhere
+
+    @property
+    def fetched(self) -> int:
+        """Bytes read so far, retries included."""
+        ...
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop), all of them: for directories, headers and pickles."""
@@ -39,6 +44,20 @@ class Blob(Protocol):
 
     def close(self) -> None:
         """Give back connections and descriptors."""
+        ...
+
+
+class Folder(Protocol):
+    """A place whose files are opened by name: a directory, the keys below a prefix, what is beside a URL."""
+
+    uri: str  # where, without credentials; ends in a slash
+
+    def names(self) -> frozenset[str] | None:
+        """Names of the files right in it; None where asking would need more rights than reading them."""
+        ...
+
+    def open(self, name: str) -> Blob:
+        """Pin one file by its path inside; raises CheckpointNotFoundError when there is none."""
         ...
 
 

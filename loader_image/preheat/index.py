@@ -29,7 +29,6 @@ class Record:
     start: int
     stop: int
     crc32: int | None = None  # None: the file carries none
-    blob: int = 0  # position in Index.blobs
 
     @property
     def size(self) -> int:

@@ -35,7 +35,6 @@ class Move:
 class Span:
     """A run of source bytes to read in one go, and the moves that lie in it; gaps between them are read and dropped."""
 
-    blob: int
     start: int
     stop: int
     moves: tuple[Move, ...]
@@ -92,7 +91,7 @@ def make_plan(index: Index, spec: PipelineSpec) -> Plan:
             for name in names
             if taken.tensors[name].size
         ),
-        key=lambda move: (move.tensor.record.blob, move.start, move.stop, move.target),
+        key=lambda move: (move.start, move.stop, move.target),
     )
     left = list(index.state_tensors())
     selected = _bytes_of(taken.tensors[name] for name in names)
@@ -115,16 +114,15 @@ def coalesce(moves: Iterable[Move], *, max_gap: int, max_length: int) -> tuple[S
 
     A span is longer than `max_length` only where one tensor is, or several that share their bytes.
     """
-    ordered = sorted(moves, key=lambda move: (move.tensor.record.blob, move.start, move.stop, move.target))
-    single = (_Run(move.tensor.record.blob, move.start, move.stop, [move]) for move in ordered)
+    ordered = sorted(moves, key=lambda move: (move.start, move.stop, move.target))
+    single = (_Run(move.start, move.stop, [move]) for move in ordered)
     units = _join(single, lambda last, run: run.start < last.stop)
     runs = _join(units, lambda last, run: run.start - last.stop <= max_gap and run.stop - last.start <= max_length)
-    return tuple(Span(run.blob, run.start, run.stop, tuple(run.moves)) for run in runs)
+    return tuple(Span(run.start, run.stop, tuple(run.moves)) for run in runs)
 
 
 @dataclass
 class _Run:
-    blob: int
     start: int
     stop: int
     moves: list[Move]
@@ -134,7 +132,7 @@ def _join(runs: Iterable[_Run], fits: Callable[[_Run, _Run], bool]) -> list[_Run
     joined: list[_Run] = []
     for run in runs:
         last = joined[-1] if joined else None
-        if last and last.blob == run.blob and fits(last, run):
+        if last and fits(last, run):
             last.stop = max(last.stop, run.stop)
             last.moves += run.moves
         else:
@@ -155,7 +153,7 @@ def _distinct(tensors: Mapping[str, Tensor]) -> tuple[list[str], dict[str, str]]
     first: dict[object, str] = {}
     for name, tensor in tensors.items():
         strides = None if tensor.contiguous else tensor.strides
-        key = (tensor.record.blob, tensor.start, tensor.dtype, tensor.shape, strides)
+        key = (tensor.start, tensor.dtype, tensor.shape, strides)
         if tensor.size and key in first:
             aliases[name] = first[key]
         else:
@@ -166,12 +164,8 @@ def _distinct(tensors: Mapping[str, Tensor]) -> tuple[list[str], dict[str, str]]
 
 def _bytes_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of the source that the tensors reach, each counted once."""
-    spans = sorted((tensor.record.blob, tensor.start, tensor.start + tensor.extent()) for tensor in tensors)
     total = stop = 0
-    blob = -1
-    for position, start, end in spans:
-        if position != blob:
-            blob, stop = position, 0
+    for start, end in sorted((tensor.start, tensor.start + tensor.extent()) for tensor in tensors):
         total += max(0, end - max(start, stop))
         stop = max(stop, end)
     return total

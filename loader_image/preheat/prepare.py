@@ -80,7 +80,7 @@ def reuse(spec: PipelineSpec, store: Store, pod: str) -> Outcome | None:
     """The bundle that the pod was given before, without a request; None when it has none of this very pipeline."""
     began = time.monotonic()
     found = store.attached(pod)
-    if not found or digest_of(spec.source.uri, found[1].source.version, spec) != found[1].digest:
+    if not found or digest_of(found[1].source.uri, found[1].source.version, spec) != found[1].digest:
         return None
     return Outcome(*found, reused=True, seconds=time.monotonic() - began)
 

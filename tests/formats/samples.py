@@ -33,6 +33,7 @@ class BytesBlob:
     content: bytes
     uri: str = "memory"
     version: str = "memory:1"
+    remote: bool = True
     reads: list[tuple[int, int]] = field(default_factory=list)
 
     @property

@@ -1,8 +1,13 @@
 import os
+import socket
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sources.fault_server import FaultServer
@@ -82,7 +87,7 @@ def test_connections_are_kept_and_shared_by_threads(server: FaultServer) -> None
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda at: blob.read(at, at + 1000), range(0, 500_000, 1000)))
     assert b"".join(parts) == CONTENT[:500_000]
-    assert len(blob._idle) <= 4
+    assert len(blob._connections._idle) <= 4
     blob.close()
 
 
@@ -403,15 +408,84 @@ def test_proxies_of_the_environment_are_used(server: FaultServer, monkeypatch: p
 def test_an_untrusted_certificate_is_refused_without_retries(server: FaultServer, self_signed: tuple[str, str]) -> None:
     url = server.origin.replace("http:", "https:") + "/model.ckpt"
     with tls_server(self_signed) as port, pytest.raises(CheckpointSourceError, match="certificate is not trusted"):
-        HttpBlob(f"https://127.0.0.1:{port}/", uri=url, headers={}, patience=Patience(3, 5))
+        HttpBlob(f"https://127.0.0.1:{port}/file", uri=url, headers={}, patience=Patience(3, 5))
 
 
-def test_an_authority_of_the_users_own_is_trusted(self_signed: tuple[str, str]) -> None:
+def test_an_authority_that_the_source_names_is_trusted(self_signed: tuple[str, str]) -> None:
+    bundle = "# Gefälschte Stelle\n" + Path(self_signed[0]).read_text()
     with tls_server(self_signed) as port:
-        url = f"https://127.0.0.1:{port}/"
-        blob = HttpBlob(url, uri=url, headers={}, patience=Patience(0, 5), authorities=self_signed[0])
+        blob = HTTPSource(f"https://127.0.0.1:{port}/file", ca_bundle=bundle).open(Patience(0, 5))
         assert blob.read(0, 3) == b"abc"
         blob.close()
+
+
+def test_a_ca_bundle_that_is_none_is_refused_unquoted(self_signed: tuple[str, str]) -> None:
+    with pytest.raises(CheckpointConfigError, match="holds no certificate"):
+        HTTPSource("https://example.invalid/", ca_bundle="see the wiki")
+    with pytest.raises(CheckpointConfigError, match="holds a private key") as caught:
+        HTTPSource("https://example.invalid/", ca_bundle="".join(Path(file).read_text() for file in self_signed))
+    assert "MI" not in str(caught.value)
+    broken = Path(self_signed[0]).read_text()[:100] + "\n-----END CERTIFICATE-----\n"
+    with pytest.raises(CheckpointConfigError, match=r"certificates of caBundle cannot be read.*BEGIN"):
+        HTTPSource("https://example.invalid/", ca_bundle=broken).open(Patience(0, 5))
+
+
+def test_https_goes_through_a_proxys_tunnel_with_the_targets_certificate_checked(
+    self_signed: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tls_server(self_signed) as port, tunnel() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:pa%3Ass@127.0.0.1:{proxy.server_port}")
+        url = f"https://127.0.0.1:{port}/file"
+        blob = HTTPSource(url, ca_bundle=Path(self_signed[0]).read_text()).open(Patience(0, 5))
+        assert blob.read(0, 3) == b"abc"
+        blob.close()
+        assert proxy.asked == [(f"127.0.0.1:{port}", "Basic bWU6cGE6c3M=")]
+        with pytest.raises(CheckpointSourceError, match="not trusted"):
+            HTTPSource(url).open(Patience(0, 5))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:wrong@127.0.0.1:{proxy.server_port}")
+        with pytest.raises(CheckpointSourceError, match=r"cannot be reached: .*407") as caught:
+            HTTPSource(url).open(Patience(0, 5))
+        assert "wrong" not in str(caught.value)
+
+
+@contextmanager
+def tunnel() -> Iterator[Any]:
+    """A proxy that opens tunnels for user `me` with password `pa:ss`; `asked` keeps where to and by whom."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def do_CONNECT(self) -> None:
+            authorization = self.headers.get("Proxy-Authorization", "")
+            if authorization != "Basic bWU6cGE6c3M=":
+                return self.send_error(407)
+            proxy.asked.append((self.path, authorization))
+            host, _, port = self.path.rpartition(":")
+            with socket.create_connection((host, int(port))) as target:
+                self.send_response(200)
+                self.end_headers()
+                back = threading.Thread(target=pump, args=(target, self.connection))
+                back.start()
+                pump(self.connection, target)
+                back.join()
+
+    def pump(one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    proxy: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    proxy.daemon_threads, proxy.asked = True, []
+    thread = threading.Thread(target=proxy.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -452,7 +526,7 @@ class tls_server:  # noqa: N801 - reads like the context manager it is
 
         owner = FaultServer()
         owner._http.server_close()
-        owner.serve("/", b"abc")
+        owner.serve("/file", b"abc")
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": owner}))
         self.http.handle_error = lambda *_: None  # type: ignore[method-assign]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -16,7 +16,7 @@ from preheat.errors import (
 )
 from preheat.sources import attempts
 from preheat.sources.s3 import S3Source
-from preheat.sources.s3_blob import S3Blob, open_object
+from preheat.sources.s3_blob import S3Blob
 
 CONTENT = os.urandom(300_000)
 
@@ -50,7 +50,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 
 
 def open_blob(endpoint: str, key: str = "a folder/model +1.ckpt", bucket: str = "models", **more: Any) -> S3Blob:
-    blob = open_object(S3Source(bucket, key, endpoint=endpoint, addressing="path", **more), Patience(1, 10))
+    blob = S3Source(bucket, key, endpoint=endpoint, addressing="path", **more).open(Patience(1, 10))
     assert isinstance(blob, S3Blob)
     return blob
 
@@ -158,7 +158,7 @@ def test_a_redirect_that_only_names_the_region_is_followed(monkeypatch: pytest.M
         server.serve("/b/k", CONTENT)
         server.next(status=301, headers={"x-amz-bucket-region": "eu-west-1"})
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.origin)
-        blob = open_object(S3Source("b", "k", addressing="path"), Patience(1, 10))
+        blob = S3Source("b", "k", addressing="path").open(Patience(1, 10))
         assert "eu-west-1" in server.requests[-1].path
         assert blob.size == len(CONTENT)
         blob.close()

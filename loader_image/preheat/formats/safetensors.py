@@ -77,7 +77,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise CheckpointLoadError(f"the safetensors header begins with {text[:8]!r}, not with '{{'")
     try:
-        entries = json.loads(text.decode(), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        entries = json.loads(text.decode(), object_pairs_hook=without_duplicates, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CheckpointLoadError(f"the safetensors header is not valid JSON: {error}") from error
     if not isinstance(entries, dict):
@@ -85,7 +85,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     return entries
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found

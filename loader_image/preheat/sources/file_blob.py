@@ -24,6 +24,8 @@ _VIEWS = 1024  # buffers that one call of the kernel fills at most
 class FileBlob:
     """The bytes of one file; a file that is rewritten while it is read raises SourceChangedError."""
 
+    remote = False
+
     def __init__(self, path: Path) -> None:
         self.uri = str(path)
         self.fetched = 0
@@ -93,19 +95,42 @@ class FileBlob:
             )
 
 
+class LocalFolder:
+    """A directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.uri = f"{path}/"
+        self._path = path
+
+    def names(self) -> frozenset[str]:
+        """Everything in it."""
+        try:
+            return frozenset(os.listdir(self._path))
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+
+    def open(self, name: str) -> FileBlob:
+        """Pin a file."""
+        return FileBlob(self._path / name)
+
+
 def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without writer must not block
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointNotFoundError(
-            f"there is no file {path}", remedy="Check the path; it is the one that the loader sees"
-        ) from None
-    except PermissionError:
-        raise AccessDeniedError(
-            f"user {os.getuid()} may not read {path}", remedy="Change its mode, or runAsUser or fsGroup of the pod"
-        ) from None
     except OSError as error:
-        raise CheckpointSourceError(f"opening {path} failed: {error.strerror}") from error
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointSourceError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return CheckpointNotFoundError(
+            f"there is no file {path}", remedy="Check the path; it is the one that the loader sees"
+        )
+    if isinstance(error, PermissionError):
+        return AccessDeniedError(
+            f"user {os.getuid()} may not read {path}", remedy="Change its mode, or runAsUser or fsGroup of the pod"
+        )
+    return CheckpointSourceError(f"opening {path} failed: {error.strerror}")
 
 
 def _regular(fd: int, path: Path) -> os.stat_result:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import AccessDeniedError, CheckpointConfigError
+from preheat.sources.authorities import CABundle, check_ca_bundle
 from preheat.stage import CheckpointSource, Limit, SecretName, SecretVariable
 
 
@@ -18,10 +19,14 @@ class HTTPSource(CheckpointSource):
 
     # No user:password@ before the first slash: a resource is no place for credentials.
     url: Annotated[str, Limit(max_length=2048, pattern=r"^https?://[^@/?#\s]+(/[^\s]*)?$")]
-    """URL of the file. Credentials do not belong in it; see secretRef."""
+    """URL of the file, of the index or `.metadata` of a checkpoint of several, or, ending in a slash, of their folder.
+    Credentials do not belong in it; see secretRef."""
 
     secret_ref: SecretName | None = None
     """Name of a Secret in the pod's namespace: key `token` (bearer), or `username` and `password` (basic)."""
+
+    ca_bundle: CABundle | None = None
+    """Certificates, as PEM text, of the authorities that the server is trusted by; default: the system's."""
 
     secret_variables: ClassVar[tuple[SecretVariable, ...]] = (
         SecretVariable("PREHEAT_HTTP_TOKEN", "token"),
@@ -29,16 +34,27 @@ class HTTPSource(CheckpointSource):
         SecretVariable("PREHEAT_HTTP_PASSWORD", "password"),
     )
 
+    def __post_init__(self) -> None:
+        """What is no certificate is refused here, before a handshake fails for it."""
+        super().__post_init__()
+        check_ca_bundle("caBundle", self.ca_bundle)
+
     @property
     def uri(self) -> str:
         """The URL without its query, which may carry a signature."""
         return self.url.partition("?")[0]
 
     def open(self, patience: Patience) -> Blob:
-        """Ask for size and version with one request."""
-        from preheat.sources.http_blob import HttpBlob
+        """Ask for size and version with one request, of every file where there are several."""
+        from preheat.formats.folders import open_in
+        from preheat.sources.http_blob import HttpFolder
 
-        return HttpBlob(self.url, uri=self.uri, headers=self._authorization(), patience=patience)
+        where, mark, query = self.url.partition("?")
+        folder, slash, name = where.rpartition("/")
+        if folder.endswith(":/"):  # a host alone
+            folder, slash, name = where, "/", ""
+        place = HttpFolder(folder + slash, mark + query, self._authorization(), patience, self.ca_bundle)
+        return open_in(place, name)
 
     def _authorization(self) -> dict[str, str]:
         if self.secret_ref and not any(_secret(each.variable) for each in self.secret_variables):

@@ -1,6 +1,7 @@
 """An object behind HTTP or HTTPS, read by ranges and pinned to one version.
 
-The first request asks for the object's end: it brings size and version, and with them the directory of a zip file.
+The first request brings size and version, and with them the end of the object, where a zip file has its directory, or
+of a safetensors file the beginning.
 A server without byte ranges, or without an ETag or a Last-Modified to pin the object by, is refused.
 """
 
@@ -11,7 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPException
+from urllib.parse import quote
 
 from preheat import __version__
 from preheat.blob import Patience, check_range
@@ -35,10 +38,12 @@ from preheat.sources.http_answer import (
     refusal,
     retry_after,
 )
-from preheat.sources.http_connection import Answer, Connection, Target
+from preheat.sources.http_connection import Answer, Connection, Connections, Target
 
-#: Bytes of the end that the first request asks for.
+#: Bytes of the end that the first request asks for: there a zip file has its directory.
 TAIL = 64 * 1024
+#: Bytes of the beginning, for a safetensors file; a thousand shards are open at once.
+HEAD = 16 * 1024
 #: Where a redirect or a signature led is asked again for this long, seconds; both expire, usually after an hour.
 LOCATION_LIFETIME = 600.0
 LONGEST_SOCKET_WAIT = 30.0
@@ -49,25 +54,40 @@ _MAX_ERROR_BODY = 16 * 1024
 _MAY_HAVE_EXPIRED = frozenset({400, 401, 403, 404, 410})
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the first request brought of the content."""
+
+    start: int
+    content: bytes
+
+
 class HttpBlob:
     """The bytes behind a URL. Subclasses change where they are asked for and how a refusal is explained."""
 
+    remote = True
+
     def __init__(
-        self, url: str, *, uri: str, headers: Mapping[str, str], patience: Patience, authorities: str | None = None
+        self,
+        url: str,
+        *,
+        uri: str,
+        headers: Mapping[str, str],
+        patience: Patience,
+        connections: Connections | None = None,
     ) -> None:
         self.uri = uri
         self.fetched = 0  # bytes of all bodies so far
         self._url = url
         self._headers = dict(headers)
         self._patience = patience
-        self._authorities = authorities  # file of CA certificates; None: the system's
+        self._connections = connections or Connections()
         self._lock = threading.Lock()
-        self._idle: list[Connection] = []
         self._location: tuple[Target, Target, float] | None = None  # (first, last after redirects, when)
         self._closed = threading.Event()
         self._busy: set[Connection] = set()
         try:
-            self.size, self._pin, self._tail = self._discover()
+            self.size, self._pin, self._kept = self._discover()
         except BaseException:
             self.close()
             raise
@@ -106,22 +126,21 @@ class HttpBlob:
     def stream(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
         """Bytes [start, stop) in slices of `buffer`, each full but the last and those before a fault."""
         check_range(self, start, stop)
-        tail = self.size - len(self._tail)
-        yield from self._stream_remote(start, min(stop, tail), buffer)
-        for position in range(max(start, tail), stop, max(len(buffer), 1)):
-            view = buffer[: min(len(buffer), stop - position)]
-            view[:] = self._tail[position - tail : position - tail + len(view)]
+        begin, end = self._kept.start, self._kept.start + len(self._kept.content)
+        yield from self._stream_remote(start, min(stop, begin), buffer)
+        for position in range(max(start, begin), min(stop, end), max(len(buffer), 1)):
+            view = buffer[: min(len(buffer), min(stop, end) - position)]
+            view[:] = self._kept.content[position - begin : position - begin + len(view)]
             yield view
+        yield from self._stream_remote(max(start, end), stop, buffer)
 
     def close(self) -> None:
         """Close every connection; a read in another thread then ends in an error instead of going on."""
         self._closed.set()
         with self._lock:
-            idle, self._idle = self._idle, []
             for connection in self._busy:
                 connection.abort()
-        for connection in idle:
-            connection.close()
+        self._connections.close()  # those of its folder too: a file that is still read opens new ones
 
     def _stream_remote(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
         attempts = Attempts(self.uri, self._patience, self._closed)
@@ -169,8 +188,9 @@ class HttpBlob:
 
     # The first request.
 
-    def _discover(self) -> tuple[int, Pin, bytes]:
-        for wanted in (f"bytes=-{TAIL}", "bytes=0-0"):  # Azure's blob service knows no ranges from the end
+    def _discover(self) -> tuple[int, Pin, _Kept]:
+        first = f"bytes=0-{HEAD - 1}" if self.uri.endswith(".safetensors") else f"bytes=-{TAIL}"
+        for wanted in (first, "bytes=0-0"):  # Azure's blob service knows no ranges from the end
             attempts = Attempts(self.uri, self._patience, self._closed)
             while True:
                 try:
@@ -182,8 +202,8 @@ class HttpBlob:
                 return found
         raise no_ranges(self.uri)
 
-    def _ask(self, wanted: str, attempts: Attempts) -> tuple[int, Pin, bytes] | None:
-        """Size, pin and last bytes of the object; None when the answer is not what was asked for."""
+    def _ask(self, wanted: str, attempts: Attempts) -> tuple[int, Pin, _Kept] | None:
+        """Size, pin and the bytes that were asked for; None when the answer is not what was asked for."""
         with self._exchange({"Range": wanted}) as answer:
             headers = answer.headers
             check_encoding(self.uri, headers)
@@ -197,7 +217,7 @@ class HttpBlob:
             view, filled = memoryview(buffer), 0
             while filled < length:
                 filled += self._receive_some(answer, view[filled:], start + filled, stop, attempts)
-            return size, Pin.of(headers), bytes(buffer) if stop == size else b""
+            return size, Pin.of(headers), _Kept(start, bytes(buffer))
 
     # One request and its answer.
 
@@ -214,9 +234,9 @@ class HttpBlob:
         with self._lock:
             self._busy.discard(connection)
             keep = answer.isclosed() and not answer.will_close and not self._closed.is_set()
-            if keep:
-                self._idle.append(connection)
-        if not keep:
+        if keep:
+            self._connections.give(connection)
+        else:
             self._drop(connection, answer)
 
     def _drop(self, connection: Connection, answer: Answer | None = None) -> None:
@@ -281,10 +301,8 @@ class HttpBlob:
             timer.cancel()
 
     def _connection(self, target: Target) -> Connection:
-        wait = min(self._patience.timeout_seconds, LONGEST_SOCKET_WAIT)
+        connection = self._connections.take(target, min(self._patience.timeout_seconds, LONGEST_SOCKET_WAIT))
         with self._lock:
-            at = next((at for at, kept in enumerate(self._idle) if kept.origin == target.origin), None)
-            connection = Connection(target, wait, self._authorities) if at is None else self._idle.pop(at)
             self._busy.add(connection)
         return connection
 
@@ -307,6 +325,29 @@ class HttpBlob:
         return self.refuse(answer.status, answer.reason, answer.headers, body)
 
 
+class HttpFolder:
+    """What is beside a URL. A query is sent for every file: it may be a signature for all of them."""
+
+    def __init__(
+        self, url: str, query: str, headers: Mapping[str, str], patience: Patience, authorities: str | None = None
+    ) -> None:
+        self.uri = url
+        self._query = query
+        self._headers = headers
+        self._patience = patience
+        self._connections = Connections(authorities)
+
+    def names(self) -> None:
+        """Nothing: HTTP has no listing."""
+
+    def open(self, name: str) -> HttpBlob:
+        """Ask for size and version of a file."""
+        url = self.uri + quote(name, safe="/%:=&~+!$,;'@()*")
+        return HttpBlob(
+            url + self._query, uri=url, headers=self._headers, patience=self._patience, connections=self._connections
+        )
+
+
 @contextmanager
 def _faults(uri: str) -> Iterator[None]:
     """Turn what sockets and parsers raise into Interrupted, or into an error that no further attempt mends."""
@@ -315,7 +356,7 @@ def _faults(uri: str) -> Iterator[None]:
     except ssl.SSLCertVerificationError as error:
         raise CheckpointSourceError(
             f"{uri}: the server's certificate is not trusted: {error.verify_message}",
-            remedy="Give the CA's certificate in a file named by SSL_CERT_FILE",
+            remedy="Give the authority's certificate in caBundle, or in a file named by SSL_CERT_FILE",
         ) from error
     except TimeoutError as error:
         raise Interrupted(

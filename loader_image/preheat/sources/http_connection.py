@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
@@ -123,6 +124,35 @@ class Connection:
         self._http.close()
 
 
+class Connections:
+    """Idle connections, kept for the next request; the files of one folder share them. Safe in several threads."""
+
+    def __init__(self, authorities: str | None = None) -> None:
+        self._authorities = authorities  # CA certificates as PEM text; None: the system's
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+
+    def take(self, target: Target, timeout: float) -> Connection:
+        """An idle connection to the target's origin, or a new one."""
+        with self._lock:
+            at = next((at for at, kept in enumerate(self._idle) if kept.origin == target.origin), None)
+            if at is not None:
+                return self._idle.pop(at)
+        return Connection(target, timeout, self._authorities)
+
+    def give(self, connection: Connection) -> None:
+        """Keep a connection whose answer was read to its end."""
+        with self._lock:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
 def _open(target: Target, proxy: Target | None, timeout: float, authorities: str | None) -> HTTPConnection:
     peer = proxy or target
     if target.scheme == "http":
@@ -135,7 +165,15 @@ def _open(target: Target, proxy: Target | None, timeout: float, authorities: str
 
 @cache
 def _tls(authorities: str | None) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=authorities)  # without a file: SSL_CERT_FILE, then the system's
+    # What stands between certificates may be in any language; OpenSSL wants ASCII.
+    text = authorities.encode("ascii", "ignore").decode() if authorities else None
+    try:
+        return ssl.create_default_context(cadata=text)  # without any: SSL_CERT_FILE, then the system's
+    except ssl.SSLError as error:
+        raise CheckpointConfigError(
+            f"the certificates of caBundle cannot be read: {error.reason or error}",
+            remedy="Give PEM text, each certificate from -----BEGIN to -----END",
+        ) from None
 
 
 def _refuse_metadata(address: str) -> None:

@@ -12,10 +12,10 @@ from preheat.stage import CheckpointSource, Limit
 
 @dataclass(frozen=True)
 class LocalSource(CheckpointSource):
-    """Read the checkpoint from a file."""
+    """Read the checkpoint from a file or a folder."""
 
     path: Annotated[str, Limit(min_length=1, max_length=4096)]
-    """Path of the file as the loader sees it; `~` is the home folder, links are followed."""
+    """Path of the file or folder as the loader sees it; `~` is the home folder, links are followed."""
 
     @property
     def uri(self) -> str:
@@ -23,7 +23,11 @@ class LocalSource(CheckpointSource):
         return str(Path(self.path).expanduser().absolute())
 
     def open(self, patience: Patience) -> Blob:
-        """Pin the file by inode, modification time and size."""
-        from preheat.sources.file_blob import FileBlob
+        """Pin every file by inode, modification time and size."""
+        from preheat.formats.folders import open_in
+        from preheat.sources.file_blob import LocalFolder
 
-        return FileBlob(Path(self.uri))
+        path = Path(self.uri)
+        if path.is_dir():
+            return open_in(LocalFolder(path))
+        return open_in(LocalFolder(path.parent), path.name)

@@ -7,7 +7,13 @@ from typing import Annotated, ClassVar, Literal
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError
+from preheat.sources.authorities import CABundle, check_ca_bundle
 from preheat.stage import CheckpointSource, Limit, Name, SecretName, SecretVariable
+
+ANONYMOUS = (
+    "anonymous reads without credentials: remove secretRef, profile and requesterPays, or set anonymous to false"
+)
+ONE_IDENTITY = "credentials come from one place: keep secretRef or profile"
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,8 @@ class S3Source(CheckpointSource):
     """Name of the bucket."""
 
     key: Annotated[str, Limit(min_length=1, max_length=1024)]
-    """Key of the checkpoint in the bucket; leading slashes do not count."""
+    """Key of the file, of the index or `.metadata` of a checkpoint of several, or, ending in a slash, what their keys
+    begin with. Leading slashes do not count."""
 
     region: Annotated[str, Limit(max_length=64, pattern=r"^[a-z0-9-]+$")] | None = None
     """Region; default: the one of the environment."""
@@ -39,6 +46,15 @@ class S3Source(CheckpointSource):
     """Name of a Secret in the pod's namespace: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if any, AWS_SESSION_TOKEN.
     Default: what the pod's ServiceAccount grants."""
 
+    profile: Name | None = None
+    """Profile of the AWS configuration files. They are on a person's machine, hardly ever in a pod."""
+
+    requester_pays: bool = False
+    """Read a bucket whose requests and transfer are billed to who reads."""
+
+    ca_bundle: CABundle | None = None
+    """Certificates, as PEM text, of the authorities that the endpoint is trusted by; default: the system's."""
+
     secret_variables: ClassVar[tuple[SecretVariable, ...]] = (
         SecretVariable("AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID", required=True),
         SecretVariable("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", required=True),
@@ -46,10 +62,13 @@ class S3Source(CheckpointSource):
     )
 
     def __post_init__(self) -> None:
-        """Credentials for a source that is read without any are a mistake, whichever of the two was meant."""
+        """Two answers to the question whose credentials are used are a mistake, whichever was meant."""
         super().__post_init__()
-        if self.anonymous and self.secret_ref:
-            raise CheckpointConfigError("anonymous reads without credentials: leave out either it or secretRef")
+        if self.anonymous and (self.secret_ref or self.profile or self.requester_pays):
+            raise CheckpointConfigError(ANONYMOUS)
+        if self.profile and self.secret_ref:
+            raise CheckpointConfigError(ONE_IDENTITY)
+        check_ca_bundle("caBundle", self.ca_bundle)
 
     @property
     def uri(self) -> str:
@@ -57,7 +76,9 @@ class S3Source(CheckpointSource):
         return f"s3://{self.bucket}/{self.key.lstrip('/')}"
 
     def open(self, patience: Patience) -> Blob:
-        """Ask for size and version, and for a way to read ranges; boto3 is imported here and nowhere else."""
-        from preheat.sources.s3_blob import open_object
+        """Ask for size and version, of every file where there are several; botocore is imported here, nowhere else."""
+        from preheat.formats.folders import open_in
+        from preheat.sources.s3_blob import S3Folder
 
-        return open_object(self, patience)
+        prefix, slash, name = self.key.lstrip("/").rpartition("/")
+        return open_in(S3Folder(self, prefix + slash, patience), name)

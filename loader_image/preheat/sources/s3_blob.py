@@ -11,6 +11,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import botocore.session
@@ -38,6 +40,7 @@ from preheat.errors import (
 )
 from preheat.sources.http_answer import Headers, refusal
 from preheat.sources.http_blob import HttpBlob
+from preheat.sources.http_connection import Connections
 from preheat.sources.s3 import S3Source
 
 SIGNED_SECONDS = 3600
@@ -60,21 +63,67 @@ class _ElsewhereError(CheckpointSourceError):
         self.region = region
 
 
+@dataclass(frozen=True)
+class _Service:
+    """What the objects of one source share."""
+
+    client: Any
+    connections: Connections
+
+    @classmethod
+    def reach(cls, source: S3Source, region: str | None, patience: Patience) -> _Service:
+        session = botocore.session.Session(profile=source.profile)
+        with _explained(source.uri):
+            client = _client(session, source, region, patience)
+            authorities = source.ca_bundle or _authorities(session.get_config_variable("ca_bundle"))
+            return cls(client, Connections(authorities))
+
+
+class S3Folder:
+    """The keys that begin like the source's; raises a CheckpointSourceError that says what is missing."""
+
+    def __init__(self, source: S3Source, prefix: str, patience: Patience) -> None:
+        self.uri = f"s3://{source.bucket}/{prefix}"
+        self._source = source
+        self._prefix = prefix
+        self._patience = patience
+        self._service = _Service.reach(source, source.region or os.environ.get("AWS_REGION"), patience)
+
+    def names(self) -> None:
+        """Nothing: who may read objects need not be allowed to list them."""
+
+    def open(self, name: str) -> Blob:
+        """Ask for size and version of an object."""
+        # One version id can be that of one object only: the one that the source names.
+        key = self._prefix + name
+        source = self._source if self._is_named(key) else replace(self._source, key=key, version_id=None)
+        try:
+            return S3Blob(source, self._service, self._patience)
+        except _ElsewhereError as elsewhere:
+            if source.region or source.endpoint:
+                raise
+            self._service = _Service.reach(source, elsewhere.region, self._patience)
+            return S3Blob(source, self._service, self._patience)
+
+    def _is_named(self, key: str) -> bool:
+        return key == self._source.key.lstrip("/")
+
+
 class S3Blob(HttpBlob):
     """One version of an object; in a versioned bucket it stays readable while a newer one is written."""
 
-    def __init__(self, source: S3Source, region: str | None, patience: Patience) -> None:
-        session = botocore.session.get_session()
+    def __init__(self, source: S3Source, service: _Service, patience: Patience) -> None:
         self._source = source
         self._version_id = source.version_id
-        with _explained(source.uri):
-            self._client = _client(session, source, region, patience)
-            authorities = session.get_config_variable("ca_bundle")
-        super().__init__("", uri=source.uri, headers={}, patience=patience, authorities=authorities)
+        self._client = service.client
+        # It is part of what is signed, as a header.
+        headers = {"x-amz-request-payer": "requester"} if source.requester_pays else {}
+        super().__init__("", uri=source.uri, headers=headers, patience=patience, connections=service.connections)
 
     def locate(self) -> str:
         """A freshly signed URL."""
         parameters = {"Bucket": self._source.bucket, "Key": self._source.key.lstrip("/")}
+        parameters |= {"RequestPayer": "requester"} if self._source.requester_pays else {}
         if self._version_id:
             parameters["VersionId"] = self._version_id
         with _explained(self.uri):
@@ -100,17 +149,6 @@ class S3Blob(HttpBlob):
         return _refusal(self._source, status, code)
 
 
-def open_object(source: S3Source, patience: Patience) -> Blob:
-    """The blob of `source`; raises a CheckpointSourceError that says what is missing."""
-    region = source.region or os.environ.get("AWS_REGION")
-    try:
-        return S3Blob(source, region, patience)
-    except _ElsewhereError as elsewhere:
-        if source.region or source.endpoint:
-            raise
-        return S3Blob(source, elsewhere.region, patience)
-
-
 def _client(session: Any, source: S3Source, region: str | None, patience: Patience) -> Any:
     wait = min(patience.timeout_seconds, 30)
     config = Config(
@@ -124,6 +162,19 @@ def _client(session: Any, source: S3Source, region: str | None, patience: Patien
     )
     region = region or session.get_config_variable("region") or "us-east-1"
     return session.create_client("s3", region_name=region, endpoint_url=source.endpoint, config=config)
+
+
+def _authorities(file: str | None) -> str | None:
+    """The certificates in the file that AWS_CA_BUNDLE or the profile names."""
+    if not file:
+        return None
+    try:
+        return Path(file).read_text(encoding="ascii", errors="ignore")
+    except OSError as error:
+        raise CheckpointConfigError(
+            f"the certificates of {file} cannot be read: {error.strerror}",
+            remedy="Correct AWS_CA_BUNDLE, or use caBundle",
+        ) from error
 
 
 def _refusal(source: S3Source, status: int, code: str) -> CheckpointError:

@@ -19,7 +19,6 @@ from preheat.checks import Checks
 from preheat.errors import TruncatedError
 from preheat.index import Record
 from preheat.plan import Move, Plan, coalesce
-from preheat.sources.file_blob import FileBlob
 from preheat.transfer.checksum import crc32
 from preheat.transfer.pieces import Checksums, Piece, Stretch, pieces_of, whole
 from preheat.transfer.placement import Placement, finite_check, write
@@ -85,7 +84,7 @@ class _Transfer:
         self._target = target
         self._checks = checks
         self._advance = advance
-        self._pace = LOCAL if isinstance(blob, FileBlob) else REMOTE
+        self._pace = REMOTE if blob.remote else LOCAL
         self._found: dict[int, _Passed] = {}  # by first byte of a piece
 
     def run(self) -> Transferred:

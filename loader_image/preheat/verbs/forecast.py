@@ -10,7 +10,6 @@ from preheat.checks import Checks
 from preheat.formats import read_index
 from preheat.index import Tensor
 from preheat.plan import Move, Plan, Span, checks_of, coalesce, make_plan
-from preheat.sources.local import LocalSource
 from preheat.spec import PipelineSpec
 from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
 from preheat.transfer.pieces import pieces_of
@@ -92,7 +91,7 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
             excluded_tensors=plan.excluded_tensors,
             excluded_bytes=plan.excluded_bytes,
             ranges=1 if checks.sha256 else len(spans),
-            requests=_requests(spec, spans, gathered, checks),
+            requests=_requests(blob.remote, spans, gathered, checks),
             read_bytes=blob.fetched + _payload(spans, gathered, blob.size if checks.sha256 else None),
             index_bytes=blob.fetched,
             checks=checks,
@@ -104,8 +103,8 @@ def _passing(plan: Plan, checks: Checks) -> list[Move]:
     return [move for move in plan.moves if move.tensor.contiguous or checks.crc32]
 
 
-def _requests(spec: PipelineSpec, spans: tuple[Span, ...], gathered: list[Tensor], checks: Checks) -> int:
-    pace = LOCAL if isinstance(spec.source, LocalSource) else REMOTE
+def _requests(remote: bool, spans: tuple[Span, ...], gathered: list[Tensor], checks: Checks) -> int:
+    pace = REMOTE if remote else LOCAL
     pieces = 1 if checks.sha256 else sum(1 for _ in pieces_of(spans, pace.piece))
     if not gathered:
         return pieces

@@ -18,7 +18,6 @@ from preheat.formats import read_index
 from preheat.index import Index, Record, Tensor
 from preheat.plan import Move, coalesce
 from preheat.progress import Progress, watched
-from preheat.sources.file_blob import FileBlob
 from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
 from preheat.transfer.pieces import Checksums, Piece, Stretch, pieces_of, whole
 from preheat.transfer.placement import finite_check
@@ -115,7 +114,7 @@ class _Checking:
                 read = read_piece(self._blob, piece, buffer, see, advance, self._checks.sha256)
                 self._found[piece.start] = list(read)
 
-        pace = LOCAL if isinstance(self._blob, FileBlob) else REMOTE
+        pace = REMOTE if self._blob.remote else LOCAL
         if self._checks.sha256:
             work_off([whole(self._spans, self._blob.size)], 1, work, self._blob.close)
         else:

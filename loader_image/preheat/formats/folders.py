@@ -1,0 +1,147 @@
+"""Checkpoints of several files: which file of a folder tells of the others, and how they become one index.
+
+No listing is needed: every format has one file that names the rest, so a folder is read the same way from a disk, a
+bucket or a web server. Names that lead out of the folder are refused.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from preheat.blob import Blob, Folder
+from preheat.errors import AccessDeniedError, CheckpointLoadError, CheckpointNotFoundError, CheckpointSourceError
+from preheat.formats import shards
+from preheat.index import Index
+from preheat.joined_blob import JoinedBlob
+
+THREADS = 16  # that open files of a remote folder; each waits for one answer
+MAX_FILES = 100_000
+
+
+@dataclass(frozen=True)
+class FolderFormat:
+    """A kind of checkpoint in several files, known by the name of the one that tells of the others.
+
+    `members` names these, given the folder and that file; `read_index` makes the index of them all.
+    """
+
+    name: str
+    entry: re.Pattern[str]
+    members: Callable[[Folder, Blob], Sequence[str]]
+    read_index: Callable[[JoinedBlob], Index]
+
+
+FOLDERS: tuple[FolderFormat, ...] = (
+    FolderFormat(
+        "safetensors in shards", re.compile(r"\.safetensors\.index\.json$"), shards.members, shards.read_index
+    ),
+    FolderFormat("torch files in shards", re.compile(r"\.bin\.index\.json$"), shards.members, shards.read_index),
+)
+
+#: What is looked for in a folder, the first that is there is taken.
+ENTRIES: tuple[str, ...] = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+
+_LEADS_OUT = re.compile(r"^/|\\|(^|/)\.\.?(/|$)|[\x00-\x1f]")
+
+
+def open_in(folder: Folder, name: str = "") -> Blob:
+    """The checkpoint called `name` in a folder, or without a name the one that the folder is.
+
+    Files that belong together are one blob. Raises a CheckpointSourceError or CheckpointLoadError.
+    """
+    found, blob = (name, folder.open(name)) if name else _look_in(folder)
+    kind = _kind(found)
+    if kind is None:
+        return blob
+    try:
+        names = kind.members(folder, blob)
+        files = _open_all(folder, names, remote=blob.remote)
+    except BaseException:
+        blob.close()
+        raise
+    return JoinedBlob(folder.uri + name, [(found, blob), *zip(names, files, strict=True)])
+
+
+def read_folder(blob: JoinedBlob) -> Index:
+    """The index of files that `open_in` has joined."""
+    kind = _kind(blob.members[0].name)
+    assert kind is not None  # noqa: S101 - joined because of it
+    return kind.read_index(blob)
+
+
+def _kind(name: str) -> FolderFormat | None:
+    return next((kind for kind in FOLDERS if kind.entry.search(name)), None)
+
+
+def _look_in(folder: Folder) -> tuple[str, Blob]:
+    present = folder.names()
+    denied: AccessDeniedError | None = None
+    for name in ENTRIES:
+        if present is not None and name not in present:
+            continue
+        try:
+            return name, folder.open(name)
+        except CheckpointNotFoundError:
+            continue
+        except AccessDeniedError as error:  # how S3 answers for a missing key to who may not list the bucket
+            denied = denied or error
+    raise denied or _nothing(folder.uri, present)
+
+
+def _nothing(uri: str, present: Iterable[str] | None) -> CheckpointSourceError:
+    there = "" if present is None else f"; in it are {', '.join(map(repr, sorted(present)[:8])) or 'no files'}"
+    return CheckpointNotFoundError(
+        f"folder {uri} has none of the files that a checkpoint begins with ({', '.join(ENTRIES)}){there}",
+        remedy="Name the checkpoint's file",
+    )
+
+
+def _open_all(folder: Folder, names: Sequence[str], *, remote: bool) -> list[Blob]:
+    _check_names(names)
+    _allow_open_files(len(names))
+    opened: list[Blob] = []
+
+    def open_one(name: str) -> Blob:
+        blob = folder.open(name)
+        opened.append(blob)
+        return blob
+
+    try:
+        with ThreadPoolExecutor(THREADS if remote else 1, thread_name_prefix="preheat") as pool:
+            return list(pool.map(open_one, names))
+    except BaseException:
+        for blob in opened:
+            blob.close()
+        raise
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if len(names) > MAX_FILES:
+        raise CheckpointLoadError(f"the checkpoint has {len(names)} files; {MAX_FILES} are allowed")
+    for name in names:
+        if not name or _LEADS_OUT.search(name):
+            raise CheckpointLoadError(
+                f"the checkpoint refers to a file {name!r:.80}, which is not in its folder",
+                remedy="Save the checkpoint again; a file that leads out of its folder is never opened",
+            )
+
+
+def _allow_open_files(count: int) -> None:
+    """Local shards stay open, pinned; the usual limit of 1,024 is for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == -1 else min(wanted, hard), hard))

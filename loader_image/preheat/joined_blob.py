@@ -1,0 +1,75 @@
+"""Several blobs, one behind the other, as one: what a checkpoint in a folder is to everything that moves bytes.
+
+Plans and transfers know one range of bytes. Only who opens the files and who reads their headers knows of borders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from preheat.blob import Blob, check_range
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a folder; `start` is where its first byte is in the whole."""
+
+    name: str
+    blob: Blob
+    start: int
+
+
+class JoinedBlob:
+    """The files of one checkpoint. The first is the one that told which others belong to it."""
+
+    def __init__(self, uri: str, files: Sequence[tuple[str, Blob]]) -> None:
+        self.uri = uri
+        members, size = [], 0
+        for name, blob in files:
+            members.append(Member(name, blob, size))
+            size += blob.size
+        self.members = tuple(members)
+        self.size = size
+        self.version = _version(self.members)
+        self.remote = any(member.blob.remote for member in members)
+        self._starts = [member.start for member in members]
+
+    @property
+    def fetched(self) -> int:
+        """Bytes read so far, of all files."""
+        return sum(member.blob.fetched for member in self.members)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop)."""
+        check_range(self, start, stop)
+        return b"".join(blob.read(begin, end) for blob, begin, end in self._parts(start, stop))
+
+    def stream(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
+        """Bytes [start, stop) in slices of `buffer`; none crosses a border between two files."""
+        check_range(self, start, stop)
+        for blob, begin, end in self._parts(start, stop):
+            yield from blob.stream(begin, end, buffer)
+
+    def close(self) -> None:
+        """Close every file."""
+        for member in self.members:
+            member.blob.close()
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[Blob, int, int]]:
+        at = bisect_right(self._starts, start) - 1
+        while start < stop:
+            member = self.members[at]
+            end = min(stop, member.start + member.blob.size)
+            if end > start:
+                yield member.blob, start - member.start, end - member.start
+            start, at = end, at + 1
+
+
+def _version(members: Sequence[Member]) -> str:
+    digest = hashlib.sha256()
+    for member in members:
+        digest.update(f"{len(member.name)}:{member.name} {member.blob.size} {member.blob.version}\n".encode())
+    return f"folder:{digest.hexdigest()[:32]}"
