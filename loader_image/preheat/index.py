@@ -5,7 +5,7 @@ Holds no bytes and does no I/O. Names of tensors are opaque keys, never paths.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -38,7 +38,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A dense strided tensor inside a record. `offset` is in bytes from the record's start, `strides` in elements."""
+    """A dense strided tensor inside a record. `offset` is in bytes from the record's start, `strides` in elements.
+
+    A tensor that was saved in `parts` has a record of no bytes; its values are where its parts say.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -46,6 +49,7 @@ class Tensor:
     offset: int = 0
     strides: tuple[int, ...] | None = None  # None: row-major
     cast: str | None = None  # dtype that the values are given on their way; None: the one they are stored in
+    parts: tuple[Part, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -75,16 +79,22 @@ class Tensor:
     @property
     def contiguous(self) -> bool:
         """Whether the values lie in row-major order without gaps."""
+        if self.parts:
+            return False
         return self.strides is None or self.elements == 0 or self.strides == row_major(self.shape, self.strides)
 
     def extent(self) -> int:
         """Bytes from `start` to one past the last element that the strides reach."""
-        if self.elements == 0:
+        if self.elements == 0 or self.parts:
             return 0
         if self.strides is None:
             return self.size
         last = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
         return (last + 1) * ITEMSIZE[self.dtype]
+
+    def stored(self) -> tuple[Tensor, ...]:
+        """The tensors, each in one record, that hold the values: itself, or its parts."""
+        return tuple(part.tensor for part in self.parts) or (self,)
 
     def check_inside(self, name: str) -> None:
         """Raise CheckpointValidationError when the tensor reaches outside its record."""
@@ -93,6 +103,60 @@ class Tensor:
                 f"tensor {name!r} points outside its storage {self.record.name!r}: bytes {self.offset}..."
                 f"{self.offset + self.extent()} of {self.record.size}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A box of a tensor, stored on its own; `corner` is the place of its first element in the whole."""
+
+    corner: tuple[int, ...]
+    tensor: Tensor
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """One past the last element, on every axis."""
+        return tuple(c + n for c, n in zip(self.corner, self.tensor.shape, strict=True))
+
+
+#: Boxes that lie beside one another are compared in pairs; 2,000 columns of one tensor are as many as anyone has.
+MAX_COMPARISONS = 2_000_000
+
+
+def joined(name: str, dtype: str, shape: tuple[int, ...], parts: Iterable[Part]) -> Tensor:
+    """The tensor that `parts` make up; raises CheckpointValidationError unless they tile it."""
+    filled = sorted((part for part in parts if part.tensor.elements), key=lambda part: part.corner)
+    for part in filled:
+        inside = len(part.corner) == len(shape) and all(c >= 0 for c in part.corner)
+        if part.tensor.dtype != dtype or not inside or any(e > n for e, n in zip(part.end, shape, strict=True)):
+            raise CheckpointValidationError(
+                f"a part of tensor {name!r}, {part.tensor.dtype} {part.tensor.shape} at {part.corner}, "
+                f"does not belong in {dtype} {shape}"
+            )
+    if sum(part.tensor.elements for part in filled) != prod(shape) or _overlap(filled):
+        raise CheckpointValidationError(
+            f"the {len(filled)} parts of tensor {name!r} do not make up its shape {shape}",
+            remedy="Save the checkpoint again, or copy the files of all ranks",
+        )
+    if len(filled) == 1:
+        return filled[0].tensor
+    start = filled[0].tensor.start if filled else 0
+    return Tensor(dtype, shape, Record(name, start, start), parts=tuple(filled))
+
+
+def _overlap(parts: list[Part]) -> bool:
+    """Whether two boxes share an element; they are sorted by their corners."""
+    beside: list[Part] = []  # those that reach as far as the present one on the first axis
+    room = MAX_COMPARISONS
+    for part in parts:
+        beside = [other for other in beside if other.corner == () or other.end[0] > part.corner[0]]
+        room -= len(beside)
+        if room < 0:
+            raise CheckpointValidationError(f"a tensor has {len(parts)} parts that lie beside one another, as bombs do")
+        for other in beside:
+            if all(a < d and c < b for a, b, c, d in zip(part.corner, part.end, other.corner, other.end, strict=True)):
+                return True
+        beside.append(part)
+    return False
 
 
 def row_major(shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> tuple[int, ...]:
