@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from preheat.sources.s3 import ANONYMOUS, ONE_IDENTITY
 from preheat_operator import composition
 from preheat_operator.api import GROUP, KIND, NAME_LENGTH, PLURAL, SHORT_NAME, VERSION, Resource
 from preheat_operator.stage_models import DEFAULT_LENGTH, mismatch
@@ -103,9 +104,11 @@ def _resource_schema() -> Schema:
     stage.update(minProperties=1, maxProperties=1)
     stage["properties"]["s3"]["x-kubernetes-validations"] = [
         _rule(
-            "!(has(self.anonymous) && self.anonymous && has(self.secretRef))",
-            "anonymous reads without credentials: remove secretRef, or set anonymous to false",
-        )
+            "!(has(self.anonymous) && self.anonymous && (has(self.secretRef) || has(self.profile) || "
+            "(has(self.requesterPays) && self.requesterPays)))",
+            ANONYMOUS,
+        ),
+        _rule("!(has(self.profile) && has(self.secretRef))", ONE_IDENTITY),
     ]
     spec["properties"]["volume"]["x-kubernetes-validations"] = [
         _rule(
@@ -133,6 +136,8 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Sc
         plain["x-kubernetes-validations"] = [_rule(f"self.matches({_literal(schema['pattern'])})", said)]
     if "items" in schema:
         plain["items"] = _structural(schema["items"], definitions)
+    if isinstance(schema.get("additionalProperties"), Mapping):
+        plain["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
     if "properties" in schema:
         plain["properties"] = {name: _structural(each, definitions) for name, each in schema["properties"].items()}
     return plain
@@ -140,7 +145,7 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Sc
 
 _KEYWORDS = (
     *("type", "description", "format", "enum", "required", "x-kubernetes-int-or-string"),
-    *("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum"),
+    *("minLength", "maxLength", "minItems", "maxItems", "maxProperties", "minimum", "maximum"),
 )
 
 

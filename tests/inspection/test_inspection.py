@@ -62,8 +62,10 @@ def test_options_of_s3_belong_to_s3() -> None:
     options = S3Options("http://minio:9000", "eu-west-1", anonymous=True)
     found = source_of("s3://b/k", options)
     assert found == S3Source("b", "k", region="eu-west-1", endpoint="http://minio:9000", anonymous=True)
-    with pytest.raises(CheckpointConfigError, match="is not in S3"):
+    with pytest.raises(CheckpointConfigError, match="is not in S3, so endpoint, region, anonymous means nothing"):
         source_of("/a/b", options)
+    found = source_of("s3://b/k", S3Options(profile="lab", version_id="7"))
+    assert found == S3Source("b", "k", profile="lab", version_id="7")
 
 
 @pytest.mark.parametrize("location", ["gs://b/k", "file:///a/b", "ftp://host/x"])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from preheat.cli.answer import answering, progress, show_json
-from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Region, source
+from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Profile, Region, VersionId, source
 
 
 def checksum(
@@ -17,12 +17,16 @@ def checksum(
     endpoint: Endpoint = None,
     region: Region = None,
     anonymous: Anonymous = False,
+    version_id: VersionId = None,
+    profile: Profile = None,
 ) -> None:
     """Print the checksum of a file or object, in the form of `sha256sum`."""
     with answering(as_json):
         from preheat.verbs.digest import calculate_checksum
 
-        where = source(location, endpoint, region, anonymous)
+        where = source(
+            location, endpoint=endpoint, region=region, anonymous=anonymous, version_id=version_id, profile=profile
+        )
         found = calculate_checksum(where, algorithm, progress=progress("reading"))
     if as_json:
         show_json({"uri": where.uri, "algorithm": algorithm, "checksum": found})

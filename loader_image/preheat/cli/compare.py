@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from preheat.cli.answer import answering, progress, show, show_json
-from preheat.cli.parameters import Anonymous, Endpoint, Json, Region, source
+from preheat.cli.parameters import Anonymous, Endpoint, Json, Profile, Region, source
 
 if TYPE_CHECKING:
     from preheat.stage import CheckpointSource
@@ -23,12 +23,14 @@ def compare(
     endpoint: Endpoint = None,
     region: Region = None,
     anonymous: Anonymous = False,
+    profile: Profile = None,
 ) -> None:
     """Compare the weights of two checkpoints: names, shapes, dtypes, values. Exits 0 when equal, 3 when not."""
     with answering(as_json):
         from preheat.verbs.comparison import compare as look
 
-        one, other = _sources(first, second, (endpoint, region, anonymous))
+        s3 = {"endpoint": endpoint, "region": region, "anonymous": anonymous, "profile": profile}
+        one, other = _sources(first, second, s3)
         found = look(one, other, values=values, progress=progress("comparing") if values else None)
     if as_json:
         show_json(found.to_json())
@@ -40,10 +42,10 @@ def compare(
         raise typer.Exit(DIFFERENT)
 
 
-def _sources(first: str, second: str, options: tuple[str | None, str | None, bool]) -> list[CheckpointSource]:
+def _sources(first: str, second: str, s3: dict[str, Any]) -> list[CheckpointSource]:
     """Both sources; the options of S3 are for those that are in S3."""
     in_s3 = [where.lower().startswith("s3://") for where in (first, second)]
     return [
-        source(where, *(options if is_there or not any(in_s3) else (None, None, False)))
+        source(where, **(s3 if is_there or not any(in_s3) else {}))
         for where, is_there in zip((first, second), in_s3, strict=True)
     ]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from preheat.cli.answer import answering, show, show_json
-from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Region, source
+from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Profile, Region, VersionId, source
 
 
 def inspect(
@@ -18,12 +18,17 @@ def inspect(
     endpoint: Endpoint = None,
     region: Region = None,
     anonymous: Anonymous = False,
+    version_id: VersionId = None,
+    profile: Profile = None,
 ) -> None:
     """Show tensors, shapes, dtypes, sizes and metadata of a checkpoint, without reading its payload."""
     with answering(as_json):
         from preheat.verbs.inspection import inspect as look
 
-        found = look(source(location, endpoint, region, anonymous), match=match)
+        where = source(
+            location, endpoint=endpoint, region=region, anonymous=anonymous, version_id=version_id, profile=profile
+        )
+        found = look(where, match=match)
     if as_json:
         show_json(found.to_json())
     else:

@@ -26,13 +26,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for p
 Endpoint = Annotated[str | None, typer.Option(metavar="URL", help="Of an S3 service that is not AWS.")]
 Region = Annotated[str | None, typer.Option(help="Of the S3 bucket; default: the environment's.")]
 Anonymous = Annotated[bool, typer.Option("--anonymous", help="Read a public S3 bucket without credentials.")]
+VersionId = Annotated[str | None, typer.Option(metavar="ID", help="Of the object, in a versioned S3 bucket.")]
+Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Of the AWS configuration files, for S3.")]
 
 
-def source(location: str, endpoint: str | None, region: str | None, anonymous: bool) -> CheckpointSource:
-    """The source that a location and the options of S3 name."""
+def source(location: str, **s3: Any) -> CheckpointSource:
+    """The source that a location and the options of S3, named as those of S3Options, describe."""
     from preheat.verbs.location import S3Options, source_of
 
-    return source_of(location, S3Options(endpoint, region, anonymous))
+    return source_of(location, S3Options(**s3))
 
 
 def read_pipeline(path: Path) -> PipelineSpec:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from preheat.cli.answer import answering, progress, show, show_json
-from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Region, source
+from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Profile, Region, VersionId, source
 
 
 def verify(
@@ -18,12 +18,16 @@ def verify(
     endpoint: Endpoint = None,
     region: Region = None,
     anonymous: Anonymous = False,
+    version_id: VersionId = None,
+    profile: Profile = None,
 ) -> None:
     """Read a checkpoint where it is and check sizes, every record's CRC-32 and finite values; write nothing."""
     with answering(as_json):
         from preheat.verbs.verification import verify_checkpoint
 
-        where = source(location, endpoint, region, anonymous)
+        where = source(
+            location, endpoint=endpoint, region=region, anonymous=anonymous, version_id=version_id, profile=profile
+        )
         found = verify_checkpoint(where, sha256=sha256, finite=finite, progress=progress("verifying"))
     if as_json:
         show_json(found.to_json())

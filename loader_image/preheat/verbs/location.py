@@ -33,6 +33,8 @@ class S3Options:
     endpoint: str | None = None
     region: str | None = None
     anonymous: bool = False
+    version_id: str | None = None
+    profile: str | None = None
 
 
 def source_of(location: str, s3: S3Options | None = None) -> CheckpointSource:
@@ -43,7 +45,8 @@ def source_of(location: str, s3: S3Options | None = None) -> CheckpointSource:
     if scheme == "s3":
         return _s3_source(location, s3)
     if s3 != S3Options():
-        raise CheckpointConfigError(f"{location} is not in S3, so endpoint, region and anonymous mean nothing for it")
+        given = ", ".join(name.replace("_", "-") for name, value in vars(s3).items() if value)
+        raise CheckpointConfigError(f"{location} is not in S3, so {given} means nothing for it")
     if scheme in ("http", "https"):
         return HTTPSource(location)
     if scheme:
@@ -67,4 +70,4 @@ def _s3_source(location: str, s3: S3Options) -> S3Source:
     parts = _S3.match(location)
     if not parts:
         raise CheckpointConfigError(f"{location} names no object", remedy="Write s3://bucket/key")
-    return S3Source(parts[1], parts[2], region=s3.region, endpoint=s3.endpoint, anonymous=s3.anonymous)
+    return S3Source(parts[1], parts[2], **vars(s3))
