@@ -110,6 +110,16 @@ HOSTILE: dict[str, tuple[bytes, type[Exception], str]] = {
     "no entry": (file_of({"a": 3}), CheckpointLoadError, "needs dtype, shape and data_offsets"),
     "metadata of numbers": (file_of({"__metadata__": {"a": 1}}), CheckpointLoadError, "map strings to strings"),
     "no tensors": (file_of({}, b""), CheckpointLoadError, "no tensors"),
+    "negative zero": (
+        file_of(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[-0,8]}}'),
+        CheckpointLoadError,
+        "valid",
+    ),
+    "half a character of metadata": (
+        file_of(b'{"__metadata__":{"a":"\\ud800"},"a":' + json.dumps(F32).encode() + b"}"),
+        CheckpointLoadError,
+        "half a character",
+    ),
     "half a character": (file_of(b'{"\\ud800":' + json.dumps(F32).encode() + b"}"), CheckpointLoadError, "no text"),
 }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from preheat import __version__
+from preheat.bundle.typed import first_wrong
 from preheat.checks import Checks
 from preheat.errors import NotABundleError
 
@@ -105,7 +106,10 @@ class Manifest:
             document = json.loads(text)
             layout = document["layout"]
             if layout == LAYOUT:
-                return _manifest(document)
+                manifest = _manifest(document)
+                if wrong := first_wrong(manifest):
+                    raise TypeError(f"its {wrong} is of another type")
+                return manifest
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise NotABundleError(f"its manifest cannot be read ({type(error).__name__}: {error})") from error
         raise NotABundleError(

@@ -77,7 +77,9 @@ def _parse(text: bytes) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise CheckpointLoadError(f"the safetensors header begins with {text[:8]!r}, not with '{{'")
     try:
-        entries = json.loads(text.decode(), object_pairs_hook=without_duplicates, parse_constant=_refuse_constant)
+        entries = json.loads(
+            text.decode(), object_pairs_hook=without_duplicates, parse_constant=_refuse_constant, parse_int=_natural
+        )
     except (ValueError, RecursionError) as error:
         raise CheckpointLoadError(f"the safetensors header is not valid JSON: {error}") from error
     if not isinstance(entries, dict):
@@ -100,9 +102,19 @@ def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
 
 
+def _natural(text: str) -> int:
+    if text.startswith("-"):  # -0 is one of them: the format's own library takes it for a fraction
+        raise ValueError(f"{text:.20} is no count")
+    return int(text)
+
+
 def _metadata(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise CheckpointLoadError(f"{METADATA} of the safetensors header must map strings to strings")
+    try:
+        "".join((*value, *value.values())).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointLoadError(f"{METADATA} of the safetensors header holds half a character") from error
     return value
 
 

@@ -63,7 +63,13 @@ class Target:
 
     def redirect(self, location: str) -> Target:
         """Where a `Location` header leads from here; raises CheckpointSourceError when that is no place to go."""
-        found = Target.parse(urljoin(self.origin + self.path, location))
+        try:
+            url = urljoin(self.origin + self.path, location)
+        except ValueError:
+            raise CheckpointSourceError(
+                f"{self.host} redirects to something that is no URL", remedy="Check the server's redirects"
+            ) from None
+        found = Target.parse(url)
         if self.scheme == "https" and found.scheme == "http":
             raise CheckpointSourceError(
                 f"{self.host} redirects from https to http at {found.host}, which would drop the encryption",
