@@ -102,6 +102,13 @@ class CheckpointValidationError(CheckpointError):
     exit_code = 30
 
 
+class UntrustedError(CheckpointValidationError):
+    """The checkpoint is not what somebody whom the pipeline trusts has signed."""
+
+    reason = "Untrusted"
+    exit_code = 31
+
+
 class CheckpointIncompatibleError(CheckpointError):
     """Checkpoint and model do not fit: shapes, missing or unexpected names, or nothing matched at all."""
 
@@ -128,6 +135,13 @@ class NoSpaceError(StorageError):
 
     reason = "NoSpace"
     exit_code = 51
+
+
+class BundleInUseError(StorageError):
+    """Pods refer to the bundle that was to be removed."""
+
+    reason = "InUse"
+    exit_code = 52
 
 
 class NotABundleError(CheckpointError):

@@ -11,25 +11,30 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from preheat.amounts import bytes_of, seconds_of
+from preheat.bundle.eviction import Policy, keep_within
 from preheat.bundle.manifest import Pipeline
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Store
-from preheat.errors import CheckpointConfigError, CheckpointError
+from preheat.errors import CheckpointConfigError, CheckpointError, StorageError
 from preheat.prepare import Outcome, prepare, reuse
 from preheat.spec import PipelineSpec, parse
 
 MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
 TERMINATED = 128 + signal.SIGTERM
 SHIMS = ("auto", "manual", "off")
+ATTEMPTS = 3  # to attach a bundle that others remove
 
 log = logging.getLogger("preheat.loader")
+
+Amount = TypeVar("Amount", int, float)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Settings:
     pod: str
     shim: Path | None  # folder to lay beside the bundle
     message: Path
+    policy: Policy | None = None  # what may stay on the volume; None: everything
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
@@ -59,6 +65,7 @@ class Settings:
             pod=_required(environment, "PREHEAT_POD_UID"),
             shim=None if mode == "off" else Path(environment.get("PREHEAT_SHIM_FOLDER", "/shim")),
             message=message_path(environment),
+            policy=_policy(environment),
         )
 
 
@@ -70,12 +77,24 @@ def message_path(environment: Mapping[str, str]) -> Path:
 def load(settings: Settings) -> Outcome:
     """Give the pod its bundle; raises a CheckpointError, and then no bundle is left."""
     store = Store(settings.volume)
-    outcome = reuse(settings.spec, store, settings.pod)
-    if outcome is None:
-        outcome = prepare(settings.spec, store, settings.pod, settings.pipeline)
-    # Every time: of a shim that a crash of the machine has emptied nobody would hear, and it runs in the training pod.
-    store.attach(settings.pod, outcome.manifest.digest, settings.shim)
+    outcome = _attached(settings, store)
+    if settings.policy and not outcome.reused:
+        keep_within(settings.volume, settings.policy)
     return outcome
+
+
+def _attached(settings: Settings, store: Store) -> Outcome:
+    for _ in range(ATTEMPTS):
+        outcome = reuse(settings.spec, store, settings.pod)
+        if outcome is None:
+            outcome = prepare(settings.spec, store, settings.pod, settings.pipeline)
+        # Every time: of a shim that a crash of the machine has emptied nobody would hear, and it runs in the pod.
+        if store.attach(settings.pod, outcome.manifest.digest, settings.shim):
+            return outcome
+        log.info("the bundle was removed before the pod had it; making it again")
+    raise StorageError(
+        "the bundle was removed again and again before the pod had it", remedy="See who removes bundles by force"
+    )
 
 
 def main() -> int:
@@ -144,6 +163,19 @@ def _pipeline_document(environment: Mapping[str, str]) -> Mapping[str, Any]:
     if not isinstance(document, dict):
         raise CheckpointConfigError("PREHEAT_PIPELINE is not a JSON object", remedy="It is set by the operator")
     return document
+
+
+def _policy(environment: Mapping[str, str]) -> Policy | None:
+    limit = _amount(environment, "PREHEAT_CACHE_LIMIT", bytes_of)
+    lifetime = _amount(environment, "PREHEAT_POD_LIFETIME", seconds_of)
+    return None if limit is None and lifetime is None else Policy(limit, pod_lifetime=lifetime)
+
+
+def _amount(environment: Mapping[str, str], name: str, read: Callable[[str], Amount]) -> Amount | None:
+    try:
+        return read(environment[name]) if environment.get(name) else None
+    except CheckpointConfigError as error:
+        raise CheckpointConfigError(f"{name}: {error.args[0]}", remedy=error.remedy) from error
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:

@@ -31,4 +31,5 @@ def test_reasons_and_exit_codes_are_unique():
 
 def test_every_verb_of_the_command_line_is_documented():
     verbs = {verb.name or verb.callback.__name__ for verb in app.registered_commands}
+    verbs |= {group.name for group in app.registered_groups}
     assert set(re.findall(r"^\| \[?`(\w+) ", (DOCS / "cli.md").read_text(), re.MULTILINE)) == verbs

@@ -79,12 +79,18 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)  # another may be removing it, too
 
 
-def bury(folder: Path) -> None:
-    """Remove a maker's folder such that the maker, should it live after all, cannot publish what is left of it."""
+def bury(folder: Path) -> bool:
+    """Remove a folder such that nobody can put what is left of it to use, a maker that lives after all, for one.
+
+    False when it was not there.
+    """
     grave = folder.with_name(f".partial-removed-{os.urandom(8).hex()}")
-    with suppress(FileNotFoundError):
+    try:
         folder.rename(grave)
-        remove(grave)
+    except FileNotFoundError:
+        return False
+    remove(grave)
+    return True
 
 
 def _living(folders: list[Path], lives: dict[Path, tuple[int, float]]) -> list[Path]:

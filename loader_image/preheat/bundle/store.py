@@ -14,20 +14,19 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from preheat.bundle.contents import BUNDLE_LINK, BUNDLES, PODS, link_to, unfinished_on
 from preheat.bundle.data import read_manifest
 from preheat.bundle.lease import bury, heartbeat, remove, take
 from preheat.bundle.manifest import LAYOUT, MANIFEST, WEIGHTS, Manifest
-from preheat.bundle.storage import storage_errors, sync
+from preheat.bundle.storage import storage_errors, sync, touch
 from preheat.catalog import spell
 from preheat.errors import CheckpointConfigError, NotABundleError, StorageError
 from preheat.spec import PipelineSpec
 
-FORGOTTEN = 3600.0  # age in seconds of other bundles' remains, after which they are removed
 SHIM_FOLDER = "shim"
-BUNDLE_LINK = "bundle"
 
 _PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")
 
@@ -75,8 +74,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.bundles = root / "bundles"
-        self.pods = root / "pods"
+        self.bundles = root / BUNDLES
+        self.pods = root / PODS
 
     def find(self, digest: str) -> tuple[Path, Manifest] | None:
         """A finished bundle and its manifest; None when there is none, or one whose files are damaged."""
@@ -131,35 +130,40 @@ class Store:
             return None
         target = os.readlink(link)
         digest = target.rpartition("/")[2]
-        return self.find(digest) if target == _link_to(digest) else None
+        return self.find(digest) if target == link_to(digest) else None
 
-    def attach(self, pod: str, digest: str, shim: Path | None) -> Path:
-        """Point a pod at a bundle, lay the shim beside it if there is one, and return the pod's folder."""
+    def use(self, digest: str) -> tuple[Path, Manifest] | None:
+        """As `find`, and remember the use: nobody evicts it before there was time to attach it."""
+        touch(self.bundles / digest)
+        return self.find(digest)
+
+    def attach(self, pod: str, digest: str, shim: Path | None) -> Path | None:
+        """Point a pod at a bundle, lay the shim beside it if there is one, and return the pod's folder.
+
+        None when the bundle is not there: it was evicted before the pod's link could show that it is in use.
+        """
         folder, scratch = self.pods / _checked(pod), self.pods / f".partial-{pod}"
         with storage_errors(self.root):
             _own_folder(self.pods)
+            touch(self.bundles / digest)
             remove(scratch)
             scratch.mkdir()
-            (scratch / BUNDLE_LINK).symlink_to(_link_to(digest))
+            (scratch / BUNDLE_LINK).symlink_to(link_to(digest))
             if shim is not None:
                 shutil.copytree(shim, scratch / SHIM_FOLDER, copy_function=shutil.copyfile)
             remove(folder)
             scratch.rename(folder)
             sync(self.pods)
-        return folder
+            touch(self.bundles)  # so that an eviction on another machine is seen
+        return folder if _is_file(folder / BUNDLE_LINK / MANIFEST) else None
 
     def _makers(self, digest: str) -> list[Path]:
         return list(self.bundles.glob(f".partial-{digest}-*"))
 
     def _remove_forgotten(self, digest: str) -> None:
-        for path in self.bundles.glob(".partial-*"):
-            with suppress(FileNotFoundError):
-                if digest not in path.name and time.time() - path.lstat().st_mtime > FORGOTTEN:
-                    bury(path)
-
-
-def _link_to(digest: str) -> str:
-    return f"../../bundles/{digest}"
+        for left in unfinished_on(self.root):
+            if left.digest != digest and left.forgotten(time.time()):
+                bury(left.folder)
 
 
 def _is_file(path: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from preheat import __version__
+from preheat.cli.cache import cache
 from preheat.cli.checksum import checksum
 from preheat.cli.compare import compare
 from preheat.cli.inspect import inspect
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 for _verb in (run, plan, inspect, verify, compare, checksum, report):
     app.command()(_verb)
+app.add_typer(cache, name="cache")
 
 
 def main() -> None:

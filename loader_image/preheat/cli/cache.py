@@ -17,6 +17,7 @@ from preheat.errors import CheckpointConfigError
 if TYPE_CHECKING:
     from preheat.bundle.contents import Bundle, Contents, Unfinished
     from preheat.bundle.eviction import Collected, Policy
+    from preheat.bundle.store import Store
 
 cache = typer.Typer(help="List and remove the bundles on a volume.", no_args_is_help=True)
 
@@ -35,13 +36,15 @@ Volume = Annotated[
 def list_bundles(volume: Volume, as_json: Json = False) -> None:
     """List bundles and what is to become one, those first that were not used for longest. Changes nothing."""
     with answering(as_json):
-        found = _contents(volume)
+        from preheat.bundle.store import Store
+
+        found, store = _contents(volume), Store(volume)
     if as_json:
-        show_json(_listed(volume, found))
+        show_json(_listed(store, found))
     else:
         from preheat.cli.cache_tables import listed
 
-        show(*listed(found, time.time()))
+        show(*listed(store, found, time.time()))
 
 
 @cache.command("rm")
@@ -133,26 +136,23 @@ def _uids(file: str) -> frozenset[str]:
     return uids
 
 
-def _listed(volume: Path, found: Contents) -> dict[str, Any]:
+def _listed(store: Store, found: Contents) -> dict[str, Any]:
     return {
-        "volume": str(volume.absolute()),
+        "volume": str(store.root.absolute()),
         "bytes": found.size,
         "pods": sum(pod.finished for pod in found.pods),
-        "bundles": [_described(bundle) for bundle in found.bundles],
+        "bundles": [_described(store, bundle) for bundle in found.bundles],
         "unfinished": [_unfinished(each) for each in found.unfinished],
     }
 
 
-def _described(bundle: Bundle) -> dict[str, Any]:
-    from preheat.bundle.contents import manifest_of
-
-    manifest = manifest_of(bundle)
-    source = {"uri": manifest.source.uri, "version": manifest.source.version} if manifest else None
+def _described(store: Store, bundle: Bundle) -> dict[str, Any]:
+    found = store.find(bundle.digest)
     return {
         "digest": bundle.digest,
-        "source": source,
+        "source": {"uri": found[1].source.uri, "version": found[1].source.version} if found else None,
+        "tensors": found[1].totals.tensors if found else None,
         "bytes": bundle.size,
-        "tensors": manifest.totals.tensors if manifest else None,
         "made": _when(bundle.made),
         "used": _when(bundle.used),
         "pods": list(bundle.pods),

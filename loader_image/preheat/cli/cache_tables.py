@@ -7,27 +7,30 @@ from collections.abc import Iterator
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from preheat.amounts import ago
-from preheat.bundle.contents import Bundle, Contents, Unfinished, manifest_of
+from preheat.bundle.contents import Bundle, Contents, Unfinished
 from preheat.bundle.eviction import Collected, Policy
 from preheat.bundle.storage import megabytes
+from preheat.bundle.store import Store
 from preheat.terminal import count_of, plain
 
 
-def listed(found: Contents, now: float) -> Iterator[RenderableType]:
-    """Bundles, what is to become one, and a sentence about all of them."""
+def listed(store: Store, found: Contents, now: float) -> Iterator[RenderableType]:
+    """Bundles, what is to become one, and a sentence that counts them."""
     if found.bundles:
-        table = _table("digest", "source", "size", "tensors", "made", "used", "pods")
+        table = _table("bundle", "size", "tensors", "age", "unused", "pods")
         for bundle in found.bundles:
-            table.add_row(*map(plain, _row(bundle, now)))
+            table.add_row(*_row(store, bundle, now))
         yield table
     if found.unfinished:
-        table = _table("unfinished", "maker", "on disk", "last sign of life")
+        table = _table("unfinished", "on disk", "last sign of life")
         for each in found.unfinished:
-            who = each.maker or "nobody: it is being removed"
-            row = (each.digest or "-", who, megabytes(each.size), f"{ago(now - each.seen)} ago")
-            table.add_row(*map(plain, row))
+            what = plain(each.digest or "being removed")
+            if each.maker:
+                what = Text("\n").join([what, plain(f"by {each.maker}")])
+            table.add_row(what, megabytes(each.size), f"{ago(now - each.seen)} ago")
         yield table
     pods = sum(pod.finished for pod in found.pods)
     yield f"{count_of(len(found.bundles), 'bundle')}, {megabytes(found.size)}; {count_of(pods, 'pod')} on record"
@@ -48,25 +51,27 @@ def collected(done: Collected, policy: Policy, dry_run: bool) -> Iterator[str]:
         used = sum(bool(bundle.pods) for bundle in left.bundles)
         yield (
             f"that is more than {megabytes(policy.max_size)}: {count_of(used, 'bundle')} belong to pods, "
-            f"{len(left.bundles) - used} were used in the last minutes. Which pods have ended is not to be seen here: "
+            f"{len(left.bundles) - used} to loaders that are at work. Which pods have ended is not to be seen here: "
             "see --living-pods and --pod-lifetime"
         )
 
 
-def _row(bundle: Bundle, now: float) -> tuple[str, ...]:
-    manifest = manifest_of(bundle)
-    source = f"{manifest.source.uri}\n{manifest.source.version}" if manifest else "damaged"
-    tensors = f"{manifest.totals.tensors:,}" if manifest else "-"
-    times = (f"{ago(now - bundle.made)} ago", f"{ago(now - bundle.used)} ago")
-    return (bundle.digest, source, megabytes(bundle.size), tensors, *times, str(len(bundle.pods)))
+def _row(store: Store, bundle: Bundle, now: float) -> tuple[str | Text, ...]:
+    times = ago(now - bundle.made), ago(now - bundle.used)
+    about, tensors = ["damaged: the next loader that needs it makes it anew"], "-"
+    if found := store.find(bundle.digest):
+        about, tensors = [found[1].source.uri, found[1].source.version], f"{found[1].totals.tensors:,}"
+    what = Text("\n").join(map(plain, [bundle.digest, *about]))
+    return what, megabytes(bundle.size), tensors, *times, str(len(bundle.pods))
 
 
 def _unfinished(each: Unfinished) -> str:
     return f"what {each.maker} began of {each.digest}" if each.maker else "the remains of a bundle"
 
 
-def _table(*columns: str) -> Table:
+def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name in ("digest", "unfinished"))
+    table.add_column(first, overflow="fold", min_width=32)  # a digest
+    for name in others:
+        table.add_column(name, no_wrap=True)
     return table

@@ -1,0 +1,37 @@
+"""Sizes and times as people and Kubernetes write them: `200Gi`, `5GB`, `7d`."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from preheat.errors import CheckpointConfigError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kKMGTPE])(i)?)?B?")
+_TIME = re.compile(r"(\d+(?:\.\d+)?) ?([smhdw]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def bytes_of(text: str) -> int:
+    """`200Gi`, `200GiB`, `5GB`, `1.5T` or a plain number as bytes; raises CheckpointConfigError for anything else."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise CheckpointConfigError(f"{text!r:.40} is not a size", remedy="Write it like 200Gi, 5GB or 1000000")
+    power = "KMGTPE".index(found[2].upper()) + 1 if found[2] else 0
+    return int(Decimal(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def seconds_of(text: str) -> float:
+    """`7d`, `12h`, `30m`, `90s` or a plain number as seconds; raises CheckpointConfigError for anything else."""
+    found = _TIME.fullmatch(text.strip())
+    if not found:
+        raise CheckpointConfigError(f"{text!r:.40} is not a time", remedy="Write it like 7d, 12h or 3600")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def ago(seconds: float) -> str:
+    """How long something is past, to one unit: `3 d`."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"
