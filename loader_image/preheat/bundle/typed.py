@@ -14,9 +14,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 Test = Callable[[Any], bool]
 
 
-def first_wrong(value: Any) -> str | None:
+def first_wrong(value: object) -> str | None:
     """The name of a dataclass's first field that holds something else than it declares."""
-    return next((name for name, fits in _fields(type(value)) if not fits(getattr(value, name))), None)
+    kind: Any = type(value)  # mypy thinks that types have no hash
+    return next((name for name, fits in _fields(kind) if not fits(getattr(value, name))), None)
 
 
 @cache

@@ -20,7 +20,8 @@ from preheat.errors import (
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-_CONTENT_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+)$")
+MAX_DIGITS = 19  # of a position; Python refuses to read numbers of thousands of digits
+_CONTENT_RANGE = re.compile(rf"^bytes (\d{{1,{MAX_DIGITS}}})-(\d{{1,{MAX_DIGITS}}})/(\d{{1,{MAX_DIGITS}}})$")
 
 
 class Headers(Protocol):
@@ -78,7 +79,8 @@ def content_range(headers: Headers) -> tuple[int, int, int] | None:
 def content_length(headers: Headers) -> int | None:
     """Bytes of the body; None when the server does not say."""
     text = headers.get("Content-Length") or ""
-    return int(text) if text.isdecimal() and not headers.get("Transfer-Encoding") else None
+    known = text.isdecimal() and len(text) <= MAX_DIGITS and not headers.get("Transfer-Encoding")
+    return int(text) if known else None
 
 
 def check_encoding(uri: str, headers: Headers) -> None:
@@ -148,5 +150,5 @@ def retry_after(headers: Headers, now: float) -> float | None:
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now) if text else None
-    except ValueError:
+    except (ValueError, OverflowError):  # the second of a year that has too many digits
         return None
