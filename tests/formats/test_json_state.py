@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -69,3 +70,24 @@ trees = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(key
 @given(tree=trees)
 def test_everything_becomes_strict_json(tree: Any) -> None:
     json.loads(json.dumps(to_json(tree), allow_nan=False).encode())
+
+
+LONG = "x" * 4096
+
+
+@pytest.mark.parametrize(
+    "value",
+    [LONG, {LONG: 1}, b"x" * 4096, 1 << 8000, Global("m", "x" * 100_000), Node(Global("x" * 100_000, "n"))],
+    ids=["text", "key", "bytes", "integer", "global", "node"],
+)
+def test_a_long_value_that_is_repeated_makes_nothing_large(value: Any) -> None:
+    assert len(json.dumps(to_json([value] * 9000))) < 3_000_000
+
+
+def test_calls_of_calls_take_no_longer_the_more_there_are() -> None:
+    node = Node(Global("m", "n"))
+    for _ in range(100_000):
+        node = Node(node)
+    started = time.process_time()
+    assert to_json([node] * 9000)[0] == {"$opaque": "a call of calls"}
+    assert time.process_time() - started < 2

@@ -14,6 +14,7 @@ from preheat.errors import CheckpointLoadError
 
 MAX_VALUES = 5_000_000
 MAX_LEVELS = 100
+MAX_NAME = 400  # characters of a class's name that are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Global:
 
     def __str__(self) -> str:
         text = f"{self.module}.{self.name}"
+        text = text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."
         return text if text.isprintable() else ascii(text)[1:-1]
 
 
@@ -52,9 +54,11 @@ class Node:
     def name(self) -> str:
         """The dotted name of the class or function behind it all."""
         callee = self.callee
-        while isinstance(callee, Node):
+        for _ in range(MAX_LEVELS):
+            if not isinstance(callee, Node):
+                return str(callee)
             callee = callee.callee
-        return str(callee)
+        return "a call of calls"
 
     def __repr__(self) -> str:
         return f"<{self.name}>"

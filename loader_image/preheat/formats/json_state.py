@@ -18,6 +18,7 @@ from preheat.index import Tensor
 
 MAX_VALUES = 10_000
 MAX_TEXT = 4096  # characters, or bytes
+CHARACTERS = 64  # of text that count as one value
 
 Put = Callable[[Any], None]
 Inside = list[tuple[Any, Put]]
@@ -31,11 +32,11 @@ def to_json(tree: Any, *, max_values: int = MAX_VALUES) -> Any:
     while pending:
         level, value, put = pending.popleft()
         value = _plain(value)
-        length = len(value) if isinstance(value, (dict, list, tuple)) else 0
-        if length > room or level == MAX_LEVELS:
-            put({"$omitted": f"{length} values" if length else "a deep value"})
+        cost = _cost(value)
+        if cost > room or level == MAX_LEVELS:
+            put(_omitted(value))
             continue
-        room -= length
+        room -= cost
         spelled, inside = _spell(value)
         put(spelled)
         pending.extend((level + 1, child, into) for child, into in inside)
@@ -49,6 +50,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Node) and value.callee in (SET, FROZENSET):
         return _Set(members(value))
     return value
+
+
+def _cost(value: Any) -> int:
+    """How many values it counts for: those right inside, and one for every so many characters."""
+    if isinstance(value, dict):
+        return len(value) + sum(len(key) for key in value if isinstance(key, (str, bytes))) // CHARACTERS
+    if isinstance(value, (list, tuple)):
+        return len(value)
+    if isinstance(value, (str, bytes)):
+        return min(len(value), MAX_TEXT) // CHARACTERS
+    if isinstance(value, int):
+        return value.bit_length() // (3 * CHARACTERS)
+    return len(_opaque_name(value)) // CHARACTERS if isinstance(value, (Node, Global)) else 0
+
+
+def _omitted(value: Any) -> dict[str, str]:
+    if isinstance(value, (dict, list, tuple)) and value:
+        return {"$omitted": f"{len(value)} values"}
+    if isinstance(value, (str, bytes)):
+        return {"$omitted": f"{len(value)} {'characters' if isinstance(value, str) else 'bytes'}"}
+    return {"$omitted": "a deep value" if isinstance(value, (dict, list, tuple)) else "a long value"}
 
 
 class _Set(list[Any]):
@@ -90,7 +112,7 @@ def _spell_leaf(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, (str, bytes)) and len(value) > MAX_TEXT:
-        return {"$omitted": f"{len(value)} {'characters' if isinstance(value, str) else 'bytes'}"}
+        return _omitted(value)
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
