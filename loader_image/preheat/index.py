@@ -40,7 +40,8 @@ class Record:
 class Tensor:
     """A dense strided tensor inside a record. `offset` is in bytes from the record's start, `strides` in elements.
 
-    A tensor that was saved in `parts` has a record of no bytes; its values are where its parts say.
+    A tensor that was saved in `parts` has a record of no bytes; its values are where its parts say. The parts are boxes
+    of the tensor, or runs of its elements in a row: their corners then have one number whatever its shape.
     """
 
     dtype: str
@@ -92,6 +93,19 @@ class Tensor:
         last = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
         return (last + 1) * ITEMSIZE[self.dtype]
 
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The shape in which the parts' corners are places."""
+        in_a_row = self.parts and len(self.parts[0].corner) != len(self.shape)
+        return (self.elements,) if in_a_row else self.shape
+
+    @property
+    def place(self) -> object:
+        """Equal for tied tensors: the same bytes, read the same way."""
+        if self.parts:
+            return tuple((part.corner, part.tensor.place) for part in self.parts), self.shape
+        return self.start, self.dtype, self.shape, None if self.contiguous else self.strides
+
     def stored(self) -> tuple[Tensor, ...]:
         """The tensors, each in one record, that hold the values: itself, or its parts."""
         return tuple(part.tensor for part in self.parts) or (self,)
@@ -118,16 +132,34 @@ class Part:
         return tuple(c + n for c, n in zip(self.corner, self.tensor.shape, strict=True))
 
 
+def run_start(part: Part, space: tuple[int, ...]) -> int | None:
+    """The place of a part's first element when all elements of `space` are put in a row; None if others lie between."""
+    inner = len(space)
+    while inner and part.tensor.shape[inner - 1] == space[inner - 1]:
+        inner -= 1
+    if any(length != 1 for length in part.tensor.shape[: max(inner - 1, 0)]):
+        return None
+    start = 0
+    for place, length in zip(part.corner, space, strict=True):
+        start = start * length + place
+    return start
+
+
 #: Boxes that lie beside one another are compared in pairs; 2,000 columns of one tensor are as many as anyone has.
 MAX_COMPARISONS = 2_000_000
 
 
 def joined(name: str, dtype: str, shape: tuple[int, ...], parts: Iterable[Part]) -> Tensor:
-    """The tensor that `parts` make up; raises CheckpointValidationError unless they tile it."""
+    """The tensor that `parts` make up; raises CheckpointValidationError unless they tile it.
+
+    They are boxes of the tensor or, with corners of one number, runs of its elements in a row.
+    """
+    parts = list(parts)
+    space = (prod(shape),) if parts and len(parts[0].corner) == 1 else shape
     filled = sorted((part for part in parts if part.tensor.elements), key=lambda part: part.corner)
     for part in filled:
-        inside = len(part.corner) == len(shape) and all(c >= 0 for c in part.corner)
-        if part.tensor.dtype != dtype or not inside or any(e > n for e, n in zip(part.end, shape, strict=True)):
+        inside = len(part.corner) == len(part.tensor.shape) == len(space) and all(c >= 0 for c in part.corner)
+        if part.tensor.dtype != dtype or not inside or any(e > n for e, n in zip(part.end, space, strict=True)):
             raise CheckpointValidationError(
                 f"a part of tensor {name!r}, {part.tensor.dtype} {part.tensor.shape} at {part.corner}, "
                 f"does not belong in {dtype} {shape}"
@@ -137,7 +169,7 @@ def joined(name: str, dtype: str, shape: tuple[int, ...], parts: Iterable[Part])
             f"the {len(filled)} parts of tensor {name!r} do not make up its shape {shape}",
             remedy="Save the checkpoint again, or copy the files of all ranks",
         )
-    if len(filled) == 1:
+    if len(filled) == 1 and filled[0].tensor.shape == shape:
         return filled[0].tensor
     start = filled[0].tensor.start if filled else 0
     return Tensor(dtype, shape, Record(name, start, start), parts=tuple(filled))
@@ -187,8 +219,7 @@ class Index:
     @property
     def parameters(self) -> int:
         """Elements of all distinct weights; an alias counts once."""
-        distinct = {(t.record, t.offset, t.shape, t.strides): t.elements for t in self.tensors.values()}
-        return sum(distinct.values())
+        return sum({tensor.place: tensor.elements for tensor in self.tensors.values()}.values())
 
     def state_tensors(self) -> Iterator[Tensor]:
         """Every tensor outside the weights, such as the optimizer's moments."""

@@ -5,30 +5,38 @@ Tied weights travel once, what a `convert` stage excludes not at all. Empty tens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from preheat.checks import Checks
 from preheat.convert import Convert
 from preheat.formats import safetensors
-from preheat.index import Index, Record, Tensor
+from preheat.index import ITEMSIZE, Index, Record, Tensor, run_start
 from preheat.spec import PipelineSpec
 from preheat.verify import Verify
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One tensor's way from the source into the output file: `tensor.final_size` bytes at `target`.
+    """A tensor, or a part of one, on its way from the source into the output: `tensor.final_size` bytes at `target`.
 
     Bytes [start, stop) of the source must pass: the tensor's own, or its whole record where a CRC is checked.
-    A tensor that is not `contiguous` has to be gathered on the way.
     """
 
     name: str
     tensor: Tensor
-    target: int  # offset in the output file
+    target: int | None  # offset in the output file; None: the bytes pass to be checked, a Gathering brings the values
     start: int
     stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """A tensor whose values lie in another order in the source: `tensor.final_size` bytes for `target`."""
+
+    name: str
+    tensor: Tensor
+    target: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +57,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the transfer executes: `header` and then every move make an output file of `output_bytes`."""
+    """What the transfer executes: `header`, moves and gatherings make an output file of `output_bytes`."""
 
     header: bytes
     moves: tuple[Move, ...]  # by position in the source
+    gatherings: tuple[Gathering, ...]
     aliases: Mapping[str, str]  # alias -> the name that is in the file
     output_bytes: int
     selected_bytes: int  # of the source, each byte counted once
@@ -85,19 +94,20 @@ def make_plan(index: Index, spec: PipelineSpec) -> Plan:
     header = safetensors.header(declared, {"format": "pt"})
     placed = safetensors.offsets(declared)
     whole = checks_of(spec).crc32
-    moves = sorted(
-        (
-            _move(name, taken.tensors[name], len(header) + placed[name][0], whole)
-            for name in names
-            if taken.tensors[name].size
-        ),
-        key=lambda move: (move.start, move.stop, move.target),
-    )
+    moves: list[Move] = []
+    gatherings: list[Gathering] = []
+    for name in names:
+        tensor, target = taken.tensors[name], len(header) + placed[name][0]
+        runs = _runs(tensor)
+        moves += _moves(name, tensor, target, runs, whole)
+        if runs is None:
+            gatherings.append(Gathering(name, tensor, target))
     left = list(index.state_tensors())
     selected = _bytes_of(taken.tensors[name] for name in names)
     return Plan(
         header=header,
-        moves=tuple(moves),
+        moves=tuple(sorted(moves, key=_by_source)),
+        gatherings=tuple(gatherings),
         aliases=aliases,
         output_bytes=len(header) + max((stop for _, stop in placed.values()), default=0),
         selected_bytes=selected,
@@ -114,8 +124,7 @@ def coalesce(moves: Iterable[Move], *, max_gap: int, max_length: int) -> tuple[S
 
     A span is longer than `max_length` only where one tensor is, or several that share their bytes.
     """
-    ordered = sorted(moves, key=lambda move: (move.start, move.stop, move.target))
-    single = (_Run(move.start, move.stop, [move]) for move in ordered)
+    single = (_Run(move.start, move.stop, [move]) for move in sorted(moves, key=_by_source))
     units = _join(single, lambda last, run: run.start < last.stop)
     runs = _join(units, lambda last, run: run.start - last.stop <= max_gap and run.stop - last.start <= max_length)
     return tuple(Span(run.start, run.stop, tuple(run.moves)) for run in runs)
@@ -140,11 +149,34 @@ def _join(runs: Iterable[_Run], fits: Callable[[_Run, _Run], bool]) -> list[_Run
     return joined
 
 
-def _move(name: str, tensor: Tensor, target: int, whole_record: bool) -> Move:
-    record = tensor.record
-    if whole_record and record.crc32 is not None:
-        return Move(name, tensor, target, record.start, record.stop)
-    return Move(name, tensor, target, tensor.start, tensor.start + tensor.extent())
+def _by_source(move: Move) -> tuple[int, int, int]:
+    return move.start, move.stop, move.target or 0
+
+
+def _moves(name: str, tensor: Tensor, target: int, runs: list[int] | None, whole_records: bool) -> Iterator[Move]:
+    """The ways of a tensor's parts; of one that has to be gathered, what passes because of its checksums."""
+    for position, stored in enumerate(tensor.stored()):
+        whole = whole_records and stored.record.crc32 is not None
+        if not stored.size or (runs is None and not whole):
+            continue
+        place = None if runs is None else target + runs[position] * ITEMSIZE[tensor.final_dtype]
+        moved = replace(stored, cast=tensor.cast) if tensor.parts else stored
+        yield Move(name, moved, place, *((stored.record.start, stored.record.stop) if whole else reach_of(stored)))
+
+
+def _runs(tensor: Tensor) -> list[int] | None:
+    """First element in the whole of every stored part; None unless all lie in a row there and where they are stored."""
+    if not all(stored.contiguous for stored in tensor.stored()):
+        return None
+    if not tensor.parts:
+        return [0]
+    starts = [run_start(part, tensor.space) for part in tensor.parts]
+    return None if None in starts else [start for start in starts if start is not None]
+
+
+def reach_of(tensor: Tensor) -> tuple[int, int]:
+    """The bytes of the source from the first element to behind the last."""
+    return tensor.start, tensor.start + tensor.extent()
 
 
 def _distinct(tensors: Mapping[str, Tensor]) -> tuple[list[str], dict[str, str]]:
@@ -152,12 +184,10 @@ def _distinct(tensors: Mapping[str, Tensor]) -> tuple[list[str], dict[str, str]]
     aliases: dict[str, str] = {}
     first: dict[object, str] = {}
     for name, tensor in tensors.items():
-        strides = None if tensor.contiguous else tensor.strides
-        key = (tensor.start, tensor.dtype, tensor.shape, strides)
-        if tensor.size and key in first:
-            aliases[name] = first[key]
+        if tensor.size and tensor.place in first:
+            aliases[name] = first[tensor.place]
         else:
-            first[key] = name
+            first[tensor.place] = name
             names.append(name)
     return names, aliases
 
@@ -165,7 +195,7 @@ def _distinct(tensors: Mapping[str, Tensor]) -> tuple[list[str], dict[str, str]]
 def _bytes_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of the source that the tensors reach, each counted once."""
     total = stop = 0
-    for start, end in sorted((tensor.start, tensor.start + tensor.extent()) for tensor in tensors):
+    for start, end in sorted(reach_of(stored) for tensor in tensors for stored in tensor.stored()):
         total += max(0, end - max(start, stop))
         stop = max(stop, end)
     return total

@@ -40,7 +40,7 @@ def _check_tensors(index: Index, stored: int) -> None:
         tensor.check_inside(name)
     for tensor in index.state_tensors():
         tensor.check_inside("among the training state")
-    distinct = {(t.start, t.dtype, t.shape, t.strides): t.size for t in index.tensors.values()}
+    distinct = {tensor.place: tensor.size for tensor in index.tensors.values()}
     total = sum(distinct.values())
     if total > MAX_EXPANSION * stored + FREE_EXPANSION:
         largest = max(index.tensors, key=lambda name: index.tensors[name].size)

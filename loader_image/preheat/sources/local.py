@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +23,17 @@ class LocalSource(CheckpointSource):
         """The absolute path, links not resolved."""
         return str(Path(self.path).expanduser().absolute())
 
+    def beside(self, name: str) -> CheckpointSource:
+        """A file of the folder, or of the one that the file is in."""
+        path = Path(self.uri)
+        return LocalSource(str((path if isdir(path) else path.parent) / name))
+
     def open(self, patience: Patience) -> Blob:
         """Pin every file by inode, modification time and size."""
         from preheat.formats.folders import open_in
         from preheat.sources.file_blob import LocalFolder
 
         path = Path(self.uri)
-        if path.is_dir():
+        if isdir(path):  # unlike path.is_dir() it takes any text
             return open_in(LocalFolder(path))
         return open_in(LocalFolder(path.parent), path.name)

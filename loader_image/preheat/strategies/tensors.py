@@ -33,12 +33,19 @@ def dtype_name(dtype: torch.dtype) -> str:
 def read_tensor(blob: Blob, tensor: Tensor, checks: Checks) -> torch.Tensor:
     """One tensor on the CPU, contiguous, in memory of its own, cast where the index says so."""
     if checks.crc32:
-        check_records(blob, [tensor.record])
+        check_records(blob, [stored.record for stored in tensor.stored()])
     return _as_stored(blob, tensor).to(DTYPES[tensor.final_dtype])
 
 
 def _as_stored(blob: Blob, tensor: Tensor) -> torch.Tensor:
     dtype = DTYPES[tensor.dtype]
+    if tensor.parts:
+        values = torch.empty(tensor.shape, dtype=dtype, device="cpu")
+        space = values.view(tensor.space)
+        for part in tensor.parts:
+            box = tuple(slice(begin, end) for begin, end in zip(part.corner, part.end, strict=True))
+            space[box] = _as_stored(blob, part.tensor)
+        return values
     if tensor.contiguous:
         values = torch.empty(tensor.shape, dtype=dtype, device="cpu")
         read_into(blob, tensor.start, [memory_of(values)])

@@ -42,7 +42,7 @@ class IndexedWeights:
 
     def check(self, names: tuple[str, ...], checks: Checks) -> None:
         """Compare digests and CRCs with the declared ones."""
-        check_before(self._blob, (self._tensors[name].record for name in names), checks)
+        check_before(self._blob, (stored.record for name in names for stored in self._tensors[name].stored()), checks)
 
     def fill(self, targets: Mapping[str, torch.Tensor]) -> int:
         """Read each range into its target."""

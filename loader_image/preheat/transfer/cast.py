@@ -30,23 +30,23 @@ class Casting:
 
     def __init__(self, finite: bool) -> None:
         self._finite = FiniteCheck() if finite else None
-        self._carried: dict[str, bytes] = {}  # by tensor: the beginning of an element that a piece cut
+        self._carried: dict[int, bytes] = {}  # by id of the tensor: the beginning of an element that a piece cut
 
     def feed(self, name: str, tensor: Tensor, at: int, view: memoryview) -> Iterator[tuple[int, memoryview]]:
         """Cast the next bytes of a tensor, from byte `at` of it; yields (byte of the result, bytes)."""
         width, result_width = ITEMSIZE[tensor.dtype], ITEMSIZE[tensor.final_dtype]
-        if carried := self._carried.pop(name, b""):
+        if carried := self._carried.pop(id(tensor), b""):
             at -= len(carried)
             missing = width - len(carried)
             head, view = carried + bytes(view[:missing]), view[missing:]
             if len(head) < width:
-                self._carried[name] = head
+                self._carried[id(tensor)] = head
                 return
             yield at // width * result_width, _bytes(self.values(name, tensor, head))
             at += width
         whole = len(view) // width * width
         if whole < len(view):
-            self._carried[name] = bytes(view[whole:])
+            self._carried[id(tensor)] = bytes(view[whole:])
         for start in range(0, whole, _BLOCK * width):
             block = view[start : min(start + _BLOCK * width, whole)]
             yield (at + start) // width * result_width, _bytes(self.values(name, tensor, block))

@@ -18,7 +18,7 @@ from preheat.bundle.storage import require_space, storage_errors
 from preheat.checks import Checks
 from preheat.errors import TruncatedError
 from preheat.index import Record
-from preheat.plan import Move, Plan, coalesce
+from preheat.plan import Gathering, Plan, coalesce, reach_of
 from preheat.transfer.checksum import crc32
 from preheat.transfer.pieces import Checksums, Piece, Stretch, pieces_of, whole
 from preheat.transfer.placement import Placement, finite_check, write
@@ -26,6 +26,7 @@ from preheat.transfer.reading import read_piece
 from preheat.transfer.workers import work_off
 
 MAX_GAP = 4096  # bytes between two spans that are cheaper read than asked around
+GATHERERS = 4  # threads that gather, each with blocks of its own in memory
 SPAN = 1 << 40  # spans are cut into pieces here, where a cut may go through a tensor
 
 
@@ -47,7 +48,7 @@ class _Passed:
     """The checksums of one piece: of its stretches as they were read, and of what was cast as it was written."""
 
     stretches: list[tuple[Stretch, int]]
-    cast: dict[str, tuple[int, int]]  # by tensor: checksum and bytes
+    cast: dict[int, tuple[int, int]]  # by the move's target: checksum and bytes
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class _Transfer:
         self._found: dict[int, _Passed] = {}  # by first byte of a piece
 
     def run(self) -> Transferred:
-        spans = coalesce(self._passing(), max_gap=MAX_GAP, max_length=SPAN)
+        spans = coalesce(self._plan.moves, max_gap=MAX_GAP, max_length=SPAN)
         if self._checks.sha256:
             work_off([whole(spans, self._blob.size)], 1, self._move_pieces, self._blob.close)
         else:
@@ -98,15 +99,10 @@ class _Transfer:
         for start in sorted(self._found):
             for stretch, checksum in self._found[start].stretches:
                 checksums.add(stretch, checksum)
-            for name, (checksum, length) in self._found[start].cast.items():
-                checksums.add_output(name, checksum, length)
+            for target, (checksum, length) in self._found[start].cast.items():
+                checksums.add_output(target, checksum, length)
         records = checksums.check(self._names()) if self._checks.crc32 else 0
-        checksums.tensors.update(self._gather())
-        return Transferred(checksums.tensors, records)
-
-    def _passing(self) -> Iterator[Move]:
-        """Moves whose bytes go through the pieces: a strided tensor's only where its record is to be checked."""
-        return (move for move in self._plan.moves if move.tensor.contiguous or self._checks.crc32)
+        return Transferred({**checksums.tensors(self._plan.moves), **self._gather_all()}, records)
 
     def _names(self) -> dict[Record, str]:
         return {move.tensor.record: move.name for move in self._plan.moves}
@@ -119,41 +115,47 @@ class _Transfer:
             read = read_piece(self._blob, piece, buffer, placement.place, self._advance, self._checks.sha256)
             self._found[piece.start] = _Passed(list(read), placement.take_cast())
 
-    def _gather(self) -> Iterator[tuple[str, int]]:
-        """Write the strided tensors; yields their checksums."""
-        strided = [move for move in self._plan.moves if not move.tensor.contiguous]
-        if not strided:
-            return
-        from preheat.transfer.gather import gather
+    def _gather_all(self) -> dict[str, int]:
+        """Write what has to be gathered; returns the checksums."""
+        found: dict[str, int] = {}
 
-        for move in strided:
-            for offset, run in gather(self._blob, move.tensor, self._cast_of(move)):
-                write(self._target, run, move.target + offset)
-            yield move.name, self._read_back(move)
+        def work(gatherings: Iterator[Gathering]) -> None:
+            from preheat.transfer.gather import gather  # numpy is imported when a tensor needs it
 
-    def _cast_of(self, move: Move) -> Callable[[Any], Any]:
-        if not move.tensor.cast:
+            for each in gatherings:
+                for offset, run in gather(self._blob, each.tensor, self._cast_of(each)):
+                    write(self._target, run, each.target + offset)
+                found[each.name] = self._read_back(each)
+
+        if self._plan.gatherings:
+            work_off(self._plan.gatherings, min(self._pace.threads, GATHERERS), work, self._blob.close)
+        return found
+
+    def _cast_of(self, each: Gathering) -> Callable[[Any], Any]:
+        if not each.tensor.cast:
             return lambda values: values
-        return partial(Placement(self._target, self._checks.finite).casting().values, move.name, move.tensor)
+        return partial(Placement(self._target, self._checks.finite).casting().values, each.name, each.tensor)
 
-    def _read_back(self, move: Move) -> int:
+    def _read_back(self, each: Gathering) -> int:
         """The checksum of a tensor whose bytes were written in any order."""
         finite = finite_check() if self._checks.finite else None
         checksum = 0
-        size = move.tensor.final_size
+        size = each.tensor.final_size
         for offset in range(0, size, self._pace.buffer):
             count = min(self._pace.buffer, size - offset)
-            values = os.pread(self._target, count, move.target + offset)
+            values = os.pread(self._target, count, each.target + offset)
             checksum = crc32(values, checksum)
             if finite:
-                finite.feed(move.name, move.tensor.final_dtype, memoryview(values))
+                finite.feed(each.name, each.tensor.final_dtype, memoryview(values))
         return checksum
 
 
 def _check_present(plan: Plan, blob: Blob) -> None:
-    for move in plan.moves:
-        if move.stop > blob.size:
+    reaches = [(move.name, move.start, move.stop) for move in plan.moves]
+    reaches += [(each.name, *reach_of(stored)) for each in plan.gatherings for stored in each.tensor.stored()]
+    for name, start, stop in reaches:
+        if stop > blob.size:
             raise TruncatedError(
-                f"tensor {move.name!r} needs bytes {move.start}...{move.stop}; the file ends at {blob.size}",
+                f"tensor {name!r} needs bytes {start}...{stop}; the file ends at {blob.size}",
                 remedy="Copy or upload the checkpoint again",
             )

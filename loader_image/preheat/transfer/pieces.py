@@ -51,17 +51,44 @@ def whole(spans: Iterable[Span], size: int) -> Piece:
     return Piece(0, size, tuple(stretch for span in spans for stretch in _stretches(span)))
 
 
+def covering(spans: Iterable[Span], size: int, length: int) -> Iterator[Piece]:
+    """Pieces of about `length` bytes that hold every byte of `size`, those between the spans too."""
+    at = 0
+    for piece in pieces_of(spans, length):
+        yield from _empty(at, piece.start, length)
+        yield piece
+        at = piece.stop
+    yield from _empty(at, size, length)
+
+
+def of_files(spans: Iterable[Span], borders: Iterable[int]) -> Iterator[Piece]:
+    """One piece between each two `borders`, for checksums that need a file's bytes in order."""
+    stretches = (stretch for span in spans for stretch in _stretches(span))
+    coming = next(stretches, None)
+    for start, stop in pairwise(borders):
+        taken = list[Stretch]()
+        while coming and coming.start < stop:
+            taken.append(coming)
+            coming = next(stretches, None)
+        yield Piece(start, stop, tuple(taken))
+
+
+def _empty(start: int, stop: int, length: int) -> Iterator[Piece]:
+    for begin in range(start, stop, length):
+        yield Piece(begin, min(begin + length, stop), ())
+
+
 def _stretches(span: Span) -> Iterator[Stretch]:
     records = [record for record in span.records if record.crc32 is not None]
-    contiguous = [move for move in span.moves if move.tensor.contiguous]
+    copied = [move for move in span.moves if move.target is not None]
     edges = {edge for record in records for edge in (record.start, record.stop)}
-    edges.update(edge for move in contiguous for edge in (move.tensor.start, move.tensor.start + move.tensor.size))
-    contiguous.sort(key=lambda move: move.tensor.start)
+    edges.update(edge for move in copied for edge in (move.tensor.start, move.tensor.start + move.tensor.size))
+    copied.sort(key=lambda move: move.tensor.start)
     ordered, active, coming, at_record = sorted(edges), list[Move](), 0, 0
     for start, stop in pairwise(ordered):
         active = [move for move in active if move.tensor.start + move.tensor.size > start]
-        while coming < len(contiguous) and contiguous[coming].tensor.start <= start:
-            active.append(contiguous[coming])
+        while coming < len(copied) and copied[coming].tensor.start <= start:
+            active.append(copied[coming])
             coming += 1
         if len(active) > MAX_SHARED:
             raise CheckpointValidationError(
@@ -102,13 +129,13 @@ def _cut_near(stretch: Stretch, limit: int) -> int:
 
 
 class Checksums:
-    """Puts checksums of parts together to those of records, and of tensors as they are in the output.
+    """Puts checksums of stretches together to those of records, and of moves as they are in the output.
 
     Feed it in the order of the bytes.
     """
 
     def __init__(self) -> None:
-        self.tensors: dict[str, int] = {}
+        self._outputs: dict[int, int] = {}  # by first byte in the output
         self._records: dict[Record, int] = {}
 
     def add(self, stretch: Stretch, checksum: int) -> None:
@@ -117,12 +144,20 @@ class Checksums:
         if stretch.record:
             self._records[stretch.record] = combine(self._records.get(stretch.record, 0), checksum, length)
         for move in stretch.moves:
-            if not move.tensor.cast:
-                self.add_output(move.name, checksum, length)
+            if not move.tensor.cast and move.target is not None:
+                self.add_output(move.target, checksum, length)
 
-    def add_output(self, name: str, checksum: int, length: int) -> None:
-        """Append a part of a tensor's output."""
-        self.tensors[name] = combine(self.tensors.get(name, 0), checksum, length)
+    def add_output(self, target: int, checksum: int, length: int) -> None:
+        """Append some of what a move brings to `target`."""
+        self._outputs[target] = combine(self._outputs.get(target, 0), checksum, length)
+
+    def tensors(self, moves: Iterable[Move]) -> dict[str, int]:
+        """The checksums of the tensors that `moves` bring, part by part."""
+        found: dict[str, int] = {}
+        for move in sorted((move for move in moves if move.target is not None), key=lambda move: move.target or 0):
+            checksum = self._outputs[move.target or 0]
+            found[move.name] = combine(found.get(move.name, 0), checksum, move.tensor.final_size)
+        return found
 
     def check(self, names: Mapping[Record, str]) -> int:
         """Compare every record with what it declares and return how many there were; `names` says whose bytes."""

@@ -23,7 +23,7 @@ class Placement:
         self._wants_finite = finite
         self._finite: FiniteCheck | None = finite_check() if finite else None
         self._casting: Casting | None = None
-        self._cast: dict[str, tuple[int, int]] = {}
+        self._cast: dict[int, tuple[int, int]] = {}
 
     def place(self, stretch: Stretch, part: memoryview, begin: int) -> None:
         """Write `part`, which lies at byte `begin` of the source, for every tensor of the stretch."""
@@ -33,7 +33,7 @@ class Placement:
                 continue
             if self._finite:
                 self._finite.feed(move.name, move.tensor.dtype, part)
-            write(self._target, part, move.target + begin - move.tensor.start)
+            write(self._target, part, _place(move) + begin - move.tensor.start)
 
     def casting(self) -> Casting:
         """What casts this thread's tensors."""
@@ -43,16 +43,21 @@ class Placement:
             self._casting = Casting(self._wants_finite)
         return self._casting
 
-    def take_cast(self) -> dict[str, tuple[int, int]]:
-        """Checksum and bytes of what was cast and written since the last call, by tensor."""
+    def take_cast(self) -> dict[int, tuple[int, int]]:
+        """Checksum and bytes of what was cast and written since the last call, by the move's target."""
         taken, self._cast = self._cast, {}
         return taken
 
     def _place_cast(self, move: Move, part: memoryview, begin: int) -> None:
         for offset, values in self.casting().feed(move.name, move.tensor, begin - move.tensor.start, part):
-            write(self._target, values, move.target + offset)
-            checksum, length = self._cast.get(move.name, (0, 0))
-            self._cast[move.name] = crc32(values, checksum), length + len(values)
+            write(self._target, values, _place(move) + offset)
+            checksum, length = self._cast.get(_place(move), (0, 0))
+            self._cast[_place(move)] = crc32(values, checksum), length + len(values)
+
+
+def _place(move: Move) -> int:
+    assert move.target is not None  # noqa: S101 - what only has to be checked is in no stretch's moves
+    return move.target
 
 
 def finite_check() -> FiniteCheck:

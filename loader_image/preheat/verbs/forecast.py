@@ -9,7 +9,7 @@ from preheat.catalog import spell
 from preheat.checks import Checks
 from preheat.formats import read_index
 from preheat.index import Tensor
-from preheat.plan import Move, Plan, Span, checks_of, coalesce, make_plan
+from preheat.plan import Span, checks_of, coalesce, make_plan
 from preheat.spec import PipelineSpec
 from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
 from preheat.transfer.pieces import pieces_of
@@ -73,8 +73,8 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
         index = read_index(blob)
         plan = make_plan(index, spec)
         checks = checks_of(spec)
-        spans = coalesce(_passing(plan, checks), max_gap=MAX_GAP, max_length=SPAN)
-        gathered = [move.tensor for move in plan.moves if not move.tensor.contiguous]
+        spans = coalesce(plan.moves, max_gap=MAX_GAP, max_length=SPAN)
+        gathered = [stored for each in plan.gatherings for stored in each.tensor.stored()]
         return Forecast(
             uri=blob.uri,
             version=blob.version,
@@ -97,10 +97,6 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
             checks=checks,
             remaining=tuple(spell(stage) for stage in spec.remaining),
         )
-
-
-def _passing(plan: Plan, checks: Checks) -> list[Move]:
-    return [move for move in plan.moves if move.tensor.contiguous or checks.crc32]
 
 
 def _requests(remote: bool, spans: tuple[Span, ...], gathered: list[Tensor], checks: Checks) -> int:

@@ -66,7 +66,7 @@ def inspect(where: Where, *, match: str = "", patience: Patience | None = None) 
     with opened(where, patience) as blob:
         index = read_index(blob)
         state = list(index.state_tensors())
-        distinct = {(t.start, t.dtype, t.shape, t.strides): t.size for t in index.tensors.values()}
+        distinct = {tensor.place: tensor.size for tensor in index.tensors.values()}
         return Inspection(
             uri=blob.uri,
             version=blob.version,

@@ -16,7 +16,7 @@ from preheat.blob import Blob, Patience
 from preheat.checks import Checks
 from preheat.formats import read_index
 from preheat.index import Index, Record, Tensor
-from preheat.plan import Move, coalesce
+from preheat.plan import Move, coalesce, reach_of
 from preheat.progress import Progress, watched
 from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
 from preheat.transfer.pieces import Checksums, Piece, Stretch, pieces_of, whole
@@ -99,6 +99,7 @@ class _Checking:
         self._blob = blob
         self._checks = checks
         self._weights = index.tensors
+        self._finite = {id(stored) for tensor in index.tensors.values() for stored in tensor.stored()}
         self.moves = list(_moves(index, checks))
         self._spans = coalesce(self.moves, max_gap=MAX_GAP, max_length=SPAN)
         self.total = blob.size if checks.sha256 else sum(span.stop - span.start for span in self._spans)
@@ -125,18 +126,19 @@ class _Checking:
 
     def _feed(self, finite: FiniteCheck | None, stretch: Stretch, part: memoryview, begin: int) -> None:
         for move in stretch.moves:
-            if finite and self._weights.get(move.name) is move.tensor:
+            if finite and id(move.tensor) in self._finite:
                 finite.feed(move.name, move.tensor.dtype, part)
 
     def _look_at_strided(self) -> None:
         """Elements that the strides skip may be anything, so these are picked out of their storage first."""
         for name, tensor in self._weights.items():
-            if not tensor.contiguous:
-                from preheat.transfer.gather import gather
+            for stored in tensor.stored():
+                if not stored.contiguous:
+                    from preheat.transfer.gather import gather
 
-                finite = finite_check()
-                for _, run in gather(self._blob, tensor):
-                    finite.feed(name, tensor.dtype, run)
+                    finite = finite_check()
+                    for _, run in gather(self._blob, stored):
+                        finite.feed(name, stored.dtype, run)
 
     def _compare_records(self) -> int:
         checksums = Checksums()
@@ -150,14 +152,11 @@ class _Checking:
 def _moves(index: Index, checks: Checks) -> Iterator[Move]:
     """Weights first: where records are shared, their names are the ones to be told."""
     for name, tensor in (*index.tensors.items(), *_state_tensors(index.state)):
-        if tensor.size:
-            record = tensor.record
-            reach = (record.start, record.stop) if record.crc32 is not None else _reach(tensor)
-            yield Move(name, tensor, target=0, start=reach[0], stop=reach[1])
-
-
-def _reach(tensor: Tensor) -> tuple[int, int]:
-    return tensor.start, tensor.start + tensor.extent()
+        for stored in tensor.stored():
+            record = stored.record
+            reach = (record.start, record.stop) if record.crc32 is not None else reach_of(stored)
+            if stored.size:
+                yield Move(name, stored, 0 if stored.contiguous else None, *reach)
 
 
 def _state_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
