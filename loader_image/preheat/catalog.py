@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from preheat.construction import construct, import_class, suggest
+from preheat.construction import construct, import_class, snake_case, suggest
 from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import MODIFIERS
@@ -121,17 +121,10 @@ def spell(stage: PipelineStage) -> dict[str, Any]:
     """The mapping that `build` turns back into an equal stage; parameters at their default are left out."""
     if not is_dataclass(stage):
         raise CheckpointConfigError(f"{type(stage).__name__} is not a dataclass and cannot be written down")
-    parameters = {
-        camel_case(f.name): _plain(getattr(stage, f.name)) for f in fields(stage) if getattr(stage, f.name) != f.default
-    }
+    parameters = _parameters(stage)
     if name := _name_of(type(stage)):
         return {camel_case(name): parameters}
     return {"_target_": _target(type(stage)), **{snake_case(k): v for k, v in parameters.items()}}
-
-
-def snake_case(name: str) -> str:
-    """`weightsOnly` -> `weights_only`."""
-    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
 
 
 def camel_case(name: str) -> str:
@@ -173,6 +166,15 @@ def _target(component: type) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, PipelineStage):
+        return spell(value)
     if is_dataclass(value):
-        return {camel_case(f.name): _plain(getattr(value, f.name)) for f in fields(value)}
+        return _parameters(value)
     return value
+
+
+def _parameters(component: Any) -> dict[str, Any]:
+    given = ((f, getattr(component, f.name)) for f in fields(component))
+    return {camel_case(f.name): _plain(each) for f, each in given if each != f.default}

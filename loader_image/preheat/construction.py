@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -28,6 +29,18 @@ def construct(component: Any, parameters: Mapping[str, Any], where: str) -> Any:
         return component(**parameters)
     except (TypeError, CheckpointConfigError) as error:
         raise CheckpointConfigError(f"{where}: {error}") from error
+
+
+def snake_case(name: str) -> str:
+    """`weightsOnly` -> `weights_only`."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+
+
+def part(component: Any, value: Any, where: str) -> Any:
+    """A parameter that is an object of its own: as it is, or built from a mapping in either spelling."""
+    if not isinstance(value, Mapping):
+        return value
+    return construct(component, {snake_case(name): each for name, each in value.items()}, where)
 
 
 def suggest(name: str, known: list[str]) -> str:

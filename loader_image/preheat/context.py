@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from preheat.errors import CheckpointError
 
 if TYPE_CHECKING:
     from preheat.checks import Checks
+    from preheat.stage import CheckpointSource
 
 
 @dataclass
@@ -29,6 +30,8 @@ class CheckpointContext:
     config: Any = None
     checkpoint_format: str | None = None
     pl_module: Any = None
+    #: The stage that opened the checkpoint.
+    source: CheckpointSource | None = None
     #: What later reads of `checkpoint_data` must verify; a `verify` stage tightens it.
     checks: Checks | None = None
 
@@ -39,6 +42,11 @@ class CheckpointContext:
     def get_metadata(self, key: str, default: Any = None) -> Any:
         """A recorded fact, or `default`."""
         return self.metadata.get(key, default)
+
+    def add_warnings(self, messages: Iterable[str]) -> None:
+        """Record what checks that only warn have found."""
+        if found := list(dict.fromkeys([*self.metadata.get("warnings", ()), *messages])):
+            self.metadata["warnings"] = found
 
     def has_checkpoint_data(self) -> bool:
         """Whether a source has run; an empty mapping counts as no data."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.blob import Patience
-from preheat.catalog import build, snake_case, spell
+from preheat.catalog import build, spell
+from preheat.construction import snake_case
 from preheat.errors import CheckpointConfigError
 from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sized
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
@@ -21,7 +22,7 @@ _USER_INFORMATION = re.compile(r"//[^/\s]*@")
 
 @dataclass(frozen=True)
 class Limit:
-    """Bounds of a parameter, attached with `Annotated`; lengths count characters of a string or items of a tuple."""
+    """Bounds of a parameter, attached with `Annotated`; lengths count characters of a text, items of all else."""
 
     max_length: int | None = None
     min_length: int | None = None
@@ -34,7 +35,7 @@ class Limit:
         """Raise CheckpointConfigError when `value` is outside the bounds; None is always inside."""
         if value is None:
             return
-        if isinstance(value, (str, tuple, list)):
+        if isinstance(value, (str, tuple, list, dict)):
             self._check_length(where, value)
         elif isinstance(value, (int, float)):
             self._check_range(where, value)
@@ -45,7 +46,7 @@ class Limit:
             for position, item in enumerate(value):
                 self.items.check(f"{where}[{position}]", item)
 
-    def _check_length(self, where: str, value: str | tuple[Any, ...] | list[Any]) -> None:
+    def _check_length(self, where: str, value: Sized) -> None:
         if self.max_length is not None and len(value) > self.max_length:
             raise CheckpointConfigError(f"{where}: {len(value)} is longer than the allowed {self.max_length}")
         if self.min_length is not None and len(value) < self.min_length:
@@ -122,9 +123,19 @@ class CheckpointSource(PipelineStage):
     def uri(self) -> str:
         """Where the checkpoint is, for a person, without credentials."""
 
+    @property
+    def secrets(self) -> tuple[tuple[str, SecretVariable], ...]:
+        """Names of Secrets, each with a variable that the loader is to be given from it."""
+        secret = getattr(self, "secret_ref", None)
+        return tuple((secret, each) for each in self.secret_variables) if secret else ()
+
     @abstractmethod
     def open(self, patience: Patience) -> Blob:
         """Pin the object to its present version; raises a CheckpointSourceError that says why not."""
+
+    def beside(self, name: str) -> CheckpointSource:
+        """The source of another file in the checkpoint's folder; raises CheckpointConfigError where there is none."""
+        raise CheckpointConfigError(f"{self.uri} is in no folder that could hold {name!r}")
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Put the checkpoint's index into the context; payload is read when a later stage asks for it."""
@@ -132,6 +143,7 @@ class CheckpointSource(PipelineStage):
 
         from preheat.bundle.data import open_checkpoint
 
+        context.source = self
         blob = await asyncio.to_thread(self.open, Patience())
         return await asyncio.to_thread(open_checkpoint, blob, context)
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from preheat import spec as preheat_spec
+from preheat.catalog import built_in
 from preheat.errors import CheckpointConfigError
 from preheat_operator.composition import check_composition
 from preheat_operator.quantity import QUANTITY_PATTERN, checked_quantity
-from preheat_operator.stage_models import Part, stage_models
+from preheat_operator.stage_models import Part, one_of
 from preheat_operator.status_model import Status
 
 GROUP = "preheat.dev"
@@ -37,35 +37,9 @@ Quantity = Annotated[
 ]
 
 
-class _OneComponent(Part):
-    """One step of the pipeline: exactly one of these properties, named after the component."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _exactly_one_known(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        if len(value) != 1:
-            raise ValueError(f"one component per stage, found {', '.join(map(str, value)) or 'none'}")
-        [name] = value
-        if name not in stage_models():
-            nearest = get_close_matches(str(name), stage_models(), n=1)
-            hint = f", did you mean {nearest[0]!r}" if nearest else ""
-            raise ValueError(f"unknown component {name!r}{hint}? Known: {', '.join(stage_models())}")
-        if value[name] is None:
-            raise ValueError(f"{name} has no parameters; write `{name}: {{}}` to take its defaults")
-        return value
-
-
-Stage: type[Part] = create_model(
-    "Stage",
-    __base__=_OneComponent,
-    __doc__=_OneComponent.__doc__,
-    **{
-        name: (model | None, Field(None, alias=name, description=model.__doc__))
-        for name, model in stage_models().items()
-    },
-)  # type: ignore[call-overload]
+Stage = one_of(
+    "Stage", "One step of the pipeline: exactly one of these properties, named after the component.", built_in()
+)
 
 
 class PersistentVolumeClaim(Part):

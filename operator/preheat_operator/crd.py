@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from preheat.sources.s3 import ANONYMOUS, ONE_IDENTITY
+from preheat.sources import http, s3
 from preheat_operator import composition
 from preheat_operator.api import GROUP, KIND, NAME_LENGTH, PLURAL, SHORT_NAME, VERSION, Resource
 from preheat_operator.stage_models import DEFAULT_LENGTH, mismatch
@@ -100,16 +100,10 @@ def _resource_schema() -> Schema:
     spec = schema["properties"]["spec"]
     spec["x-kubernetes-validations"] = _composition_rules()
     _store_defaults(spec["properties"])
-    stage = spec["properties"]["stages"]["items"]
-    stage.update(minProperties=1, maxProperties=1)
-    stage["properties"]["s3"]["x-kubernetes-validations"] = [
-        _rule(
-            "!(has(self.anonymous) && self.anonymous && (has(self.secretRef) || has(self.profile) || "
-            "(has(self.requesterPays) && self.requesterPays)))",
-            ANONYMOUS,
-        ),
-        _rule("!(has(self.profile) && has(self.secretRef))", ONE_IDENTITY),
-    ]
+    stages = spec["properties"]["stages"]["items"]["properties"]
+    for places in (stages, stages["fallback"]["properties"]["sources"]["items"]["properties"]):
+        for name, rules in _identity_rules().items():
+            places[name]["x-kubernetes-validations"] = rules
     spec["properties"]["volume"]["x-kubernetes-validations"] = [
         _rule(
             "!(has(self.emptyDir) && has(self.persistentVolumeClaim))",
@@ -145,7 +139,7 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Sc
 
 _KEYWORDS = (
     *("type", "description", "format", "enum", "required", "x-kubernetes-int-or-string"),
-    *("minLength", "maxLength", "minItems", "maxItems", "maxProperties", "minimum", "maximum"),
+    *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minimum", "maximum"),
 )
 
 
@@ -169,6 +163,19 @@ def _store_defaults(properties: Schema) -> None:
     declared = Resource.model_json_schema(by_alias=True)["$defs"]["Spec"]["properties"]
     for name in _STORED_DEFAULTS:
         properties[name]["default"] = declared[name]["default"]
+
+
+def _identity_rules() -> dict[str, list[dict[str, str]]]:
+    """What sources say about whose credentials they are read with, by the source's name."""
+    nobody = "has(self.anonymous) && self.anonymous"
+    paid = "has(self.requesterPays) && self.requesterPays"
+    return {
+        "http": [_rule(f"!({nobody} && has(self.secretRef))", http.ANONYMOUS)],
+        "s3": [
+            _rule(f"!({nobody} && (has(self.secretRef) || has(self.profile) || ({paid})))", s3.ANONYMOUS),
+            _rule("!(has(self.profile) && has(self.secretRef))", s3.ONE_IDENTITY),
+        ],
+    }
 
 
 def _composition_rules() -> list[dict[str, str]]:

@@ -94,15 +94,12 @@ def _literally(text: str) -> str:
 
 
 def _credentials(source: CheckpointSource) -> list[dict[str, Any]]:
-    secret = getattr(source, "secret_ref", None)
-    if not secret:
-        return []
     return [
         {
             "name": each.variable,
             "valueFrom": {"secretKeyRef": {"name": secret, "key": each.key, "optional": not each.required}},
         }
-        for each in source.secret_variables
+        for secret, each in source.secrets
     ]
 
 

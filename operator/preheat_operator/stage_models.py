@@ -10,17 +10,20 @@ import ast
 import inspect
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from difflib import get_close_matches
 from functools import cache, partial
 from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, create_model, model_validator
 from pydantic import Field as Property
 
-from preheat.catalog import built_in, camel_case
-from preheat.stage import Limit
+from preheat.catalog import camel_case
+from preheat.sources import PLACES
+from preheat.stage import CheckpointSource, Limit
 
 #: The bound of a string whose parameter declares none: the API server budgets CEL rules by these lengths.
 DEFAULT_LENGTH = 1024
@@ -45,9 +48,40 @@ def stage_model(component: type) -> type[Part]:
     return create_model(component.__name__, __base__=Part, __doc__=inspect.getdoc(component), **parameters)
 
 
-def stage_models() -> dict[str, type[Part]]:
-    """The models of Preheat's own components by their name in the resource."""
-    return {camel_case(name): stage_model(component) for name, component in built_in().items()}
+class OneComponent(Part):
+    """Exactly one of these properties, named after the component."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _exactly_one_known(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if len(value) != 1:
+            raise ValueError(f"one component per stage, found {', '.join(map(str, value)) or 'none'}")
+        [name], known = value, [field.alias for field in cls.model_fields.values() if field.alias]
+        if name not in known:
+            nearest = get_close_matches(str(name), known, n=1)
+            hint = f", did you mean {nearest[0]!r}" if nearest else ""
+            raise ValueError(f"unknown component {name!r}{hint}? Known: {', '.join(known)}")
+        if value[name] is None:
+            raise ValueError(f"{name} has no parameters; write `{name}: {{}}` to take its defaults")
+        return value
+
+
+def one_of(name: str, doc: str, components: Mapping[str, type]) -> type[OneComponent]:
+    """The model of a place in the resource where one of several components stands."""
+    models = {camel_case(each): stage_model(component) for each, component in components.items()}
+    parameters: dict[str, Any] = {
+        each: (model | None, Property(None, alias=each, description=model.__doc__)) for each, model in models.items()
+    }
+    return create_model(name, __base__=OneComponent, __doc__=doc, **parameters)
+
+
+@cache
+def _place() -> type[OneComponent]:
+    return one_of("Place", "One source: exactly one of these properties.", PLACES)
 
 
 def _parameter(field: Field[Any], hint: Any, doc: str) -> tuple[Any, Any]:
@@ -72,11 +106,15 @@ def _bounded(hint: Any, doc: str) -> Any:
 
 
 def _bounded_items(hint: Any, items: Limit | None, doc: str) -> Any:
+    if hint is CheckpointSource:
+        return _place()
     if is_dataclass(hint):
         return stage_model(hint)  # type: ignore[arg-type]
     if get_origin(hint) is tuple:
         inner = get_args(hint)[0]
         return list[_bounded(Annotated[inner, items] if items else inner, doc)]  # type: ignore[misc]
+    if get_origin(hint) is dict:
+        return dict[str, _bounded(get_args(hint)[1], doc)]  # type: ignore[misc]
     return hint
 
 

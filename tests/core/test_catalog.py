@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preheat.catalog import ComponentCatalog, build, built_in, camel_case, snake_case, spell
+from preheat.catalog import ComponentCatalog, build, built_in, camel_case, spell
+from preheat.construction import snake_case
 from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import FreezingModifier, ResetModifier
@@ -112,7 +113,7 @@ def test_a_password_in_a_refused_url_is_not_repeated():
 
 
 def test_every_family_is_listed():
-    assert ComponentCatalog.list_sources() == ["http", "local", "s3"]
+    assert ComponentCatalog.list_sources() == ["fallback", "http", "local", "s3"]
     assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "weights_only"]
     assert ComponentCatalog.list_modifiers() == ["custom", "freezing", "reset"]
 

@@ -6,6 +6,7 @@ PREHEAT_UPDATE_GOLDEN=1 writes the latter anew; read the difference before you c
 from __future__ import annotations
 
 import copy
+import json
 import os
 import secrets
 from dataclasses import replace
@@ -248,6 +249,21 @@ def test_no_gpu_is_asked_for_by_asking_for_none(pipeline: Pipeline) -> None:
     pod["spec"]["containers"].append({"name": "cpu", "image": "t", "resources": {"limits": {"nvidia.com/gpu": "0"}}})
     containers = inject(pod, pipeline, SETTINGS)["spec"]["containers"]
     assert [each["name"] for each in containers if "volumeMounts" in each] == ["train", "cpu"]
+
+
+def test_secrets_of_every_source_of_a_fallback_reach_the_loader(pod: dict[str, Any]) -> None:
+    sources = [
+        {"s3": {"bucket": "b", "key": "k", "secretRef": "keys"}},
+        {"http": {"url": "https://h/k", "secretRef": "web"}},
+    ]
+    spec = {"stages": [{"fallback": {"sources": sources}}]}
+    pipeline = Pipeline.parse({"metadata": {"name": "finetune", "namespace": "team-a"}, "spec": spec})
+    env = inject(pod, pipeline, SETTINGS)["spec"]["initContainers"][-1]["env"]
+    given = {entry["name"]: entry["valueFrom"]["secretKeyRef"]["name"] for entry in env if "secretKeyRef" in str(entry)}
+    assert given["AWS_ACCESS_KEY_ID"] == given["AWS_SESSION_TOKEN"] == "keys"
+    assert given["PREHEAT_HTTP_TOKEN"] == given["PREHEAT_HTTP_PASSWORD"] == "web"
+    [described] = [json.loads(entry["value"]) for entry in env if entry["name"] == "PREHEAT_PIPELINE"]
+    assert described["spec"]["stages"] == spec["stages"]
 
 
 def test_the_installations_environment_reaches_the_loader_and_nobody_else(

@@ -1,12 +1,15 @@
 """Where checkpoints come from: one file per source."""
 
+from preheat.sources.fallback import FallbackSource
 from preheat.sources.http import HTTPSource
 from preheat.sources.local import LocalSource
 from preheat.sources.s3 import S3Source
 from preheat.stage import CheckpointSource
 
-SOURCES: dict[str, type[CheckpointSource]] = {
+#: Sources that name one place each.
+PLACES: dict[str, type[CheckpointSource]] = {
     "http": HTTPSource,
     "local": LocalSource,
     "s3": S3Source,
 }
+SOURCES: dict[str, type[CheckpointSource]] = {**PLACES, "fallback": FallbackSource}

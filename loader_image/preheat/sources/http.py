@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import AccessDeniedError, CheckpointConfigError
 from preheat.sources.authorities import CABundle, check_ca_bundle
 from preheat.stage import CheckpointSource, Limit, SecretName, SecretVariable
+
+ANONYMOUS = "anonymous reads without credentials: remove secretRef, or set anonymous to false"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class HTTPSource(CheckpointSource):
     secret_ref: SecretName | None = None
     """Name of a Secret in the pod's namespace: key `token` (bearer), or `username` and `password` (basic)."""
 
+    anonymous: bool = False
+    """Send no credentials, whatever the environment holds."""
+
     ca_bundle: CABundle | None = None
     """Certificates, as PEM text, of the authorities that the server is trusted by; default: the system's."""
 
@@ -35,8 +40,10 @@ class HTTPSource(CheckpointSource):
     )
 
     def __post_init__(self) -> None:
-        """What is no certificate is refused here, before a handshake fails for it."""
+        """Credentials for nobody are a mistake; what is no certificate is refused before a handshake fails for it."""
         super().__post_init__()
+        if self.anonymous and self.secret_ref:
+            raise CheckpointConfigError(ANONYMOUS)
         check_ca_bundle("caBundle", self.ca_bundle)
 
     @property
@@ -44,19 +51,31 @@ class HTTPSource(CheckpointSource):
         """The URL without its query, which may carry a signature."""
         return self.url.partition("?")[0]
 
+    def beside(self, name: str) -> CheckpointSource:
+        """A URL that differs in the last part of its path; the query stays."""
+        folder, _, query = self._parts()
+        return replace(self, url=folder + name + query)
+
     def open(self, patience: Patience) -> Blob:
         """Ask for size and version with one request, of every file where there are several."""
         from preheat.formats.folders import open_in
         from preheat.sources.http_blob import HttpFolder
 
+        folder, name, query = self._parts()
+        place = HttpFolder(folder, query, self._authorization(), patience, self.ca_bundle)
+        return open_in(place, name)
+
+    def _parts(self) -> tuple[str, str, str]:
+        """The folder with its slash, the name in it, and the query with its mark."""
         where, mark, query = self.url.partition("?")
         folder, slash, name = where.rpartition("/")
         if folder.endswith(":/"):  # a host alone
             folder, slash, name = where, "/", ""
-        place = HttpFolder(folder + slash, mark + query, self._authorization(), patience, self.ca_bundle)
-        return open_in(place, name)
+        return folder + slash, name, mark + query
 
     def _authorization(self) -> dict[str, str]:
+        if self.anonymous:
+            return {}
         if self.secret_ref and not any(_secret(each.variable) for each in self.secret_variables):
             raise AccessDeniedError(
                 f"Secret {self.secret_ref!r} is missing, or has none of the keys token, username and password",

@@ -92,6 +92,11 @@ class HttpBlob:
             self.close()
             raise
 
+    @property
+    def etag(self) -> str | None:
+        """The header as the server sent it first; every later answer is held against it."""
+        return self._pin.etag
+
     # What an object store changes.
 
     def locate(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from preheat.blob import Blob, Patience
@@ -74,6 +74,11 @@ class S3Source(CheckpointSource):
     def uri(self) -> str:
         """`s3://bucket/key`."""
         return f"s3://{self.bucket}/{self.key.lstrip('/')}"
+
+    def beside(self, name: str) -> CheckpointSource:
+        """The newest version of a key that differs in what follows the last slash."""
+        prefix, slash, _ = self.key.rpartition("/")
+        return replace(self, key=prefix + slash + name, version_id=None)
 
     def open(self, patience: Patience) -> Blob:
         """Ask for size and version, of every file where there are several; botocore is imported here, nowhere else."""
