@@ -27,6 +27,13 @@ $(UV):
 	@$(UV) pip install --quiet --python $(PY) --no-deps -e .
 	@touch $@
 
+# The fuzzer stands beside the virtual environment: only `make fuzz` needs it.
+ATHERIS := $(PREHEAT_CACHE)/fuzz/atheris-$(shell sha256sum fuzz/requirements.txt | cut -c1-12)
+SECONDS ?= 60
+
+$(ATHERIS): $(UV) .venv/.synced
+	@$(UV) pip install --quiet --python $(PY) --require-hashes --requirement fuzz/requirements.txt --target $@
+
 lock: $(UV)  ## pin the Python dependencies with hashes (LOCK=--upgrade moves them)
 	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header $(LOCK) pyproject.toml -o requirements.lock
 
@@ -38,6 +45,9 @@ test: setup  ## run every test, the real cluster included
 
 test-fast: setup  ## run the tests that need no cluster
 	@.venv/bin/pytest -m "not cluster" $(ARGS)
+
+fuzz: setup $(ATHERIS)  ## search inputs that break a parser (SECONDS=60 for each target, ARGS="TARGET ...")
+	@PYTHONPATH=tests:$(ATHERIS) $(PY) fuzz --seconds $(SECONDS) $(ARGS)
 
 lint: setup  ## ruff, mypy, import rules, generated files
 	@.venv/bin/ruff check .
@@ -74,4 +84,4 @@ cluster-down:  ## end the test cluster and remove every trace of it
 images: setup  ## build the operator's and the loader's image
 	@$(CLUSTER_PY) images
 
-.PHONY: cluster-up cluster-down images demo demo-clean bench help setup lock test test-fast lint format crds
+.PHONY: cluster-up cluster-down images demo demo-clean bench fuzz help setup lock test test-fast lint format crds

@@ -1,0 +1,124 @@
+"""Targets that take what others say about a checkpoint: a bundle's manifest, and the headers of a server's answer."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from claims import accepted, claim
+
+from preheat.bundle.manifest import Manifest
+from preheat.sources.http_answer import (
+    Pin,
+    check_encoding,
+    check_part,
+    content_length,
+    content_range,
+    refusal,
+    retry_after,
+)
+from preheat.sources.http_connection import Target
+
+URI = "https://example.org/model.safetensors"
+HERE = Target("https", "example.org", 443, "/model.safetensors")
+
+
+def manifest(data: bytes) -> None:
+    """What is accepted as a manifest can be written again and is the same then."""
+    found = accepted(lambda: Manifest.from_json(data))
+    if found is not None:
+        text = found.to_json()  # compared as text, where NaN equals NaN
+        claim(Manifest.from_json(text).to_json() == text, "written again the manifest is another one")
+
+
+def http_answer(data: bytes) -> None:
+    """Status and headers, parsed by the client that parses them in earnest: lengths, ranges, pins, waits, redirects."""
+    stream = io.BytesIO(data)
+    try:
+        status = int(stream.readline(16))
+        headers = http.client.parse_headers(stream)
+    except (ValueError, http.client.HTTPException):
+        return
+    pin = Pin.of(headers)
+    found = content_range(headers)
+    if accepted(lambda: check_part(URI, status, headers, (8, 16), 64, Pin('"a"', None)) or True):  # it returns nothing
+        claim(status == 206 and found == (8, 16, 64) and content_length(headers) == 8, "another part is accepted")
+    accepted(lambda: check_encoding(URI, headers))
+    pin.version(64)
+    pin.matches(headers)
+    str(refusal(URI, status, headers.get("Reason") or ""))
+    wait = retry_after(headers, 1_700_000_000.0)
+    claim(wait is None or wait >= 0, f"a wait of {wait} s")
+    _check_sendable(pin.condition())
+    target = accepted(_redirect(headers.get("Location") or ""))
+    if target is not None:
+        _check_sendable({"Host": target.host}, target.path)
+
+
+def _redirect(location: str) -> Callable[[], Target]:
+    return lambda: HERE.redirect(location)
+
+
+def _check_sendable(headers: dict[str, str], path: str = "/") -> None:
+    """The client that will send the next request takes these without complaint."""
+    request = http.client.HTTPConnection("example.org")
+    request.putrequest("GET", path)
+    for name, value in headers.items():
+        request.putheader(name, value)
+
+
+def mutate_json(data: bytes, max_size: int, mutate: Callable[[bytes, int], bytes], choice: random.Random) -> bytes:
+    """Put something odd, or another part of the document, in a place of it; now and then change its bytes."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    places = list(_places(document))
+    if not places or choice.random() < 0.2:
+        return bytes(mutate(data, max_size))
+    container, key = choice.choice(places)
+    if choice.random() < 0.1:
+        del container[key]
+    else:
+        other, place = choice.choice(places)
+        container[key] = json.loads(choice.choice(_ODD) if choice.random() < 0.7 else json.dumps(other[place]))
+    return json.dumps(document).encode()[:max_size]
+
+
+_ODD = (
+    "null",
+    "true",
+    "0",
+    "-1",
+    "1e999",
+    "NaN",
+    "1.5",
+    str(1 << 70),
+    '""',
+    '"a"',
+    '"\\ud800"',
+    "[]",
+    "[1]",
+    "{}",
+    '{"a": {}}',
+)
+
+
+def _places(document: Any) -> Iterator[tuple[Any, Any]]:
+    pending = [document]
+    while pending:
+        container = pending.pop()
+        keys = (
+            list(container)
+            if isinstance(container, dict)
+            else range(len(container))
+            if isinstance(container, list)
+            else ()
+        )
+        for key in keys:
+            yield container, key
+            pending.append(container[key])
