@@ -159,7 +159,7 @@ def twice() -> bytes:
 
 CASES: dict[str, tuple[Callable[[World], dict[str, Any]], str, str]] = {
     "missing file": (lambda world: {"local": {"path": str(world.folder / "no.ckpt")}}, "NotFound", "no.ckpt"),
-    "a folder": (lambda world: {"local": {"path": str(world.folder)}}, "NotFound", "none of the files that a checkpoint begins with"),
+    "a folder": (lambda world: {"local": {"path": str(world.folder)}}, "NotFound", "has none of the files that"),
     "missing URL": (lambda world: world.http("/no.ckpt"), "NotFound", "no.ckpt: the server answered 404"),
     "missing key": (lambda world: world.s3("no.ckpt"), "NotFound", "bucket 'models' has no key 'no.ckpt'"),
     "missing bucket": (lambda world: world.s3(bucket="nobody"), "NotFound", "there is no bucket 'nobody'"),
