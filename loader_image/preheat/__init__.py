@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.stage import PipelineStage as PipelineStage
     from preheat.verbs.comparison import Comparison as Comparison
     from preheat.verbs.comparison import compare as compare
+    from preheat.verbs.conversion import Converted as Converted
+    from preheat.verbs.conversion import convert_checkpoint as convert_checkpoint
     from preheat.verbs.digest import calculate_checksum as calculate_checksum
     from preheat.verbs.forecast import Forecast as Forecast
     from preheat.verbs.forecast import plan_pipeline as plan_pipeline
@@ -47,6 +49,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
 _EXPORTS = {
     "catalog": ("ComponentCatalog",),
     "verbs.comparison": ("Comparison", "compare"),
+    "verbs.conversion": ("Converted", "convert_checkpoint"),
     "context": ("CheckpointContext",),
     "verbs.digest": ("calculate_checksum",),
     "errors": (

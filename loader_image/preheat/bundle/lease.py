@@ -103,7 +103,7 @@ def _living(folders: list[Path], lives: dict[Path, tuple[int, float]]) -> list[P
         if folder not in lives or lives[folder][0] != beat:
             lives[folder] = beat, now
         # Clocks of other machines do not count: what matters is whether the time stamp moves.
-        if now - lives[folder][1] > EXPIRY or _died_here(folder.name):
+        if now - lives[folder][1] > EXPIRY or died_here(folder.name):
             log.info("removing what a dead loader left: %s", folder.name)
             bury(folder)
         else:
@@ -111,7 +111,14 @@ def _living(folders: list[Path], lives: dict[Path, tuple[int, float]]) -> list[P
     return living
 
 
-def _died_here(name: str) -> bool:
+def died_here(name: str) -> bool:
+    """Whether the name ends with an owner of this machine that does not run any more."""
     here = owner_here().rpartition("_")[0]
     found = re.search(rf"-{re.escape(here)}_(\d+)$", name)
-    return found is not None and not Path("/proc", found[1]).exists()
+    if not found:
+        return False
+    try:
+        os.kill(int(found[1]), 0)  # asks, and sends nothing
+    except (OSError, OverflowError) as error:
+        return not isinstance(error, PermissionError)  # another user's runs
+    return False

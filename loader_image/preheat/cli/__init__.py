@@ -10,6 +10,7 @@ from preheat import __version__
 from preheat.cli.cache import cache
 from preheat.cli.checksum import checksum
 from preheat.cli.compare import compare
+from preheat.cli.convert import convert
 from preheat.cli.inspect import inspect
 from preheat.cli.plan import plan
 from preheat.cli.report import report
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (run, plan, inspect, verify, compare, checksum, report):
+for _verb in (run, plan, inspect, verify, compare, convert, checksum, report):
     app.command()(_verb)
 app.add_typer(cache, name="cache")
 

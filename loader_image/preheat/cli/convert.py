@@ -1,0 +1,104 @@
+"""`preheat convert`: a checkpoint of any format as one safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from preheat.cli.answer import answering, progress, show, show_json
+from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Profile, Region, VersionId, source
+from preheat.errors import CheckpointConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from preheat.convert import Convert
+    from preheat.verbs.conversion import Converted
+
+ARROW = "=>"
+
+Regexes = list[str] | None
+
+
+def convert(
+    location: Location,
+    target: Annotated[Path, typer.Argument(metavar="TARGET.safetensors", help="The file to write.")],
+    select: Annotated[Regexes, typer.Option(metavar="REGEX", help="Take only tensors with it in their name.")] = None,
+    exclude: Annotated[Regexes, typer.Option(metavar="REGEX", help="Leave out tensors with it in their name.")] = None,
+    strip_prefix: Annotated[Regexes, typer.Option(metavar="PREFIX", help="Take it off the names.")] = None,
+    rename: Annotated[Regexes, typer.Option(metavar="REGEX=>TEXT", help="Replace every match in the names.")] = None,
+    add_prefix: Annotated[str | None, typer.Option(metavar="PREFIX", help="Put it before every name.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16, for floating weights.")] = None,
+    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="What the whole object must have.")] = None,
+    crc32: Annotated[bool, typer.Option(help="Whether the CRC-32 of every record is compared.")] = True,
+    finite: Annotated[bool, typer.Option(help="Whether NaN or infinity among the weights is an error.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    as_json: Json = False,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+    version_id: VersionId = None,
+    profile: Profile = None,
+) -> None:
+    """Write the weights of a checkpoint to one safetensors file: only those, checked on their way, all or nothing.
+
+    Options that change names and values mean what the fields of the `convert` stage mean; lists repeat the option.
+    """
+    with answering(as_json):
+        from preheat.verbs.conversion import convert_checkpoint
+
+        where = source(
+            location, endpoint=endpoint, region=region, anonymous=anonymous, version_id=version_id, profile=profile
+        )
+        rules = [_rule(text) for text in rename or ()]
+        stage = _stage(
+            select=select, exclude=exclude, strip_prefix=strip_prefix, rename=rules, add_prefix=add_prefix, dtype=dtype
+        )
+        found = convert_checkpoint(
+            where, target, stage,
+            sha256=sha256, crc32=crc32, finite=finite, force=force, progress=progress("converting"),
+        )  # fmt: skip
+    if as_json:
+        show_json(found.to_json())
+    else:
+        show(_table(found))
+        typer.echo(str(found.file.absolute()))
+
+
+def _stage(**changes: Any) -> Convert | None:
+    from preheat.convert import Convert
+
+    wanted = {name: value for name, value in changes.items() if value not in (None, [])}
+    return Convert(**wanted) if wanted else None
+
+
+def _rule(text: str) -> dict[str, str]:
+    pattern, arrow, replacement = text.rpartition(ARROW)
+    if not arrow:
+        raise CheckpointConfigError(
+            f"--rename {text!r:.80} has no {ARROW}", remedy=r"Write it like '^layers\.=>blocks.'"
+        )
+    return {"pattern": pattern, "replacement": replacement}
+
+
+def _table(found: Converted) -> Table:
+    from preheat.bundle.storage import megabytes
+    from preheat.terminal import count_of, facts, said_checks
+
+    rows = [
+        ("source", found.uri),
+        ("version", found.version),
+        ("format", f"{found.format} ({found.layout})"),
+        ("tensors", f"{found.tensors}, {found.parameters / 1e6:.1f} M parameters, {megabytes(found.output_bytes)}"),
+        ("left out", f"{found.left_tensors} tensors, {megabytes(found.left_bytes)}"),
+        ("excluded", f"{found.excluded_tensors} weights, {megabytes(found.excluded_bytes)}"),
+        ("checked", f"{said_checks(found.checks)}; {count_of(found.records, 'record')}"),
+        ("read", f"{megabytes(found.fetched_bytes)} in {found.seconds:.2f} s"),
+    ]
+    if found.aliases:
+        tied = ", ".join(f"{alias} = {name}" for alias, name in list(found.aliases.items())[:4])
+        more = ", ..." if len(found.aliases) > 4 else ""
+        rows.insert(4, ("tied, not in the file", f"{len(found.aliases)}: {tied}{more}"))
+    return facts(rows)
