@@ -86,7 +86,7 @@ def reuse(spec: PipelineSpec, store: Store, pod: str) -> Outcome | None:
 
 
 def _found(store: Store, digest: str, blob: Blob, began: float) -> Outcome:
-    found = store.find(digest)
+    found = store.use(digest)
     if not found:
         raise StorageError(f"bundle {digest} was removed while it was looked at", remedy="Run it again")
     return Outcome(*found, reused=True, seconds=time.monotonic() - began, fetched_bytes=blob.fetched)

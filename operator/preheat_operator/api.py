@@ -29,6 +29,8 @@ SHORT_NAME = "ckpt"
 LABEL = "preheat.dev/pipeline"
 NAME_LENGTH = 63
 
+CACHE_ON_CLAIM = "an emptyDir ends with its one bundle: give cache a persistentVolumeClaim"
+
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 Quantity = Annotated[
     int | str,
@@ -59,6 +61,16 @@ class EmptyDir(Part):
     """The pod is evicted when the volume grows beyond it."""
 
 
+class Cache(Part):
+    """How many bytes of bundles stay on a claim; those that were not used for longest go, never one in use."""
+
+    max_size: Quantity
+    """Bytes, such as 200Gi. A loader that has made a bundle removes others beyond it."""
+
+    pod_lifetime_seconds: Annotated[int, Field(ge=3600, le=315_360_000)] | None = None
+    """No pod on the claim lives longer than this. Default: what a pod has used stays in use for ever."""
+
+
 class Volume(Part):
     """Where the bundle is put. Default: an emptyDir."""
 
@@ -68,10 +80,15 @@ class Volume(Part):
     persistent_volume_claim: PersistentVolumeClaim | None = None
     """A claim in the pipeline's namespace; pods that share it share bundles."""
 
+    cache: Cache | None = None
+    """How many bytes of bundles stay on the claim. Default: all."""
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if self.empty_dir and self.persistent_volume_claim:
             raise ValueError("choose one: emptyDir or persistentVolumeClaim")
+        if self.cache and not self.persistent_volume_claim:
+            raise ValueError(CACHE_ON_CLAIM)
         return self
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from preheat.sources import http, s3
 from preheat_operator import composition
-from preheat_operator.api import GROUP, KIND, NAME_LENGTH, PLURAL, SHORT_NAME, VERSION, Resource
+from preheat_operator.api import CACHE_ON_CLAIM, GROUP, KIND, NAME_LENGTH, PLURAL, SHORT_NAME, VERSION, Resource
 from preheat_operator.stage_models import DEFAULT_LENGTH, mismatch
 
 Schema = dict[str, Any]
@@ -108,7 +108,8 @@ def _resource_schema() -> Schema:
         _rule(
             "!(has(self.emptyDir) && has(self.persistentVolumeClaim))",
             "the bundle is put in one place: keep emptyDir or persistentVolumeClaim",
-        )
+        ),
+        _rule("!has(self.cache) || has(self.persistentVolumeClaim)", CACHE_ON_CLAIM),
     ]
     conditions = schema["properties"]["status"]["properties"]["conditions"]
     conditions.update({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})

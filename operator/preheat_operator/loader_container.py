@@ -11,6 +11,7 @@ from preheat.spec import to_mapping
 from preheat.stage import CheckpointSource
 from preheat_operator.api import Pipeline
 from preheat_operator.loader_resources import loader_resources, merged
+from preheat_operator.quantity import parse_quantity
 from preheat_operator.settings import Settings
 
 LOADER = "preheat-loader"
@@ -68,8 +69,18 @@ def _environment(pipeline: Pipeline, settings: Settings, shim: str) -> list[dict
         {"name": "PREHEAT_VOLUME", "value": MOUNT_PATH},
         {"name": "PREHEAT_POD_UID", "valueFrom": uid},
         {"name": "PREHEAT_SHIM", "value": shim},
+        *_cache(pipeline.spec.get("volume") or {}),
         *_credentials(pipeline.parsed.source),
     ]
+
+
+def _cache(volume: Object) -> list[dict[str, Any]]:
+    cache = volume.get("cache")
+    if not cache:
+        return []
+    limit = {"name": "PREHEAT_CACHE_LIMIT", "value": str(int(parse_quantity(cache["maxSize"])))}
+    lifetime = cache.get("podLifetimeSeconds")
+    return [limit, {"name": "PREHEAT_POD_LIFETIME", "value": str(lifetime)}] if lifetime else [limit]
 
 
 def _described(pipeline: Pipeline) -> str:
