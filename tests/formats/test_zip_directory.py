@@ -116,6 +116,12 @@ def test_bytes_before_the_archive_are_refused() -> None:
             index_of(b"PK\3\4" + content)
 
 
+def test_an_empty_directory_behind_the_first_bytes_of_a_member_is_refused() -> None:
+    front = b"PK\3\4" + bytes(30)
+    with pytest.raises(CheckpointValidationError, match="lists no members"):
+        index_of(front + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, len(front), 0))
+
+
 def test_end_records_that_disagree_are_refused() -> None:
     content = bytearray(zip_of([PICKLE, STORAGE]))
     content[-14:-10] = struct.pack("<2H", 7, 7)

@@ -59,6 +59,8 @@ def read_directory(reader: MetadataReader) -> dict[str, Member]:
             f"the zip directory has {bounds.stop - bounds.start} bytes; {MAX_DIRECTORY} are allowed"
         )
     entries = list(_entries(reader.read(bounds.start, bounds.stop), bounds))
+    if not entries:
+        raise CheckpointValidationError("the zip file's directory lists no members", remedy="Copy the file again")
     members: dict[str, Member] = {}
     for member in _with_stops(entries, bounds.start):
         if member.name in members:
