@@ -88,6 +88,12 @@ def index_of(content: bytes) -> Index:
 def value_of(content: bytes, tensor: Tensor) -> torch.Tensor:
     """The tensor that an index describes, built of the file's bytes."""
     dtype = TORCH_DTYPES[tensor.dtype]
+    if tensor.parts:
+        whole = torch.empty(tensor.space, dtype=dtype)
+        for part in tensor.parts:
+            box = tuple(slice(start, end) for start, end in zip(part.corner, part.end, strict=True))
+            whole[box] = value_of(content, part.tensor)
+        return whole.reshape(tensor.shape)
     raw = bytearray(content[tensor.start : tensor.start + tensor.extent()])
     if not raw:
         return torch.empty(tensor.shape, dtype=dtype)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from preheat.blob import Blob, Folder
 from preheat.errors import AccessDeniedError, CheckpointLoadError, CheckpointNotFoundError, CheckpointSourceError
-from preheat.formats import shards
+from preheat.formats import distributed, shards
 from preheat.index import Index
 from preheat.joined_blob import JoinedBlob
 
@@ -41,6 +41,9 @@ FOLDERS: tuple[FolderFormat, ...] = (
         "safetensors in shards", re.compile(r"\.safetensors\.index\.json$"), shards.members, shards.read_index
     ),
     FolderFormat("torch files in shards", re.compile(r"\.bin\.index\.json$"), shards.members, shards.read_index),
+    FolderFormat(
+        "torch.distributed.checkpoint", re.compile(r"(^|/)\.metadata$"), distributed.members, distributed.read_index
+    ),
 )
 
 #: What is looked for in a folder, the first that is there is taken.
@@ -51,6 +54,7 @@ ENTRIES: tuple[str, ...] = (
     "pytorch_model.bin",
     "adapter_model.safetensors",
     "adapter_model.bin",
+    ".metadata",
 )
 
 _LEADS_OUT = re.compile(r"^/|\\|(^|/)\.\.?(/|$)|[\x00-\x1f]")

@@ -13,7 +13,7 @@ from preheat.index import Tensor
 #: Keys that hold a state dict or a whole module, the first that does is taken.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 
-_LIGHTNING_VERSION = "pytorch-lightning_version"
+LIGHTNING_VERSION = "pytorch-lightning_version"
 _LIGHTNING_PARTS = frozenset(("callbacks", "optimizer_states", "lr_schedulers", "loops"))
 _RESAVE = "Save the model's state_dict() with torch.save"
 
@@ -39,38 +39,39 @@ def take_apart(root: Any) -> Layout:
         raise CheckpointLoadError(f"the file holds a {type(root).__name__}, not a state dict", remedy=_RESAVE)
     for key in WEIGHT_KEYS:
         candidate = root.get(key)
-        if isinstance(candidate, dict) and _has_tensors(candidate):
-            tensors, rest = _split(candidate)
+        if isinstance(candidate, dict) and has_tensors(candidate):
+            tensors, rest = split(candidate)
             state = {other: value for other, value in root.items() if other != key}
             return Layout(_name(root, key), tensors, {**state, key: rest} if rest else state)
         if is_module(candidate):
             others = {other: value for other, value in root.items() if other != key}
             return Layout("module", _split_module(candidate), others)
-    if _has_tensors(root) and all(
-        _is_tensor(value) or str(key).endswith("_extra_state") for key, value in root.items()
-    ):
-        return Layout("raw", *_split(root))
-    raise _no_weights(root)
+    if has_tensors(root) and all(is_tensor(value) or str(key).endswith("_extra_state") for key, value in root.items()):
+        return Layout("raw", *split(root))
+    raise no_weights(root)
 
 
 def _name(root: dict[Any, Any], key: str) -> str:
-    lightning = _LIGHTNING_VERSION in root or len(_LIGHTNING_PARTS & root.keys()) >= 2
+    lightning = LIGHTNING_VERSION in root or len(_LIGHTNING_PARTS & root.keys()) >= 2
     return "lightning" if key == "state_dict" and lightning else key
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
+    """Whether it is one, be it of a kind that is refused."""
     return isinstance(value, Tensor) or (isinstance(value, Node) and bool(value.refusal))
 
 
-def _has_tensors(entries: dict[Any, Any]) -> bool:
-    return any(map(_is_tensor, entries.values()))
+def has_tensors(entries: dict[Any, Any]) -> bool:
+    """Whether one of the values is a tensor."""
+    return any(map(is_tensor, entries.values()))
 
 
-def _split(entries: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[Any, Any]]:
+def split(entries: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[Any, Any]]:
+    """A state dict's tensors and what else is in it; raises UnsupportedFormatError for a tensor that is refused."""
     tensors: dict[str, Tensor] = {}
     rest: dict[Any, Any] = {}
     for name, value in entries.items():
-        if not _is_tensor(value):
+        if not is_tensor(value):
             rest[name] = value
         elif isinstance(value, Node):
             raise UnsupportedFormatError(f"tensor {name!r} is {value.refusal}", remedy="Save it as a dense tensor")
@@ -80,7 +81,7 @@ def _split(entries: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[Any, Any]]:
 
 
 def _split_module(module: Node) -> dict[str, Tensor]:
-    tensors, _ = _split(module_entries(module))
+    tensors, _ = split(module_entries(module))
     if not tensors:
         raise CheckpointLoadError(f"the pickled module of class {module.name} has no tensors")
     return tensors
@@ -95,7 +96,8 @@ def checked_name(name: Any) -> str:
     return str(name)
 
 
-def _no_weights(root: dict[Any, Any]) -> CheckpointLoadError:
+def no_weights(root: dict[Any, Any]) -> CheckpointLoadError:
+    """Why this is no checkpoint, with its keys."""
     for key in WEIGHT_KEYS:
         if isinstance(root.get(key), Node):
             return UnsupportedFormatError(

@@ -10,18 +10,26 @@ SMALL = 64 * 1024  # a smaller file is read at once
 
 
 class MetadataReader:
-    """Ranges of one blob, kept for as long as the index is being built: what was read is not requested again."""
+    """Ranges of one blob, kept for as long as the index is being built: what was read is not requested again.
 
-    def __init__(self, blob: Blob) -> None:
+    With `start` and `stop` a file inside of the blob is read as if it stood alone.
+    """
+
+    def __init__(self, blob: Blob, start: int = 0, stop: int | None = None) -> None:
         self._blob = blob
+        self._start = start
         self._kept: list[tuple[int, bytes]] = []
-        self.size = blob.size
+        self.size = (blob.size if stop is None else stop) - start
         self.fetched = 0
 
     @property
     def head(self) -> bytes:
         """The first 1024 bytes, or the whole of a file below 64 KiB."""
         return self.read(0, HEAD if self.size > SMALL else self.size)
+
+    def keep(self, start: int, content: bytes) -> None:
+        """Take bytes that were read already."""
+        self._kept.append((start, content))
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop), all of them; raises TruncatedError when the blob ends before `stop`."""
@@ -42,4 +50,4 @@ class MetadataReader:
             if start < begin < stop <= begin + len(kept):
                 return self.fetch(start, begin) + kept[: stop - begin]
         self.fetched += stop - start
-        return self._blob.read(start, stop)
+        return self._blob.read(self._start + start, self._start + stop)

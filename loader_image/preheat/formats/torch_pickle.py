@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError
-from preheat.formats.inert import FROZENSET, SET, check_tree
+from preheat.formats.inert import FROZENSET, SET, Global, check_tree
 from preheat.formats.layouts import take_apart
 from preheat.formats.metadata import MetadataReader
 from preheat.formats.pickle_machine import Pickle
@@ -21,10 +22,15 @@ def make_index(file_format: str, pickle: Pickle, reader: MetadataReader) -> Inde
     """The index of a checkpoint whose pickle was read with the constructors of `torch_tensors`."""
     check_tree(pickle.value)
     layout = take_apart(pickle.value)
-    opaque = tuple(sorted(map(str, pickle.opaque - FAMILIAR - {SET, FROZENSET})))
+    opaque = uninterpreted(pickle.opaque)
     index = Index(file_format, layout.name, layout.tensors, layout.state, opaque, reader.fetched)
-    _check_tensors(index, reader.size)
+    check_tensors(index, reader.size)
     return index
+
+
+def uninterpreted(opaque: Collection[Global]) -> tuple[str, ...]:
+    """The names of classes and functions that mean nothing to Preheat."""
+    return tuple(sorted(map(str, set(opaque) - FAMILIAR - {SET, FROZENSET})))
 
 
 def refuse_reference(identity: Any) -> NoReturn:
@@ -35,7 +41,8 @@ def refuse_reference(identity: Any) -> NoReturn:
     raise CheckpointLoadError(f"the pickle refers to something outside of itself that is no storage: {kind}")
 
 
-def _check_tensors(index: Index, stored: int) -> None:
+def check_tensors(index: Index, stored: int) -> None:
+    """Raise CheckpointValidationError unless all lie inside their storages and repeat little of the `stored` bytes."""
     for name, tensor in index.tensors.items():
         tensor.check_inside(name)
     for tensor in index.state_tensors():

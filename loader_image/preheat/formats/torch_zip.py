@@ -9,16 +9,22 @@ from typing import Any
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
 from preheat.formats.inert_pickle import MAX_OPCODES, read_pickle
 from preheat.formats.metadata import MetadataReader
+from preheat.formats.pickle_machine import Pickle
 from preheat.formats.torch_pickle import make_index, refuse_reference
 from preheat.formats.torch_tensors import CONSTRUCTORS, Storage, storage
-from preheat.formats.zip_directory import Member, check_stored, read_directory
+from preheat.formats.zip_directory import SUFFIX, Member, check_stored, read_directory
 from preheat.formats.zip_members import ALIGNMENT, locate, read_ahead, read_member
 from preheat.index import Index, Record
 
 
 def read_index(reader: MetadataReader) -> Index:
     """The index of a torch zip file; raises a CheckpointLoadError or CheckpointValidationError for anything else."""
-    members = read_directory(reader)
+    return make_index("torch-zip", read_tree(reader), reader)
+
+
+def read_tree(reader: MetadataReader, *, suffix: int = SUFFIX) -> Pickle:
+    """What a torch zip file holds, be it a checkpoint or not; its directory is sought in the last `suffix` bytes."""
+    members = read_directory(reader, suffix)
     root = _root(members)
     check_stored(members.values())
     small = {name: members.get(f"{root}/{name}") for name in ("data.pkl", ".storage_alignment", "byteorder")}
@@ -35,7 +41,7 @@ def read_index(reader: MetadataReader) -> Index:
     pickle = read_pickle(content, CONSTRUCTORS, partial(_storage, records), max_opcodes=budget)
     if pickle.stop != len(content):
         raise CheckpointLoadError(f"{len(content) - pickle.stop} bytes follow the end of the pickle")
-    return make_index("torch-zip", pickle, reader)
+    return pickle
 
 
 def _root(members: Mapping[str, Member]) -> str:

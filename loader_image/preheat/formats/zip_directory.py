@@ -51,9 +51,9 @@ class _Bounds:
     count: int
 
 
-def read_directory(reader: MetadataReader) -> dict[str, Member]:
-    """Every member by name, in the order of the directory."""
-    bounds = _bounds(reader)
+def read_directory(reader: MetadataReader, suffix: int = SUFFIX) -> dict[str, Member]:
+    """Every member by name, in the order of the directory; its last `suffix` bytes are read at once."""
+    bounds = _bounds(reader, suffix)
     if bounds.stop - bounds.start > MAX_DIRECTORY:
         raise CheckpointLoadError(
             f"the zip directory has {bounds.stop - bounds.start} bytes; {MAX_DIRECTORY} are allowed"
@@ -81,10 +81,10 @@ def check_stored(members: Iterable[Member]) -> None:
             )
 
 
-def _bounds(reader: MetadataReader) -> _Bounds:
+def _bounds(reader: MetadataReader, suffix: int) -> _Bounds:
     """Where the directory lies, from the records that end the file."""
     size = reader.size
-    tail = reader.read(max(0, size - SUFFIX), size)
+    tail = reader.read(max(0, size - suffix), size)
     if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\5\6":
         raise _no_end(tail, size)
     _, disk, first_disk, here, count, length, start, comment = _END.unpack(tail[-_END.size :])
