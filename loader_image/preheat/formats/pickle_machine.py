@@ -8,6 +8,7 @@ from typing import Any
 
 from preheat.errors import CheckpointLoadError, TruncatedError
 from preheat.formats.inert import Global, Node
+from preheat.formats.pickle_memo import WORTH_IT, asked_for
 
 #: What calls of a name mean: functions of Preheat's own. They take constant time, for a pickle repeats them cheaply.
 Constructors = Mapping[Global, Callable[..., Any]]
@@ -38,7 +39,7 @@ class Pickle:
 class Machine:
     """The stack machine that a pickle is a program for."""
 
-    __slots__ = ("at", "constructors", "data", "globals", "marks", "memo", "more", "persistent", "stack")
+    __slots__ = ("asked", "at", "constructors", "data", "globals", "marks", "memo", "more", "persistent", "stack")
 
     def __init__(
         self, data: bytes, constructors: Constructors, persistent: Callable[[Any], Any], start: int, more: More | None
@@ -49,9 +50,16 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
+        self.asked = asked_for(data, start) if len(data) >= WORTH_IT and more is None else None
         self.globals: dict[tuple[str, str], Global] = {}
         self.constructors = constructors
         self.persistent = persistent
+
+    def remember(self, key: int) -> None:
+        """Keep the value on top of the stack for those who will ask for it by number."""
+        value = self.stack[-1]
+        if self.asked is None or key in self.asked:
+            self.memo[key] = value
 
     def reaches(self, stop: int) -> bool:
         """Whether the program has bytes up to `stop`, after more of it was asked for."""

@@ -90,7 +90,7 @@ def _get(machine: Machine, key: int) -> Any:
 
 def _put(key: Callable[[Machine], int]) -> Opcode:
     def opcode(machine: Machine) -> None:
-        machine.memo[key(machine)] = machine.stack[-1]
+        machine.remember(key(machine))
 
     return opcode
 
