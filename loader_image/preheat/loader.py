@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from preheat.amounts import bytes_of, seconds_of
-from preheat.bundle.eviction import Policy, keep_within
+from preheat.bundle.eviction import Policy
 from preheat.bundle.manifest import Pipeline
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Store
@@ -76,20 +76,15 @@ def message_path(environment: Mapping[str, str]) -> Path:
 
 def load(settings: Settings) -> Outcome:
     """Give the pod its bundle; raises a CheckpointError, and then no bundle is left."""
-    store = Store(settings.volume)
-    outcome = _attached(settings, store)
-    if settings.policy and not outcome.reused:
-        keep_within(settings.volume, settings.policy)
-    return outcome
-
-
-def _attached(settings: Settings, store: Store) -> Outcome:
+    store = Store(settings.volume, settings.policy)
     for _ in range(ATTEMPTS):
         outcome = reuse(settings.spec, store, settings.pod)
         if outcome is None:
             outcome = prepare(settings.spec, store, settings.pod, settings.pipeline)
         # Every time: of a shim that a crash of the machine has emptied nobody would hear, and it runs in the pod.
         if store.attach(settings.pod, outcome.manifest.digest, settings.shim):
+            if not outcome.reused:
+                store.make_room()  # others may have been made at the same time
             return outcome
         log.info("the bundle was removed before the pod had it; making it again")
     raise StorageError(

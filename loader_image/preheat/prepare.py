@@ -107,6 +107,7 @@ class _Making:
         index = read_index(self.blob)
         plan = make_plan(index, self.spec)
         _say(plan)
+        partial.make_room(plan.output_bytes)
         planned = time.monotonic()
         progress.start(self.blob.size if checks.sha256 else sum(move.tensor.size for move in plan.moves))
         try:

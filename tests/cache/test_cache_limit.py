@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,26 @@ def test_what_ended_pods_used_goes_when_the_limit_is_reached(server: FaultServer
     assert {path.name for path in (tmp_path / "pods").iterdir()} == {"pod-b", "pod-c"}
     assert bundles(tmp_path) == 2
     assert all(Store(tmp_path).attached(pod) for pod in ("pod-b", "pod-c"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_volume_that_old_bundles_fill_takes_a_new_one(server: FaultServer, tmp_path: Path) -> None:
+    volume = tmp_path / "small"
+    volume.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", volume]).returncode:
+        pytest.skip("may not mount")
+    server.serve("/b.ckpt", saved({"state_dict": {"b": torch.randn(200_000)}}))
+    server.serve("/c.ckpt", saved({"state_dict": {"c": torch.randn(200_000)}}))
+    try:
+        give(server, "b", volume)
+        aged(volume, "pod-b", 30)
+        assert give(server, "c", volume).message["reason"] == "NoSpace"
+        ended = give(server, "c", volume, PREHEAT_CACHE_LIMIT="1M", PREHEAT_POD_LIFETIME="7d")
+        assert ended.code == 0, ended.log
+        assert "evicted bundle" in ended.log
+        assert bundles(volume) == 1
+    finally:
+        subprocess.run(["umount", volume], check=True)
 
 
 def test_without_a_lifetime_what_pods_have_used_stays_and_the_log_says_so(server: FaultServer, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from preheat.bundle.contents import BUNDLES, FORGOTTEN, PODS, Bundle, Contents, PodFolder, Unfinished, pods_on, survey
-from preheat.bundle.lease import bury
+from preheat.bundle.leftovers import bury
 from preheat.bundle.storage import megabytes, storage_errors, touch
 from preheat.errors import BundleInUseError, CheckpointError, CheckpointNotFoundError
 
@@ -103,10 +103,11 @@ def discard(root: Path, digests: Collection[str], *, force: bool = False) -> tup
         return tuple(chosen)
 
 
-def keep_within(root: Path, policy: Policy) -> None:
-    """Collect and tell the log. What a volume refuses is told too: whoever asks has his bundle already."""
+def keep_within(root: Path, policy: Policy, room: int = 0) -> None:
+    """Collect, so that `room` more bytes stay within the limit, and tell the log; faults of the volume are told too."""
+    limit = policy.max_size
     try:
-        done = collect(root, policy)
+        done = collect(root, policy if limit is None else replace(policy, max_size=max(0, limit - room)))
     except CheckpointError as error:
         log.warning("old bundles could not be removed: %s", error)
         return
@@ -114,8 +115,8 @@ def keep_within(root: Path, policy: Policy) -> None:
         log.info("evicted bundle %s, %s: the longest unused beyond the limit", bundle.digest, megabytes(bundle.size))
     if done.pods:
         log.info("removed the folders of %d pods that have ended", len(done.pods))
-    if policy.max_size is not None and done.left.size > policy.max_size:
-        sizes = megabytes(done.left.size), megabytes(policy.max_size)
+    if limit is not None and done.left.size > limit:
+        sizes = megabytes(done.left.size), megabytes(limit)
         log.warning("the bundles have %s, the limit is %s: the rest is in use, as far as can be seen", *sizes)
 
 
