@@ -286,7 +286,7 @@ def test_a_maker_that_wakes_up_while_its_remains_are_removed_does_not_publish_th
 
         monkeypatch.setattr(lease, "EXPIRY", -1)
         with monkeypatch.context() as slow:
-            slow.setattr("preheat.bundle.lease.shutil.rmtree", remove_slowly)
+            slow.setattr("preheat.bundle.leftovers.shutil.rmtree", remove_slowly)
             lease._living([frozen.folder], {})
         assert list(store.bundles.iterdir()) == []
 

@@ -21,7 +21,7 @@ BUNDLE_LINK = "bundle"
 FORGOTTEN = 3600.0  # age in seconds from which nobody is believed to be at work on a folder any more
 
 _DIGEST = re.compile(r"^[0-9a-f]{32}$")
-_PARTIAL = re.compile(r"^\.partial-([0-9a-f]{32})-(.+)$")
+_PARTIAL = re.compile(r"^\.partial-(?:left-)?([0-9a-f]{32})-(.+)$")
 _LEAVING = (".partial-", ".evicted-")
 
 

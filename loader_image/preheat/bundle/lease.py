@@ -9,12 +9,13 @@ import logging
 import os
 import random
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from preheat.bundle.leftovers import bury, set_aside
 
 HEARTBEAT = 2.0  # seconds between signs of life
 #: Seconds without one, after which a maker counts as dead. NFS clients show a folder as it was up to 60 s ago.
@@ -32,19 +33,19 @@ def owner_here() -> str:
 def take(folder: Path, others: Callable[[], list[Path]], done: Callable[[], bool]) -> bool:
     """Make `folder` once no other maker lives, and return True; False as soon as `done` says so.
 
-    `others` lists the folders of all makers of the same bundle. What a dead one left is removed.
+    `others` lists the folders of all makers of the same bundle. What a dead one left is removed, or set aside.
     """
     lives: dict[Path, tuple[int, float]] = {}  # by folder: its heartbeat, and when that changed by our own clock
     announced = False
     while not done():
-        remove(folder)  # our own, from before a restart
+        set_aside(folder)  # our own, from before a restart
         rivals = _living(others(), lives)
         if not rivals:
             folder.mkdir()
             rivals = _living([path for path in others() if path != folder], lives)
             if not rivals and not done():
                 return True
-            remove(folder)  # two came at the same moment: both step back
+            bury(folder)  # two came at the same moment: both step back
         elif not announced:
             log.info("waiting for another loader that makes the same bundle: %s", rivals[0].name)
             announced = True
@@ -71,28 +72,6 @@ def heartbeat(folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def remove(path: Path) -> None:
-    """Remove a folder, or the link that stands in its place; nothing there is fine, and links are not followed."""
-    if path.is_symlink() or path.is_file():
-        path.unlink(missing_ok=True)
-    elif path.exists():
-        shutil.rmtree(path, ignore_errors=True)  # another may be removing it, too
-
-
-def bury(folder: Path) -> bool:
-    """Remove a folder such that nobody can put what is left of it to use, a maker that lives after all, for one.
-
-    False when it was not there.
-    """
-    grave = folder.with_name(f".partial-removed-{os.urandom(8).hex()}")
-    try:
-        folder.rename(grave)
-    except FileNotFoundError:
-        return False
-    remove(grave)
-    return True
-
-
 def _living(folders: list[Path], lives: dict[Path, tuple[int, float]]) -> list[Path]:
     living = []
     for folder in folders:
@@ -104,8 +83,8 @@ def _living(folders: list[Path], lives: dict[Path, tuple[int, float]]) -> list[P
             lives[folder] = beat, now
         # Clocks of other machines do not count: what matters is whether the time stamp moves.
         if now - lives[folder][1] > EXPIRY or died_here(folder.name):
-            log.info("removing what a dead loader left: %s", folder.name)
-            bury(folder)
+            log.info("another loader died: %s", folder.name)
+            set_aside(folder)
         else:
             living.append(folder)
     return living

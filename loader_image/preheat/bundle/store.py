@@ -20,11 +20,20 @@ from pathlib import Path
 from preheat.bundle.contents import BUNDLE_LINK, BUNDLES, PODS, link_to, unfinished_on
 from preheat.bundle.data import read_manifest
 from preheat.bundle.eviction import Policy, keep_within
-from preheat.bundle.lease import bury, heartbeat, remove, take
+from preheat.bundle.lease import heartbeat, take
+from preheat.bundle.leftovers import JOURNAL, bury, inherit, remove, set_aside
 from preheat.bundle.manifest import LAYOUT, MANIFEST, WEIGHTS, Manifest
 from preheat.bundle.storage import storage_errors, sync, touch
 from preheat.catalog import spell
-from preheat.errors import CheckpointConfigError, NotABundleError, StorageError
+from preheat.errors import (
+    CheckpointConfigError,
+    CheckpointNotFoundError,
+    CheckpointSourceError,
+    NotABundleError,
+    SourceChangedError,
+    StorageError,
+    TruncatedError,
+)
 from preheat.spec import PipelineSpec
 
 SHIM_FOLDER = "shim"
@@ -42,11 +51,15 @@ def digest_of(uri: str, version: str, spec: PipelineSpec) -> str:
 
 
 class Partial:
-    """A bundle in the making: write `weights`, then publish."""
+    """A bundle in the making: write `weights`, then publish.
+
+    What another maker that did not get to its end has written of them is there already if `journal` is.
+    """
 
     def __init__(self, store: Store, folder: Path, digest: str) -> None:
         self.folder = folder
         self.weights = folder / WEIGHTS
+        self.journal = folder / JOURNAL
         self._store = store
         self._digest = digest
 
@@ -60,6 +73,7 @@ class Partial:
             try:
                 sync(self.weights)
                 _write_file(self.folder / MANIFEST, manifest.to_json().encode())
+                self.journal.unlink(missing_ok=True)
                 sync(self.folder)
                 return self._store.adopt(self.folder, self._digest)
             except FileNotFoundError:
@@ -97,9 +111,10 @@ class Store:
 
     @contextmanager
     def make(self, digest: str, owner: str) -> Iterator[Partial | None]:
-        """A folder to make a bundle in, gone afterwards unless published; None when another maker finished it.
+        """A folder to make a bundle in; None when another maker finished it.
 
-        Waits while another maker shows life. Raises StorageError where the volume cannot be written to.
+        Afterwards it is published or gone, or, where trying again may help, set aside with what is in it for the next
+        maker. Waits while another maker shows life. Raises StorageError where the volume cannot be written to.
         """
         folder = self.bundles / f".partial-{digest}-{_checked(owner)}"
         with storage_errors(self.root):
@@ -111,7 +126,13 @@ class Store:
             return
         try:
             with heartbeat(folder):
+                with storage_errors(self.root):
+                    inherit(folder, digest)
                 yield Partial(self, folder, digest)
+        except BaseException as error:
+            if _may_go_on(error):
+                set_aside(folder)
+            raise
         finally:
             remove(folder)
 
@@ -175,6 +196,13 @@ class Store:
         for left in unfinished_on(self.root):
             if left.digest != digest and left.forgotten(time.time()):
                 bury(left.folder)
+
+
+def _may_go_on(error: BaseException) -> bool:
+    """Whether what is written is right as far as it goes, and another attempt may get to the end."""
+    if isinstance(error, (CheckpointNotFoundError, SourceChangedError)):
+        return False
+    return isinstance(error, (CheckpointSourceError, TruncatedError)) or not isinstance(error, Exception)
 
 
 def _is_file(path: Path) -> bool:

@@ -1,0 +1,78 @@
+"""What is known of a piece that has passed: enough to go on without it, and to tell whether it is still there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from preheat import __version__
+from preheat.blob import Blob
+from preheat.checks import Checks
+from preheat.index import ITEMSIZE
+from preheat.plan import Move, Plan
+from preheat.transfer.checksum import crc32
+from preheat.transfer.pieces import Piece, Stretch
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The checksums of one piece: of its stretches as read, of what was cast as written, and digests."""
+
+    stretches: list[tuple[Stretch, int]]
+    cast: dict[int, tuple[int, int]]  # by the move's target: checksum and bytes
+    digests: dict[str, str]  # of all the piece's bytes, by algorithm, in hexadecimal
+
+    def to_json(self) -> list[Any]:
+        """For a journal, which knows the piece."""
+        return [[checksum for _, checksum in self.stretches], list(self.cast.items()), self.digests]
+
+    @classmethod
+    def from_json(cls, piece: Piece, document: list[Any]) -> Passed:
+        """What `to_json` made of this piece."""
+        checksums, cast, digests = document
+        stretches = list(zip(piece.stretches, checksums, strict=True))
+        return cls(stretches, {target: (checksum, length) for target, (checksum, length) in cast}, digests)
+
+    def written(self) -> Iterator[tuple[int, int, int]]:
+        """What is in the output of it: first byte, length and checksum."""
+        cast: dict[int, Move] = {}
+        for stretch, checksum in self.stretches:
+            for move in stretch.moves:
+                if move.target is None:
+                    continue
+                at = stretch.start - move.tensor.start
+                if not move.tensor.cast:
+                    yield move.target + at, stretch.stop - stretch.start, checksum
+                elif move.target not in cast:
+                    cast[move.target] = move
+                    begin = move.target + at // ITEMSIZE[move.tensor.dtype] * ITEMSIZE[move.tensor.final_dtype]
+                    yield begin, self.cast[move.target][1], self.cast[move.target][0]
+
+
+def checksum_of(target: int, start: int, length: int, buffer: memoryview) -> int | None:
+    """CRC-32 of bytes of an open file; None when it has not so many."""
+    checksum, position, stop = 0, start, start + length
+    while position < stop:
+        view = buffer[: min(len(buffer), stop - position)]
+        count = os.preadv(target, [view], position)
+        if not count:
+            return None
+        checksum = crc32(view[:count], checksum)
+        position += count
+    return checksum
+
+
+def identity(plan: Plan, blob: Blob, checks: Checks) -> str:
+    """A digest of what a transfer does, byte for byte: what one of another has written is of no use."""
+    digest = hashlib.sha256(f"{__version__}\n{blob.uri}\n{blob.version}\n{blob.size}\n{checks}\n".encode())
+    digest.update(plan.header)
+    for move in plan.moves:
+        tensor, record = move.tensor, move.tensor.record
+        facts = move.start, move.stop, move.target, tensor.start, tensor.size, tensor.dtype, tensor.cast
+        digest.update(repr((*facts, record.start, record.stop, record.crc32)).encode())
+    for each in plan.gatherings:
+        digest.update(repr((each.target, each.tensor)).encode())
+    return digest.hexdigest()
