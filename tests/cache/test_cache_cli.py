@@ -83,6 +83,16 @@ def test_gc_believes_how_long_a_pod_may_live(volume: Path) -> None:
     assert letters(volume) == "ab"
 
 
+def test_what_waits_for_the_next_loader_is_shown_and_forgotten_in_the_end(volume: Path) -> None:
+    left = volume / "bundles" / f".partial-left-{digest_named('e')}-0123456789abcdef"
+    left.mkdir()
+    assert "left for the next loader" in said(volume, "ls")
+    assert answer(volume, "gc")["unfinished"] == []
+    age(left, 1)
+    assert f"removed what a loader began of {digest_named('e')}" in said(volume, "gc")
+    assert not left.exists()
+
+
 def test_gc_removes_what_was_forgotten(volume: Path) -> None:
     age(volume / "bundles" / f".partial-{digest_named('e')}-pod-2", 1)
     assert f"removed what pod-2 began of {digest_named('e')}" in said(volume, "gc")

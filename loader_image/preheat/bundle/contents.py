@@ -21,7 +21,7 @@ BUNDLE_LINK = "bundle"
 FORGOTTEN = 3600.0  # age in seconds from which nobody is believed to be at work on a folder any more
 
 _DIGEST = re.compile(r"^[0-9a-f]{32}$")
-_PARTIAL = re.compile(r"^\.partial-(?:left-)?([0-9a-f]{32})-(.+)$")
+_PARTIAL = re.compile(r"^\.partial-(left-)?([0-9a-f]{32})-(.+)$")
 _LEAVING = (".partial-", ".evicted-")
 
 
@@ -39,7 +39,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A bundle in the making, or one on its way out: then it has neither digest nor maker."""
+    """A bundle in the making, or what is left of one: without a maker it waits for one, without a digest it goes."""
 
     folder: Path
     digest: str
@@ -95,7 +95,7 @@ def unfinished_on(root: Path) -> Iterator[Unfinished]:
     for entry in _folders(root / BUNDLES):
         if entry.name.startswith(_LEAVING):
             named = _PARTIAL.match(entry.name)
-            digest, maker = (named[1], named[2]) if named else ("", "")
+            digest, maker = (named[2], "" if named[1] else named[3]) if named else ("", "")
             with suppress(FileNotFoundError):  # its maker was faster
                 seen = entry.stat(follow_symlinks=False).st_mtime
                 # A file in the making has its full length from the start.

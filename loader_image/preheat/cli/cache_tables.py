@@ -28,8 +28,9 @@ def listed(store: Store, found: Contents, now: float) -> Iterator[RenderableType
         table = _table("unfinished", "on disk", "last sign of life")
         for each in found.unfinished:
             what = plain(each.digest or "being removed")
-            if each.maker:
-                what = Text("\n").join([what, plain(f"by {each.maker}")])
+            if each.digest:
+                who = f"by {each.maker}" if each.maker else "left for the next loader"
+                what = Text("\n").join([what, plain(who)])
             table.add_row(what, megabytes(each.size), f"{ago(now - each.seen)} ago")
         yield table
     pods = sum(pod.finished for pod in found.pods)
@@ -66,7 +67,9 @@ def _row(store: Store, bundle: Bundle, now: float) -> tuple[str | Text, ...]:
 
 
 def _unfinished(each: Unfinished) -> str:
-    return f"what {each.maker} began of {each.digest}" if each.maker else "the remains of a bundle"
+    if not each.digest:
+        return "the remains of a bundle"
+    return f"what {each.maker or 'a loader'} began of {each.digest}"
 
 
 def _table(first: str, *others: str) -> Table:
