@@ -1,6 +1,7 @@
 """Where checkpoints come from: one file per source."""
 
 from preheat.sources.fallback import FallbackSource
+from preheat.sources.fsspec import FsspecSource
 from preheat.sources.http import HTTPSource
 from preheat.sources.local import LocalSource
 from preheat.sources.s3 import S3Source
@@ -11,5 +12,6 @@ PLACES: dict[str, type[CheckpointSource]] = {
     "http": HTTPSource,
     "local": LocalSource,
     "s3": S3Source,
+    "fsspec": FsspecSource,
 }
 SOURCES: dict[str, type[CheckpointSource]] = {**PLACES, "fallback": FallbackSource}

@@ -1,6 +1,6 @@
 """From one word to a source: what a person types where a pipeline would have a stage.
 
-Only the scheme decides. A word without one is a path; a scheme that is not known is refused, never guessed at.
+Only the scheme decides. A word without one is a path; a scheme that Preheat does not know is fsspec's to read or refuse.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from pathlib import Path
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError, about
+from preheat.sources.fsspec import FsspecSource
 from preheat.sources.http import HTTPSource
 from preheat.sources.local import LocalSource
 from preheat.sources.s3 import S3Source
 from preheat.stage import CheckpointSource
-
-KNOWN = "s3://bucket/key, https://host/path, http://host/path, or the path of a file"
 
 Where = str | Path | CheckpointSource
 
@@ -38,7 +37,7 @@ class S3Options:
 
 
 def source_of(location: str, s3: S3Options | None = None) -> CheckpointSource:
-    """The source that a location names; raises CheckpointConfigError for a scheme that no source has."""
+    """The source that a location names; raises CheckpointConfigError for one that cannot be meant."""
     found = _SCHEME.match(location)
     scheme = found[1].lower() if found else ""
     s3 = s3 or S3Options()
@@ -50,15 +49,19 @@ def source_of(location: str, s3: S3Options | None = None) -> CheckpointSource:
     if scheme in ("http", "https"):
         return HTTPSource(location)
     if scheme:
-        raise CheckpointConfigError(f"no source reads {scheme}://", remedy=f"Known: {KNOWN}")
+        return FsspecSource(scheme + location[len(scheme) :])
     return LocalSource(location)
+
+
+def located(where: Where) -> CheckpointSource:
+    """The source of a location; one that is a source already is returned as it is."""
+    return where if isinstance(where, CheckpointSource) else source_of(str(where))
 
 
 @contextmanager
 def opened(where: Where, patience: Patience | None = None) -> Iterator[Blob]:
     """The blob of a location or source, closed at the end; errors about its bytes name it."""
-    source = where if isinstance(where, CheckpointSource) else source_of(str(where))
-    blob = source.open(patience or Patience())
+    blob = located(where).open(patience or Patience())
     try:
         with about(blob.uri):
             yield blob
