@@ -1,4 +1,4 @@
-"""`preheat convert`: a checkpoint of any format as one safetensors file."""
+"""`preheat convert`: a checkpoint of any format as safetensors."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def convert(
     sha256: Annotated[str | None, typer.Option(metavar="HEX", help="What the whole object must have.")] = None,
     crc32: Annotated[bool, typer.Option(help="Whether the CRC-32 of every record is compared.")] = True,
     finite: Annotated[bool, typer.Option(help="Whether NaN or infinity among the weights is an error.")] = True,
+    shard_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Such as 5GB: several files of that size, with an index.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     as_json: Json = False,
     endpoint: Endpoint = None,
@@ -47,6 +50,7 @@ def convert(
     Options that change names and values mean what the fields of the `convert` stage mean; lists repeat the option.
     """
     with answering(as_json):
+        from preheat.amounts import bytes_of
         from preheat.verbs.conversion import convert_checkpoint
 
         where = source(
@@ -58,7 +62,8 @@ def convert(
         )
         found = convert_checkpoint(
             where, target, stage,
-            sha256=sha256, crc32=crc32, finite=finite, force=force, progress=progress("converting"),
+            sha256=sha256, crc32=crc32, finite=finite, shard_size=bytes_of(shard_size) if shard_size else None,
+            force=force, progress=progress("converting"),
         )  # fmt: skip
     if as_json:
         show_json(found.to_json())
@@ -97,6 +102,8 @@ def _table(found: Converted) -> Table:
         ("checked", f"{said_checks(found.checks)}; {count_of(found.records, 'record')}"),
         ("read", f"{megabytes(found.fetched_bytes)} in {found.seconds:.2f} s"),
     ]
+    if found.shards:
+        rows.insert(4, ("files", f"{len(found.shards)} and their index"))
     if found.aliases:
         tied = ", ".join(f"{alias} = {name}" for alias, name in list(found.aliases.items())[:4])
         more = ", ..." if len(found.aliases) > 4 else ""
