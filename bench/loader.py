@@ -10,6 +10,21 @@ from typing import Any
 
 from processes import Run, measure
 
+CRC_ONLY = {"verify": {"finite": False}}
+CRC_AND_FINITE = {"verify": {"finite": True}}
+UNCHECKED = {"verify": {"crc32": False, "finite": False}}
+
+
+def over_http(url: str, name: str) -> dict[str, Any]:
+    """The `http` stage for a checkpoint."""
+    return {"http": {"url": f"{url}/{name}"}}
+
+
+def over_s3(endpoint: str, name: str) -> dict[str, Any]:
+    """The `s3` stage for a checkpoint; credentials come from the environment that `s3_server` set."""
+    where = {"bucket": "bench", "key": name, "endpoint": endpoint, "region": "us-east-1", "addressing": "path"}
+    return {"s3": where}
+
 
 class LoaderRuns:
     """Loader processes that share one volume folder."""

@@ -43,11 +43,13 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
     return Run(seconds, usage.ru_maxrss / 1024, output)
 
 
-def rotate(contenders: Mapping[str, Callable[[], Run]], repetitions: int) -> dict[str, list[Run]]:
+def rotate(
+    contenders: Mapping[str, Callable[[], Run]], repetitions: int, *, warm_up: bool = True
+) -> dict[str, list[Run]]:
     """Run every contender `repetitions` times after one warm-up, in an order that shifts each round."""
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
     names = list(contenders)
-    for name in names:
+    for name in names if warm_up else ():
         contenders[name]()
     for round_number in range(repetitions):
         shift = round_number % len(names)
@@ -70,3 +72,8 @@ def spread(runs: Sequence[Run]) -> str:
 def peak(runs: Sequence[Run]) -> float:
     """Largest peak of all runs, MiB."""
     return max(run.peak_mib for run in runs)
+
+
+def median_of(values: Sequence[float]) -> float:
+    """Median."""
+    return median(values)

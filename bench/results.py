@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +29,11 @@ class Figure:
         sign, limit = self.goal.split()
         return self.figure <= float(limit) if sign == "<=" else self.figure >= float(limit)
 
+    @property
+    def missed_by(self) -> float:
+        """How far the figure is from its goal, as a part of the goal."""
+        return abs(self.figure / float(self.goal.split()[1]) - 1) if self.goal else 0.0
+
 
 def show(figures: list[Figure], title: str, caption: str) -> None:
     """Print the table."""
@@ -41,6 +47,30 @@ def show(figures: list[Figure], title: str, caption: str) -> None:
     Console(width=150).print(table)
 
 
-def write(figures: list[Figure], path: Path) -> None:
-    """A list of {name, figure, unit, against, goal, met}."""
-    path.write_text(json.dumps([{**asdict(figure), "met": figure.met} for figure in figures], indent=1) + "\n")
+def write(found: Mapping[str, list[Figure]], path: Path) -> None:
+    """A list of {part, name, figure, unit, against, goal, met}; parts that were not measured now keep their figures."""
+    known = json.loads(path.read_text()) if path.exists() else []
+    kept = [entry for entry in known if entry.get("part", next(iter(found))) not in found]
+    new = [{"part": part, **asdict(figure), "met": figure.met} for part, figures in found.items() for figure in figures]
+    path.write_text(json.dumps([*kept, *new], indent=1) + "\n")
+
+
+def write_tables(found: Mapping[str, list[Figure]], document: Path) -> None:
+    """Replace what stands between `<!-- bench PART -->` and `<!-- end -->` in a Markdown file."""
+    text = document.read_text()
+    for part, figures in found.items():
+        begin, end = f"<!-- bench {part} -->\n", "<!-- end -->"
+        before, marker, after = text.partition(begin)
+        if marker:
+            text = before + marker + _markdown(figures) + end + after.partition(end)[2]
+    document.write_text(text)
+
+
+def _markdown(figures: list[Figure]) -> str:
+    rows = ["| what | figure | against | goal | |", "|---|---|---|---|---|"]
+    for figure in figures:
+        result = {True: "met", False: f"missed by {figure.missed_by:.0%}", None: ""}[figure.met]
+        rows.append(
+            f"| {figure.name} | {figure.figure:.3g} {figure.unit} | {figure.against} | {figure.goal or ''} | {result} |"
+        )
+    return "\n".join(rows) + "\n"

@@ -1,45 +1,92 @@
-"""Real servers on loopback for the checkpoints: a range server for HTTP, versitygw for S3."""
+"""Servers on loopback for the checkpoints: one of files by ranges, versitygw for S3, a relay that slows either."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from certificate import CERTIFICATE, KEY, make
+from peers import python
 from processes import measure
 
 from cluster.binaries import VERSITYGW, binary
 
 HERE = Path(__file__).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret"}
+BUCKET = "bench"
+FIRST_BYTE = "30ms"
+BYTES_PER_SECOND = 90_000_000
 
 
 @contextmanager
 def file_server(folder: Path) -> Iterator[str]:
     """URL of a server that answers ranges of the folder's files."""
     port = free_port()
-    with running([sys.executable, HERE / "range_server.py", folder, str(port)], port):
+    with running([server(), "files", folder, port], port):
         yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
-    """URL of a versitygw whose bucket `bench` holds the folder's checkpoints; its keys are put into the environment."""
-    os.environ.update(KEYS)
-    port = free_port()
-    with tempfile.TemporaryDirectory(dir=folder) as root:
-        gateway = [binary(VERSITYGW, "versitygw"), "--quiet", "--access", KEYS["AWS_ACCESS_KEY_ID"]]
-        gateway += ["--secret", KEYS["AWS_SECRET_ACCESS_KEY"], "--port", f"127.0.0.1:{port}", "posix", root]
-        with running(gateway, port):
-            url = f"http://127.0.0.1:{port}"
-            measure([sys.executable, HERE / "upload.py", url, "bench", *folder.glob("*.ckpt")])
+    """URL of a versitygw whose bucket holds the folder's checkpoints; its keys are put into the environment."""
+    with _versitygw(folder, "http") as url:
+        files = [path for path in folder.iterdir() if path.suffix in (".ckpt", ".pt", ".safetensors")]
+        measure([python(), HERE / "upload.py", url, BUCKET, folder / "s3" / BUCKET, *files])
+        yield url
+
+
+@contextmanager
+def s3_server_with_tls(folder: Path) -> Iterator[str]:
+    """The same behind TLS, with a certificate that is put into the environment; `s3_server` has uploaded the files."""
+    make(folder)
+    trusted = str(folder / CERTIFICATE)
+    os.environ |= {"AWS_CA_BUNDLE": trusted, "SSL_CERT_FILE": trusted}
+    try:
+        with _versitygw(folder, "https", "--cert", folder / CERTIFICATE, "--key", folder / KEY) as url:
             yield url
+    finally:
+        del os.environ["AWS_CA_BUNDLE"], os.environ["SSL_CERT_FILE"]
+
+
+@contextmanager
+def slowed(url: str) -> Iterator[str]:
+    """URL of the same server as if it were far: 30 ms to the first byte of an answer, 90 MB/s a connection."""
+    port = free_port()
+    with running([server(), "relay", urlsplit(url).netloc, port, FIRST_BYTE, BYTES_PER_SECOND], port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _versitygw(folder: Path, scheme: str, *options: object) -> Iterator[str]:
+    os.environ |= KEYS
+    (folder / "s3").mkdir(exist_ok=True)
+    port = free_port()
+    gateway = [binary(VERSITYGW, "versitygw"), "--quiet", "--access", KEYS["AWS_ACCESS_KEY_ID"]]
+    gateway += ["--secret", KEYS["AWS_SECRET_ACCESS_KEY"], "--port", f"127.0.0.1:{port}", *options]
+    with running([*gateway, "posix", folder / "s3"], port):
+        yield f"{scheme}://127.0.0.1:{port}"
+
+
+def server() -> Path:
+    """The program in `server/`, built when its source has changed."""
+    source = b"".join(path.read_bytes() for path in sorted((HERE / "server").iterdir()))
+    cache = Path(os.environ.get("PREHEAT_CACHE", Path.home() / ".cache" / "preheat"))
+    program = cache / "bin" / f"bench-server-{hashlib.sha256(source).hexdigest()[:16]}"
+    if not program.exists():
+        if shutil.which("go") is None:
+            raise RuntimeError("the benchmarks build their servers with Go, which is not on PATH")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["go", "build", "-trimpath", "-o", f"{program}.new", "."], cwd=HERE / "server", check=True)
+        Path(f"{program}.new").rename(program)
+    return program
 
 
 @contextmanager

@@ -1,0 +1,68 @@
+"""Some tensors of many: 64 of 8 MiB, and 2,048 of 128 KiB in 32 runs, beside libraries that are told their ranges."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from checkpoints import RUNS, SCATTERED, WHOLE, WHOLE_TENSORS
+from loader import LoaderRuns, over_s3
+from peers import HERE, python
+from processes import Run, measure, rotate, seconds, spread
+from results import Figure
+from servers import BUCKET
+
+from preheat.formats import read_index
+from preheat.sources.file_blob import FileBlob
+
+PEERS = {
+    "obstore.get_ranges": "scattered_obstore",
+    "boto3, 32 threads": "scattered_boto3",
+    "fsspec.cat_ranges": "scattered_fsspec",
+}
+LARGE = [f"layers.{n:03}.weight" for n in range(0, WHOLE_TENSORS, 4)]
+SMALL = [f"runs.{run:03}" for run in range(0, RUNS, 8)]
+
+
+def scattered(runs: LoaderRuns, folder: Path, endpoint: str, repetitions: int) -> list[Figure]:
+    """Preheat finds the ranges itself, in the file's index; the peers have them in a list."""
+    figures = []
+    for label, key, prefixes in (("64 tensors of 8 MiB", WHOLE, LARGE), ("2,048 tensors of 128 KiB", SCATTERED, SMALL)):
+        output, ranges = runs.volume.parent / "peer", runs.volume.parent / "ranges.json"
+        ranges.write_text(json.dumps(_ranges(folder / key, prefixes)))
+        convert = {"convert": {"select": [f"^({'|'.join(prefixes)})"]}}
+        contenders: dict[str, Callable[[], Run]] = {
+            "Preheat": functools.partial(runs.fresh, over_s3(endpoint, key), convert)
+        }
+        for name, function in PEERS.items():
+            command = [python(), HERE / "peer_clients.py", function, endpoint, BUCKET, key, output, ranges]
+            contenders[name] = functools.partial(_fetch, command, output)
+        results = rotate(contenders, repetitions)
+        figures += _figures(label, results)
+        for leftover in (output, ranges):
+            leftover.unlink(missing_ok=True)
+    return figures
+
+
+def _fetch(command: list[Any], output: Path) -> Run:
+    output.unlink(missing_ok=True)
+    return measure(command)
+
+
+def _ranges(path: Path, prefixes: list[str]) -> list[tuple[int, int]]:
+    index = read_index(FileBlob(path))
+    chosen = [tensor for name, tensor in index.tensors.items() if name.startswith(tuple(prefixes))]
+    return sorted((tensor.start, tensor.start + tensor.size) for tensor in chosen)
+
+
+def _figures(label: str, results: dict[str, list[Run]]) -> list[Figure]:
+    own = seconds(results["Preheat"])
+    figures = [Figure(f"{label}, Preheat", own, f"s ({spread(results['Preheat'])})")]
+    for name in PEERS:
+        found = results[name]
+        against = f"{seconds(found):.2f} s ({spread(found)})"
+        figures.append(Figure(f"{label}, {name}", seconds(found) / own, "x faster", against, "> 1"))
+    return figures

@@ -1,0 +1,3 @@
+module preheat.dev/bench/server
+
+go 1.24
