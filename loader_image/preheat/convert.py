@@ -75,15 +75,9 @@ class Convert(PipelineStage):
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Show the checkpoint's data converted to all later stages; values are cast when they are read."""
-        from preheat.bundle.data import CheckpointData
+        from preheat.bundle.data import indexed
 
-        context.validate_for_stage("convert", ["checkpoint_data"])
-        data = context.checkpoint_data
-        if not isinstance(data, CheckpointData):
-            raise CheckpointConfigError(
-                f"convert works on a checkpoint that a source opened, not on {type(data).__name__}",
-                remedy="Put convert right after the source",
-            )
+        data = indexed(context, "convert")
         converted = self.apply(data.index)
         context.checkpoint_data = data.shown_as(converted)
         context.update_metadata(excluded_tensors=len(data.index.tensors) - len(converted.tensors))

@@ -9,6 +9,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from preheat.blob import Blob, check_range
 
@@ -66,6 +67,13 @@ class JoinedBlob:
             if end > start:
                 yield member.blob, start - member.start, end - member.start
             start, at = end, at + 1
+
+
+def files_of(blob: Blob) -> tuple[Member, ...]:
+    """The files that a blob consists of; one that is not joined is one, called as the last part of its URI."""
+    if isinstance(blob, JoinedBlob):
+        return blob.members
+    return (Member(unquote(blob.uri.rpartition("/")[2]), blob, 0),)
 
 
 def _version(members: Sequence[Member]) -> str:

@@ -120,6 +120,8 @@ def _say(outcome: Outcome) -> None:
     totals = outcome.manifest.totals
     what = f"{totals.tensors} tensors, {megabytes(totals.selected_bytes)}"
     if outcome.reused:
+        for warning in outcome.manifest.warnings:
+            log.warning("warning, from when the bundle was made: %s", warning)
         log.info("done in %.2f s: the bundle was there already, %s", outcome.seconds, what)
     else:
         fetched, peak = megabytes(outcome.fetched_bytes), getrusage(RUSAGE_SELF).ru_maxrss // 1024
@@ -135,6 +137,9 @@ def _leave_message(message: dict[str, Any]) -> None:
     """Write the termination message, at most as long as Kubernetes keeps; outside a pod there is no place for it."""
     while len(text := json.dumps(message)) > MAX_MESSAGE and message.get("message"):
         message = {**message, "message": message["message"][: len(message["message"]) // 2]}
+    while len(text) > MAX_MESSAGE and message.get("warnings"):
+        message = {**message, "warnings": message["warnings"][:-1]}
+        text = json.dumps(message)
     try:
         message_path(os.environ).write_text(text)
     except OSError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from preheat.checks import Checks
+from preheat.checks import Checks, Findings
 from preheat.convert import Convert
 from preheat.formats import safetensors
 from preheat.index import ITEMSIZE, Index, Record, Tensor, run_start
@@ -72,23 +72,33 @@ class Plan:
     excluded_bytes: int = 0  # of the source, each byte counted once
 
 
-def checks_of(spec: PipelineSpec) -> Checks:
-    """What the pipeline's `verify` stage asks for, or what is checked without one."""
+def verify_of(spec: PipelineSpec) -> Verify:
+    """The `verify` stage that counts, or what is checked without one."""
     stages = [stage for stage in spec.stages if isinstance(stage, Verify)]
-    return Checks(stages[-1].sha256, stages[-1].crc32, stages[-1].finite) if stages else Checks()
+    return stages[-1] if stages else Verify(finite=False)
 
 
-def converted(index: Index, spec: PipelineSpec) -> Index:
-    """What the pipeline takes of the index, under the names and dtypes that its `convert` stage gives."""
+def checks_of(spec: PipelineSpec) -> Checks:
+    """What the pipeline checks while bytes pass."""
+    return verify_of(spec).checks
+
+
+def converted(index: Index, spec: PipelineSpec, findings: Findings) -> Index:
+    """What the pipeline takes of the index, as its `convert` stage makes it and its `verify` stages expect it."""
     for stage in spec.stages:
         if isinstance(stage, Convert):
             index = stage.apply(index)
+        elif isinstance(stage, Verify):
+            stage.compare(index, findings)
     return index
 
 
-def make_plan(index: Index, spec: PipelineSpec) -> Plan:
-    """The plan that brings the index's weights into one safetensors file."""
-    taken = converted(index, spec)
+def make_plan(index: Index, spec: PipelineSpec, findings: Findings | None = None) -> Plan:
+    """The plan that brings the index's weights into one safetensors file.
+
+    Raises CheckpointIncompatibleError for another index than the pipeline expects, unless `findings` keep it.
+    """
+    taken = converted(index, spec, findings or Findings())
     names, aliases = _distinct(taken.tensors)
     declared = {name: (taken.tensors[name].final_dtype, taken.tensors[name].shape) for name in names}
     header = safetensors.header(declared, {"format": "pt"})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from preheat.bundle.manifest import WEIGHTS, Left, Manifest, Pipeline, SourceFac
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Partial, Store, digest_of
 from preheat.catalog import spell
-from preheat.checks import Checks
+from preheat.checks import Checks, Findings
 from preheat.errors import StorageError, about
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
-from preheat.plan import Plan, checks_of, make_plan
+from preheat.plan import Plan, make_plan, verify_of
 from preheat.progress import LogProgress, Progress
 from preheat.spec import PipelineSpec
 from preheat.transfer.engine import Transferred, transfer
 
 log = logging.getLogger(__name__)
+
+#: Warnings that a message holds, and characters of each: Kubernetes keeps 4096 bytes. The manifest has them all.
+_TOLD, _SAID = 4, 300
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """The loader's message of success."""
         source, totals = self.manifest.source, self.manifest.totals
+        warned = [warning[:_SAID] for warning in self.manifest.warnings[:_TOLD]]
         return {
             "outcome": "reused" if self.reused else "loaded",
             "digest": self.manifest.digest,
@@ -52,6 +57,7 @@ class Outcome:
             },
             "fetchedBytes": self.fetched_bytes,
             "seconds": round(self.seconds, 3),
+            **({"warnings": warned} if warned else {}),
         }
 
 
@@ -103,21 +109,23 @@ class _Making:
     began: float
 
     def fill(self, partial: Partial, progress: Progress) -> Outcome:
-        checks = checks_of(self.spec)
+        verify = verify_of(self.spec)
+        findings = Findings(verify.warn_only)
+        checks = verify.pinned(self.blob, self.spec.source, self.spec.patience, findings)
         index = read_index(self.blob)
-        plan = make_plan(index, self.spec)
+        plan = make_plan(index, self.spec, findings)
         _say(plan)
         partial.make_room(plan.output_bytes)
         planned = time.monotonic()
-        progress.start(self.blob.size if checks.sha256 else sum(move.tensor.size for move in plan.moves))
+        progress.start(self.blob.size if checks.whole else sum(move.tensor.size for move in plan.moves))
         try:
-            done = transfer(plan, self.blob, partial.weights, checks, progress.advance)
+            done = transfer(plan, self.blob, partial.weights, checks, progress.advance, findings)
         finally:
             progress.finish()
         transferred = time.monotonic()
         log.info("checked: %s", ", ".join(_checked(checks, done)) or "sizes only")
         seconds = {"plan": planned - self.began, "transfer": transferred - planned, "total": transferred - self.began}
-        manifest = self._manifest(plan, done, checks, seconds)
+        manifest = replace(self._manifest(plan, done, checks, seconds), warnings=findings.warnings)
         folder = partial.publish(manifest)
         return Outcome(folder, manifest, False, time.monotonic() - self.began, self.blob.fetched)
 
@@ -166,8 +174,16 @@ def _say(plan: Plan) -> None:
         log.info("not interpreted, and never executed: %s", ", ".join(index.opaque[:8]))
 
 
+def _whole(checks: Checks) -> Iterator[tuple[str, bool]]:
+    yield "signature", checks.signed is not None
+    yield "SHA-256", checks.sha256 is not None
+    yield "MD5", checks.md5 is not None
+    yield "CRC-64/NVME", checks.crc64nvme is not None
+    yield "ETag", checks.etag is not None
+
+
 def _checked(checks: Checks, done: Transferred) -> list[str]:
-    said = ["SHA-256 of the whole object"] if checks.sha256 else []
+    said = [f"{name} of the whole object" for name, wanted in _whole(checks) if wanted]
     if checks.crc32 and done.records:
         said.append(f"CRC-32 of {done.records} records")
     return [*said, "every value is finite"] if checks.finite else said

@@ -62,7 +62,11 @@ def count_of(number: int, thing: str) -> str:
 
 def said_checks(checks: Checks) -> str:
     """What is checked, in a few words."""
-    wanted = (("SHA-256", checks.sha256), ("CRC-32", checks.crc32), ("finite", checks.finite), ("sizes", True))
+    wanted = (
+        ("signature", checks.signed is not None), ("SHA-256", checks.sha256), ("MD5", checks.md5),
+        ("CRC-64/NVME", checks.crc64nvme), ("ETag", checks.etag), ("CRC-32", checks.crc32), ("finite", checks.finite),
+        ("sizes", True),
+    )  # fmt: skip
     return ", ".join(said for said, done in wanted if done)
 
 
@@ -80,6 +84,7 @@ def summary(outcome: Outcome) -> Table:
             ("left out", f"{left.state_tensors} tensors, {megabytes(left.state_bytes)}"),
             ("excluded", f"{left.excluded_tensors} weights, {megabytes(left.excluded_bytes)}"),
             ("checked", said_checks(manifest.checks)),
+            *(("warning", warning) for warning in manifest.warnings),
             ("took", f"{outcome.seconds:.2f} s" + (", the bundle was there already" if outcome.reused else "")),
         ]
     )

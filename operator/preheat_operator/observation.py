@@ -21,6 +21,7 @@ Object = Mapping[str, Any]
 
 SOURCE_TEXTS = ("uri", "version", "format")
 SOURCE_NUMBERS = ("sizeBytes", "tensors", "parameters", "selectedBytes")
+KEPT_WARNINGS = 8
 _TEXT_LIMIT = 1024
 _KILLED = (137, 143)
 
@@ -139,9 +140,12 @@ def _counts_as_failure(end: Object, metadata: Object) -> bool:
 def _success(end: Object, run: int) -> Success:
     report = _report(end)
     told = _mapping(report, "source")
-    source: dict[str, str | int] = {}
+    source: dict[str, Any] = {}
     source.update({key: printable(told[key]) for key in SOURCE_TEXTS if isinstance(told.get(key), str)})
     source.update({key: told[key] for key in SOURCE_NUMBERS if _is_count(told.get(key))})
+    if warnings := report.get("warnings"):
+        listed = warnings if isinstance(warnings, list) else [warnings]
+        source["warnings"] = [printable(each) for each in listed[:KEPT_WARNINGS]]
     fetched = report.get("fetchedBytes")
     return Success(_time(end), source, fetched if _is_count(fetched) else None, run)
 

@@ -169,7 +169,8 @@ def _ready(evidence: _Evidence) -> Verdict:
         return Verdict("True", "Accepted", f"accepted; source not read yet{_outdated(evidence)}")
     what = _described(evidence.source)
     by = f"loaded by {_count(evidence.loaded, 'pod')}" if evidence.loaded else "was loaded; the pods that did are gone"
-    return Verdict("True", "Loaded", f"{what} {by}{_outdated(evidence)}")
+    warned = "".join(f"; warning: {each}" for each in evidence.source.get("warnings", ())[:1])
+    return Verdict("True", "Loaded", printable(f"{what} {by}{_outdated(evidence)}{warned}", 4096))
 
 
 def _resolved(evidence: _Evidence) -> Verdict:

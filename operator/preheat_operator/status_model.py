@@ -58,6 +58,9 @@ class SourceStatus(Part):
     selected_bytes: Count | None = None
     """Bytes that this pipeline needs of it."""
 
+    warnings: Annotated[list[Line], Field(max_length=8)] | None = None
+    """What checks that only warn have found in it."""
+
 
 class PodCounts(Part):
     """How many pods of the pipeline are in which state."""

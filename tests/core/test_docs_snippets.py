@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from preheat.catalog import camel_case
+from preheat.catalog import CHECKS, camel_case
 from preheat.modifiers import MODIFIERS
 from preheat.sources import SOURCES
 from preheat.spec import parse
@@ -28,7 +28,7 @@ from preheat_operator.api import KIND, Pipeline
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FAMILIES = {"sources": SOURCES, "strategies": STRATEGIES, "modifiers": MODIFIERS}
+FAMILIES = {"sources": SOURCES, "verify": CHECKS, "strategies": STRATEGIES, "modifiers": MODIFIERS}
 
 _FENCE = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _RUNS = ("python", "sh")

@@ -8,6 +8,7 @@ from formats.samples import TORCH_DTYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preheat.checks import Findings
 from preheat.errors import CheckpointValidationError
 from preheat.index import ITEMSIZE, Record, Tensor
 from preheat.transfer.cast import Casting, cast
@@ -78,7 +79,7 @@ def test_elements_that_a_piece_cuts_are_put_together(lengths: list[int], dtype: 
     width = ITEMSIZE[dtype]
     content = bytes(range(256)) * 3
     described = tensor(dtype, target, len(content) // width)
-    result, casting, at = bytearray(described.final_size), Casting(finite=False), 0
+    result, casting, at = bytearray(described.final_size), Casting(None), 0
     for length in [*lengths, len(content)]:
         part = memoryview(content)[at : at + length]
         for offset, values in casting.feed("w", described, at, part):
@@ -93,11 +94,11 @@ def test_a_cast_that_makes_a_value_infinite_is_refused_where_finite_values_are_a
 ) -> None:
     content = torch.tensor([1.0, value], dtype=torch.float64).view(torch.uint8).numpy().tobytes()
     with pytest.raises(CheckpointValidationError, match=f"'w' holds values that {target} cannot"):
-        list(Casting(finite=True).feed("w", tensor("F64", target, 2), 0, memoryview(content)))
-    list(Casting(finite=False).feed("w", tensor("F64", target, 2), 0, memoryview(content)))
+        list(Casting(Findings()).feed("w", tensor("F64", target, 2), 0, memoryview(content)))
+    list(Casting(None).feed("w", tensor("F64", target, 2), 0, memoryview(content)))
 
 
 def test_nan_that_was_there_before_is_not_blamed_on_the_cast() -> None:
     content = torch.tensor([1.0, torch.nan]).view(torch.uint8).numpy().tobytes()
     with pytest.raises(CheckpointValidationError, match="'w' holds NaN or infinity"):
-        list(Casting(finite=True).feed("w", tensor("F32", "BF16", 2), 0, memoryview(content)))
+        list(Casting(Findings()).feed("w", tensor("F32", "BF16", 2), 0, memoryview(content)))

@@ -21,6 +21,8 @@ def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
         yield from schemas(inner, f"{path}.{name}")
     if "items" in schema:
         yield from schemas(schema["items"], f"{path}[]")
+    if "additionalProperties" in schema:
+        yield from schemas(schema["additionalProperties"], f"{path}.*[]")
 
 
 @pytest.mark.parametrize(
@@ -60,13 +62,15 @@ def test_every_string_and_list_is_bounded() -> None:
         for path, schema in schemas(crd.render()["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
         if (schema.get("type") == "string" and not {"maxLength", "enum"} & set(schema))
         or (schema.get("type") == "array" and "maxItems" not in schema)
+        or ("additionalProperties" in schema and "maxProperties" not in schema)
     ]
     assert unbounded == [".apiVersion", ".kind"]  # the API server's own
 
 
 def test_the_schema_is_structural() -> None:
     for path, schema in schemas(SPEC):
-        unfit = {"$ref", "$defs", "title", "anyOf", "const", "additionalProperties", "nullable"} & set(schema)
+        unfit = {"$ref", "$defs", "title", "anyOf", "const", "nullable"} & set(schema)
+        assert not {"properties", "additionalProperties"} <= set(schema), path
         assert unfit <= ({"anyOf"} if schema.get("x-kubernetes-int-or-string") else set()), path
 
 

@@ -11,7 +11,7 @@ from preheat.blob import Blob
 from preheat.bundle.manifest import MANIFEST, WEIGHTS, Manifest
 from preheat.checks import Checks
 from preheat.context import CheckpointContext
-from preheat.errors import CheckpointError, NotABundleError
+from preheat.errors import CheckpointConfigError, CheckpointError, NotABundleError
 from preheat.index import Index, Tensor
 
 
@@ -145,6 +145,18 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a complete bundle: {reason}", remedy="Run the loader again, or remove the folder"
         ) from error
     return manifest
+
+
+def indexed(context: CheckpointContext, stage: str) -> CheckpointData:
+    """The checkpoint that a source opened; raises CheckpointConfigError when something else is in the context."""
+    context.validate_for_stage(stage, ["checkpoint_data"])
+    data = context.checkpoint_data
+    if isinstance(data, CheckpointData):
+        return data
+    raise CheckpointConfigError(
+        f"{stage} works on a checkpoint that a source opened, not on {type(data).__name__}",
+        remedy=f"Put {stage} right after the source",
+    )
 
 
 def format_name(index: Index) -> str:

@@ -87,6 +87,7 @@ class Manifest:
     left: Left = Left()
     state: Any = field(default_factory=dict)  # epoch, step, hyper-parameters: JSON values only
     checks: Checks = field(default_factory=Checks)
+    warnings: tuple[str, ...] = ()  # what checks that only warn have found
     stages: tuple[Mapping[str, Any], ...] = ()  # as spelled; they run in the training process
     continue_on_error: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -119,7 +120,7 @@ class Manifest:
 
 
 def _document(manifest: Manifest) -> dict[str, Any]:
-    source, totals, left, checks = manifest.source, manifest.totals, manifest.left, manifest.checks
+    source, totals, left = manifest.source, manifest.totals, manifest.left
     return {
         "layout": LAYOUT,
         "preheat": manifest.preheat,
@@ -149,7 +150,8 @@ def _document(manifest: Manifest) -> dict[str, Any]:
             "excludedBytes": left.excluded_bytes,
         },
         "state": manifest.state,
-        "checks": {"sha256": checks.sha256, "crc32": checks.crc32, "finite": checks.finite},
+        "checks": manifest.checks.to_json(),
+        "warnings": manifest.warnings,
         "stages": manifest.stages,
         "continueOnError": manifest.continue_on_error,
         "seconds": dict(manifest.seconds),
@@ -174,7 +176,8 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
             *(left.get("excludedTensors", 0), left.get("excludedBytes", 0)),
         ),
         state=document["state"],
-        checks=Checks(**document["checks"]),
+        checks=Checks.from_json(document["checks"]),
+        warnings=tuple(document.get("warnings", ())),
         stages=tuple(document["stages"]),
         continue_on_error=document["continueOnError"],
         seconds=document["seconds"],

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from preheat.checks import Checks
+from preheat.checks import Checks, Findings
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, CheckpointLoadError
 from preheat.strategies.checking import check_finite
@@ -30,12 +30,13 @@ def load_matching(
     context.validate_for_stage(strategy, ["model", "checkpoint_data"])
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
     checks = context.checks or Checks()
+    findings = Findings(checks.warn_only)
     targets = tensors_of(context.model)
     weights = open_weights(context.checkpoint_data)
     left = leave(weights.entries, entries_of(targets), reset)
     found = match(left.checkpoint, left.model)
     check(found, left.checkpoint, left.model, tolerance)
-    weights.check(found.pairs, checks)
+    weights.check(found.pairs, checks, findings)
 
     # Tied parameters are one memory: the last name wins, as in load_state_dict.
     once = {memory_key(targets[name]): name for name in found.pairs}
@@ -44,7 +45,8 @@ def load_matching(
     with touching():
         size = weights.fill(chosen)
         if checks.finite:
-            check_finite(chosen)
+            check_finite(chosen, findings)
+    context.add_warnings(findings.warnings)
     context.model.weights_initialized = True
     context.optimizer = context.scheduler = None  # they start fresh
     skipped = {**found.skipped, **dict.fromkeys(left.of_checkpoint, RESET)}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from preheat.bundle.data import CheckpointData
-from preheat.checks import Checks
+from preheat.checks import Checks, Findings
 from preheat.errors import CheckpointLoadError
 from preheat.strategies.checking import check_before
 from preheat.strategies.filling import Move, fill
@@ -24,7 +24,7 @@ class Weights(Protocol):
         """What matching needs to know of each tensor."""
         ...
 
-    def check(self, names: tuple[str, ...], checks: Checks) -> None:
+    def check(self, names: tuple[str, ...], checks: Checks, findings: Findings) -> None:
         """Verify what is to be moved, before anything is."""
         ...
 
@@ -40,9 +40,11 @@ class IndexedWeights:
         self._blob, self._tensors = data.blob, data.index.tensors
         self.entries = {name: Entry(tensor.final_dtype, tensor.shape) for name, tensor in self._tensors.items()}
 
-    def check(self, names: tuple[str, ...], checks: Checks) -> None:
+    def check(self, names: tuple[str, ...], checks: Checks, findings: Findings) -> None:
         """Compare digests and CRCs with the declared ones."""
-        check_before(self._blob, (stored.record for name in names for stored in self._tensors[name].stored()), checks)
+        check_before(
+            self._blob, (stored.record for name in names for stored in self._tensors[name].stored()), checks, findings
+        )
 
     def fill(self, targets: Mapping[str, torch.Tensor]) -> int:
         """Read each range into its target."""
@@ -56,7 +58,7 @@ class LoadedWeights:
         self._tensors = tensors
         self.entries = entries_of(tensors)
 
-    def check(self, names: tuple[str, ...], checks: Checks) -> None:
+    def check(self, names: tuple[str, ...], checks: Checks, findings: Findings) -> None:
         """Nothing: there are no bytes whose digest could be taken."""
 
     def fill(self, targets: Mapping[str, torch.Tensor]) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy
 
+from preheat.checks import Findings
 from preheat.errors import CheckpointValidationError
 from preheat.index import ITEMSIZE, Tensor
 from preheat.transfer.finite import FiniteCheck
@@ -25,11 +26,13 @@ _UNSIGNED = {1: numpy.uint8, 2: numpy.uint16, 4: numpy.uint32, 8: numpy.uint64}
 class Casting:
     """Casts tensors whose bytes arrive in order and in pieces. One per thread; holds no more than one element of each.
 
-    With `finite` a value that is not, or no longer is, raises a CheckpointValidationError that names the tensor.
+    Given `findings`, a value that is not finite, or no longer is, is one of them.
     """
 
-    def __init__(self, finite: bool) -> None:
-        self._finite = FiniteCheck() if finite else None
+    def __init__(self, findings: Findings | None) -> None:
+        self._findings = findings
+        self._strict = FiniteCheck(Findings())
+        self._told: set[str] = set()  # tensors that were found; one value is enough
         self._carried: dict[int, bytes] = {}  # by id of the tensor: the beginning of an element that a piece cut
 
     def feed(self, name: str, tensor: Tensor, at: int, view: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -54,19 +57,25 @@ class Casting:
     def values(self, name: str, tensor: Tensor, source: bytes | memoryview | Array) -> Array:
         """Whole elements, cast, as flat unsigned integers."""
         result = cast(source, tensor.dtype, tensor.final_dtype)
-        if self._finite:
-            self._check(self._finite, name, tensor, memoryview(source), _bytes(result))
+        if self._findings and name not in self._told and self._fault(name, tensor.final_dtype, _bytes(result)):
+            before = self._fault(name, tensor.dtype, memoryview(source).cast("B"))
+            self._findings.add("finite", before or _overflow(name, tensor.final_dtype))
+            self._told.add(name)
         return result
 
-    def _check(self, finite: FiniteCheck, name: str, tensor: Tensor, source: memoryview, result: memoryview) -> None:
+    def _fault(self, name: str, dtype: str, values: memoryview) -> CheckpointValidationError | None:
         try:
-            finite.feed(name, tensor.final_dtype, result)
-        except CheckpointValidationError:
-            finite.feed(name, tensor.dtype, source.cast("B"))  # was it so before?
-            raise CheckpointValidationError(
-                f"tensor {name!r} holds values that {tensor.final_dtype} cannot: the cast makes them infinite",
-                remedy="Convert to bfloat16 or float32, or set finite: false in the verify stage",
-            ) from None
+            self._strict.feed(name, dtype, values)
+        except CheckpointValidationError as error:
+            return error
+        return None
+
+
+def _overflow(name: str, dtype: str) -> CheckpointValidationError:
+    return CheckpointValidationError(
+        f"tensor {name!r} holds values that {dtype} cannot: the cast makes them infinite",
+        remedy="Convert to bfloat16 or float32, or set finite: false in the verify stage",
+    )
 
 
 def cast(source: bytes | memoryview | Array, dtype: str, target: str) -> Array:

@@ -1,8 +1,14 @@
-"""CRC-32, the checksum of zip records: of bytes, and of two neighbours from their own checksums."""
+"""CRC-32, the checksum of zip records, and CRC-64/NVME, that of objects in S3: of bytes, and of two neighbours from
+their own checksums."""
 
 from __future__ import annotations
 
-__all__ = ["combine", "crc32"]
+from functools import cache
+from typing import Any
+
+from preheat.errors import CheckpointConfigError
+
+__all__ = ["Crc64", "combine", "crc32"]
 
 _POLYNOMIAL = 0xEDB88320
 
@@ -27,6 +33,40 @@ def _apply(matrix: list[int], vector: int) -> int:
             result ^= column
         vector >>= 1
     return result
+
+
+class Crc64:
+    """CRC-64/NVME of bytes as they come, behind those that gave `value`.
+
+    Raises CheckpointConfigError without the library that makes it fast.
+    """
+
+    def __init__(self, value: int = 0) -> None:
+        self._model = _crc64nvme()
+        self._value = value
+
+    def update(self, data: memoryview) -> None:
+        """Go on with the next bytes."""
+        self._value = self._model.calc(data, self._value)
+
+    def append(self, other: Crc64, length: int) -> None:
+        """Go on with `length` bytes that `other` has seen."""
+        self._value = self._model.combine(self._value, other._value, length)
+
+    def hexdigest(self) -> str:
+        """The value in hexadecimal."""
+        return f"{self._value:016x}"
+
+
+@cache
+def _crc64nvme() -> Any:
+    try:
+        from anycrc import Model  # type: ignore[import-untyped]
+    except ImportError:
+        raise CheckpointConfigError(
+            "crc64nvme needs the package anycrc, which is not installed", remedy="Install preheat[loader]"
+        ) from None
+    return Model("CRC64-NVME")
 
 
 try:

@@ -15,12 +15,13 @@ from typing import Any
 
 from preheat.blob import Blob
 from preheat.bundle.storage import require_space, storage_errors
-from preheat.checks import Checks
+from preheat.checks import Checks, Findings
 from preheat.errors import TruncatedError
 from preheat.index import Record
 from preheat.plan import Gathering, Plan, coalesce, reach_of
 from preheat.transfer.checksum import crc32
-from preheat.transfer.pieces import Checksums, Piece, Stretch, pieces_of, whole
+from preheat.transfer.digests import Digests
+from preheat.transfer.pieces import Checksums, Piece, Stretch
 from preheat.transfer.placement import Placement, finite_check, write
 from preheat.transfer.reading import read_piece
 from preheat.transfer.workers import work_off
@@ -60,11 +61,17 @@ class Transferred:
 
 
 def transfer(
-    plan: Plan, blob: Blob, path: Path, checks: Checks, advance: Callable[[int], None] = lambda count: None
+    plan: Plan,
+    blob: Blob,
+    path: Path,
+    checks: Checks,
+    advance: Callable[[int], None] = lambda count: None,
+    findings: Findings | None = None,
 ) -> Transferred:
     """Write the plan's output to the new file `path`; `advance` is told of bytes of the source as they pass.
 
-    Raises a CheckpointError that names tensor and byte range. The file is then incomplete, and the blob closed.
+    Raises a CheckpointError that names tensor and byte range, unless `findings` keep it. The file is then incomplete,
+    and the blob closed.
     """
     _check_present(plan, blob)
     with storage_errors(path.parent):
@@ -73,35 +80,38 @@ def transfer(
         try:
             os.truncate(target, plan.output_bytes)
             write(target, plan.header, 0)
-            return _Transfer(plan, blob, target, checks, advance).run()
+            return _Transfer(plan, blob, target, checks, advance, findings or Findings()).run()
         finally:
             os.close(target)
 
 
 class _Transfer:
-    def __init__(self, plan: Plan, blob: Blob, target: int, checks: Checks, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, plan: Plan, blob: Blob, target: int, checks: Checks, advance: Callable[[int], None], findings: Findings
+    ) -> None:
         self._plan = plan
         self._blob = blob
         self._target = target
         self._checks = checks
         self._advance = advance
+        self._findings = findings
+        self._finite = findings if checks.finite else None
+        self._digests = Digests(blob, checks)
         self._pace = REMOTE if blob.remote else LOCAL
         self._found: dict[int, _Passed] = {}  # by first byte of a piece
 
     def run(self) -> Transferred:
         spans = coalesce(self._plan.moves, max_gap=MAX_GAP, max_length=SPAN)
-        if self._checks.sha256:
-            work_off([whole(spans, self._blob.size)], 1, self._move_pieces, self._blob.close)
-        else:
-            pieces = pieces_of(spans, self._pace.piece)
-            work_off(pieces, self._pace.threads, self._move_pieces, self._blob.close)
+        pieces = self._digests.pieces(spans, self._pace.piece)
+        work_off(pieces, self._pace.threads, self._move_pieces, self._blob.close)
+        self._digests.compare(self._findings)
         checksums = Checksums()
         for start in sorted(self._found):
             for stretch, checksum in self._found[start].stretches:
                 checksums.add(stretch, checksum)
             for target, (checksum, length) in self._found[start].cast.items():
                 checksums.add_output(target, checksum, length)
-        records = checksums.check(self._names()) if self._checks.crc32 else 0
+        records = checksums.check(self._names(), self._findings) if self._checks.crc32 else 0
         return Transferred({**checksums.tensors(self._plan.moves), **self._gather_all()}, records)
 
     def _names(self) -> dict[Record, str]:
@@ -110,9 +120,10 @@ class _Transfer:
     def _move_pieces(self, pieces: Iterator[Piece]) -> None:
         """One thread's work."""
         buffer = memoryview(bytearray(self._pace.buffer))
-        placement = Placement(self._target, self._checks.finite)
+        placement = Placement(self._target, self._finite)
         for piece in pieces:
-            read = read_piece(self._blob, piece, buffer, placement.place, self._advance, self._checks.sha256)
+            watch = self._digests.of(piece, self._advance)
+            read = read_piece(self._blob, piece, buffer, placement.place, watch)
             self._found[piece.start] = _Passed(list(read), placement.take_cast())
 
     def _gather_all(self) -> dict[str, int]:
@@ -134,11 +145,11 @@ class _Transfer:
     def _cast_of(self, each: Gathering) -> Callable[[Any], Any]:
         if not each.tensor.cast:
             return lambda values: values
-        return partial(Placement(self._target, self._checks.finite).casting().values, each.name, each.tensor)
+        return partial(Placement(self._target, self._finite).casting().values, each.name, each.tensor)
 
     def _read_back(self, each: Gathering) -> int:
         """The checksum of a tensor whose bytes were written in any order."""
-        finite = finite_check() if self._checks.finite else None
+        finite = finite_check(self._finite) if self._finite else None
         checksum = 0
         size = each.tensor.final_size
         for offset in range(0, size, self._pace.buffer):

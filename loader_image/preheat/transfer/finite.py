@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy
 
+from preheat.checks import Findings
 from preheat.errors import CheckpointValidationError
 
 # Per dtype: an unsigned integer of its width, the bits without the sign, and the least value that is not finite.
@@ -25,13 +26,15 @@ _BLOCK = 128 * 1024  # bytes whose masked copy stays in the processor's cache
 class FiniteCheck:
     """Looks at tensors whose bytes arrive in order and in pieces. One per thread; holds no more than one element."""
 
-    def __init__(self) -> None:
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+        self._told: set[str] = set()  # tensors that were found; one value is enough
         self._scratch = numpy.empty(_BLOCK, numpy.uint8)
         self._carried: dict[str, bytes] = {}  # by tensor: the beginning of an element that a piece cut
 
     def feed(self, name: str, dtype: str, view: memoryview) -> None:
-        """Look at the next bytes of a tensor; raises CheckpointValidationError at the first NaN or infinity."""
-        if dtype not in _RULES:
+        """Look at the next bytes of a tensor; the first NaN or infinity is a finding."""
+        if dtype not in _RULES or name in self._told:
             return
         kind, mask, limit = _RULES[dtype]
         width = numpy.dtype(kind).itemsize
@@ -52,7 +55,10 @@ class FiniteCheck:
             values = numpy.frombuffer(view[start : start + _BLOCK], kind)
             scratch = self._scratch[: values.nbytes].view(kind)
             if numpy.bitwise_and(values, kind(mask), out=scratch).max() >= limit:
-                raise CheckpointValidationError(
+                error = CheckpointValidationError(
                     f"tensor {name!r} holds NaN or infinity",
                     remedy="Take an earlier checkpoint, or set finite: false in the verify stage",
                 )
+                self._findings.add("finite", error)
+                self._told.add(name)
+                return

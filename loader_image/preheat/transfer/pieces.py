@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from preheat.checks import Findings
 from preheat.errors import CheckpointValidationError
 from preheat.index import Record
 from preheat.plan import Move, Span
@@ -44,11 +45,6 @@ def pieces_of(spans: Iterable[Span], length: int) -> Iterator[Piece]:
     """Pieces of about `length` bytes that cover the spans, in the order of their bytes."""
     for span in spans:
         yield from _cut(span.stop, _stretches(span), length, span.start)
-
-
-def whole(spans: Iterable[Span], size: int) -> Piece:
-    """One piece for the whole object, for a checksum that needs every byte in order."""
-    return Piece(0, size, tuple(stretch for span in spans for stretch in _stretches(span)))
 
 
 def covering(spans: Iterable[Span], size: int, length: int) -> Iterator[Piece]:
@@ -159,11 +155,11 @@ class Checksums:
             found[move.name] = combine(found.get(move.name, 0), checksum, move.tensor.final_size)
         return found
 
-    def check(self, names: Mapping[Record, str]) -> int:
+    def check(self, names: Mapping[Record, str], findings: Findings) -> int:
         """Compare every record with what it declares and return how many there were; `names` says whose bytes."""
         for record, checksum in self._records.items():
             if checksum != record.crc32:
-                raise mismatch(record, checksum, names.get(record, record.name))
+                findings.add("crc32", mismatch(record, checksum, names.get(record, record.name)))
         return len(self._records)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from preheat.checks import Findings
 from preheat.errors import StorageError
 from preheat.plan import Move
 from preheat.transfer.checksum import crc32
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 
 
 class Placement:
-    """One thread's way into the file `target`; numpy is imported when a tensor needs it."""
+    """One thread's way into the file `target`; what is not `finite` is found, if asked for.
 
-    def __init__(self, target: int, finite: bool) -> None:
+    numpy is imported when a tensor needs it.
+    """
+
+    def __init__(self, target: int, finite: Findings | None) -> None:
         self._target = target
-        self._wants_finite = finite
-        self._finite: FiniteCheck | None = finite_check() if finite else None
+        self._findings = finite
+        self._finite: FiniteCheck | None = finite_check(finite) if finite else None
         self._casting: Casting | None = None
         self._cast: dict[int, tuple[int, int]] = {}
 
@@ -40,7 +44,7 @@ class Placement:
         if not self._casting:
             from preheat.transfer.cast import Casting
 
-            self._casting = Casting(self._wants_finite)
+            self._casting = Casting(self._findings)
         return self._casting
 
     def take_cast(self) -> dict[int, tuple[int, int]]:
@@ -60,11 +64,11 @@ def _place(move: Move) -> int:
     return move.target
 
 
-def finite_check() -> FiniteCheck:
+def finite_check(findings: Findings) -> FiniteCheck:
     """What looks for NaN and infinity."""
     from preheat.transfer.finite import FiniteCheck  # numpy is imported when something needs it
 
-    return FiniteCheck()
+    return FiniteCheck(findings)
 
 
 def write(target: int, part: bytes | memoryview, offset: int) -> None:

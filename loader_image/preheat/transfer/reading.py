@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 
 from preheat.blob import Blob
-from preheat.errors import CheckpointValidationError
 from preheat.transfer.checksum import crc32
 from preheat.transfer.pieces import Piece, Stretch
 
@@ -15,13 +13,12 @@ See = Callable[[Stretch, memoryview, int], None]
 
 
 def read_piece(
-    blob: Blob, piece: Piece, buffer: memoryview, see: See, advance: Callable[[int], None], sha256: str | None = None
+    blob: Blob, piece: Piece, buffer: memoryview, see: See, watch: Callable[[memoryview], None]
 ) -> Iterator[tuple[Stretch, int]]:
     """Read a piece through `buffer` and show it to `see`; yields its stretches with their CRC-32, in order.
 
-    With `sha256` the piece is the whole object, and CheckpointValidationError is raised at its end when it has another.
+    `watch` is shown every byte, those between the stretches too.
     """
-    whole_object = hashlib.sha256() if sha256 else None
     position, at, checksum = piece.start, 0, 0
     for view in blob.stream(piece.start, piece.stop, buffer):
         end = position + len(view)
@@ -35,12 +32,5 @@ def read_piece(
                 break
             yield stretch, checksum
             at, checksum = at + 1, 0
-        if whole_object:
-            whole_object.update(view)
-        advance(len(view))
+        watch(view)
         position = end
-    if whole_object and whole_object.hexdigest() != sha256:
-        raise CheckpointValidationError(
-            f"{blob.uri} has SHA-256 {whole_object.hexdigest()}, verify expects {sha256}",
-            remedy="Correct sha256, or upload the checkpoint that it was computed from",
-        )

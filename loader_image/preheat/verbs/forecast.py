@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.catalog import spell
-from preheat.checks import Checks
+from preheat.checks import Checks, Findings
 from preheat.formats import read_index
 from preheat.index import Tensor
-from preheat.plan import Span, checks_of, coalesce, make_plan
+from preheat.plan import Span, coalesce, make_plan, verify_of
 from preheat.spec import PipelineSpec
+from preheat.transfer.digests import Digests
 from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
-from preheat.transfer.pieces import pieces_of
 from preheat.verbs.location import opened
 
 
@@ -39,6 +39,7 @@ class Forecast:
     read_bytes: int  # of the source, index included
     index_bytes: int  # of these, read already for this forecast
     checks: Checks
+    warnings: tuple[str, ...]  # what checks that only warn have found so far
     remaining: tuple[dict[str, Any], ...]  # stages for the training process
 
     def seconds(self, bandwidth: float) -> float:
@@ -62,7 +63,8 @@ class Forecast:
             "requests": self.requests,
             "readBytes": self.read_bytes,
             "indexBytes": self.index_bytes,
-            "checks": {"sha256": self.checks.sha256, "crc32": self.checks.crc32, "finite": self.checks.finite},
+            "checks": self.checks.to_json(),
+            "warnings": list(self.warnings),
             "remaining": list(self.remaining),
         }
 
@@ -70,9 +72,12 @@ class Forecast:
 def plan_pipeline(spec: PipelineSpec) -> Forecast:
     """Read the index of the pipeline's source and plan its run; raises what the run would raise up to there."""
     with opened(spec.source, spec.patience) as blob:
+        verify = verify_of(spec)
+        findings = Findings(verify.warn_only)
+        checks = verify.pinned(blob, spec.source, spec.patience, findings)
         index = read_index(blob)
-        plan = make_plan(index, spec)
-        checks = checks_of(spec)
+        plan = make_plan(index, spec, findings)
+        digests = Digests(blob, checks)
         spans = coalesce(plan.moves, max_gap=MAX_GAP, max_length=SPAN)
         gathered = [stored for each in plan.gatherings for stored in each.tensor.stored()]
         return Forecast(
@@ -90,18 +95,19 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
             left_bytes=plan.left_bytes,
             excluded_tensors=plan.excluded_tensors,
             excluded_bytes=plan.excluded_bytes,
-            ranges=1 if checks.sha256 else len(spans),
-            requests=_requests(blob.remote, spans, gathered, checks),
-            read_bytes=blob.fetched + _payload(spans, gathered, blob.size if checks.sha256 else None),
+            ranges=1 if checks.whole else len(spans),
+            requests=_requests(blob.remote, digests, spans, gathered),
+            read_bytes=blob.fetched + _payload(spans, gathered, blob.size if checks.whole else None),
             index_bytes=blob.fetched,
             checks=checks,
+            warnings=findings.warnings,
             remaining=tuple(spell(stage) for stage in spec.remaining),
         )
 
 
-def _requests(remote: bool, spans: tuple[Span, ...], gathered: list[Tensor], checks: Checks) -> int:
+def _requests(remote: bool, digests: Digests, spans: tuple[Span, ...], gathered: list[Tensor]) -> int:
     pace = REMOTE if remote else LOCAL
-    pieces = 1 if checks.sha256 else sum(1 for _ in pieces_of(spans, pace.piece))
+    pieces = sum(1 for _ in digests.pieces(spans, pace.piece))
     if not gathered:
         return pieces
     from preheat.transfer.gather import BLOCK  # needs numpy

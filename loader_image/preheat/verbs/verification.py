@@ -13,17 +13,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from preheat.blob import Blob, Patience
-from preheat.checks import Checks
+from preheat.checks import Checks, Findings
+from preheat.construction import construct
 from preheat.formats import read_index
 from preheat.index import Index, Record, Tensor
 from preheat.plan import Move, coalesce, reach_of
 from preheat.progress import Progress, watched
+from preheat.transfer.digests import Digests
 from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
-from preheat.transfer.pieces import Checksums, Piece, Stretch, pieces_of, whole
+from preheat.transfer.pieces import Checksums, Piece, Stretch
 from preheat.transfer.placement import finite_check
 from preheat.transfer.reading import read_piece
 from preheat.transfer.workers import work_off
-from preheat.verbs.location import Where, opened
+from preheat.verbs.location import Where, located, opened
 from preheat.verify import Verify
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Verified:
     tensors: int  # weights and training state, an alias counted again
     records: int  # whose CRC-32 was compared
     checks: Checks  # what there was to check: a file without any CRC-32 has none compared
+    warnings: tuple[str, ...]  # what checks that only warn have found
     fetched_bytes: int
     seconds: float
 
@@ -54,30 +57,29 @@ class Verified:
             "layout": self.layout,
             "tensors": self.tensors,
             "records": self.records,
-            "checks": {"sha256": self.checks.sha256, "crc32": self.checks.crc32, "finite": self.checks.finite},
+            "checks": self.checks.to_json(),
+            "warnings": list(self.warnings),
             "fetchedBytes": self.fetched_bytes,
             "seconds": round(self.seconds, 3),
         }
 
 
 def verify_checkpoint(
-    where: Where,
-    *,
-    sha256: str | None = None,
-    finite: bool = True,
-    patience: Patience | None = None,
-    progress: Progress | None = None,
+    where: Where, *, patience: Patience | None = None, progress: Progress | None = None, **parameters: Any
 ) -> Verified:
-    """Check sizes, CRC-32 of every tensor's record, finite weights and, if given, the SHA-256 of the whole object.
+    """Check sizes, CRC-32 of every tensor's record, finite weights and what else `parameters` of `verify` ask for.
 
-    Raises the error that a pipeline with the same checks would.
+    Raises the error that a pipeline with the same stage would.
     """
     began = time.monotonic()
-    stage = Verify(sha256.lower() if sha256 else None, finite=finite)
-    checks = Checks(stage.sha256, stage.crc32, stage.finite)
-    with opened(where, patience) as blob:
+    source, patience = located(where), patience or Patience()
+    stage: Verify = construct(Verify, _lower_case(parameters), "verify")
+    findings = Findings(stage.warn_only)
+    with opened(source, patience) as blob:
+        checks = stage.pinned(blob, source, patience, findings)
         index = read_index(blob)
-        checking = _Checking(blob, index, checks)
+        stage.compare(index, findings)
+        checking = _Checking(blob, index, checks, findings)
         with watched(progress, checking.total) as advance:
             records = checking.run(advance)
         return Verified(
@@ -89,20 +91,29 @@ def verify_checkpoint(
             tensors=len(checking.moves),
             records=records,
             checks=replace(checks, crc32=records > 0),
+            warnings=findings.warnings,
             fetched_bytes=blob.fetched,
             seconds=time.monotonic() - began,
         )
 
 
+def _lower_case(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Some tools print digests in capitals."""
+    hexadecimal = {name: parameters[name].lower() for name in ("sha256", "md5") if parameters.get(name)}
+    return {**parameters, **hexadecimal}
+
+
 class _Checking:
-    def __init__(self, blob: Blob, index: Index, checks: Checks) -> None:
+    def __init__(self, blob: Blob, index: Index, checks: Checks, findings: Findings) -> None:
         self._blob = blob
         self._checks = checks
+        self._findings = findings
+        self._digests = Digests(blob, checks)
         self._weights = index.tensors
         self._finite = {id(stored) for tensor in index.tensors.values() for stored in tensor.stored()}
         self.moves = list(_moves(index, checks))
         self._spans = coalesce(self.moves, max_gap=MAX_GAP, max_length=SPAN)
-        self.total = blob.size if checks.sha256 else sum(span.stop - span.start for span in self._spans)
+        self.total = blob.size if checks.whole else sum(span.stop - span.start for span in self._spans)
         self._found: dict[int, list[tuple[Stretch, int]]] = {}  # by first byte of a piece
 
     def run(self, advance: Callable[[int], None]) -> int:
@@ -110,16 +121,14 @@ class _Checking:
 
         def work(pieces: Iterator[Piece]) -> None:
             buffer = memoryview(bytearray(pace.buffer))
-            see = partial(self._feed, finite_check() if self._checks.finite else None)
+            see = partial(self._feed, finite_check(self._findings) if self._checks.finite else None)
             for piece in pieces:
-                read = read_piece(self._blob, piece, buffer, see, advance, self._checks.sha256)
+                read = read_piece(self._blob, piece, buffer, see, self._digests.of(piece, advance))
                 self._found[piece.start] = list(read)
 
         pace = REMOTE if self._blob.remote else LOCAL
-        if self._checks.sha256:
-            work_off([whole(self._spans, self._blob.size)], 1, work, self._blob.close)
-        else:
-            work_off(pieces_of(self._spans, pace.piece), pace.threads, work, self._blob.close)
+        work_off(self._digests.pieces(self._spans, pace.piece), pace.threads, work, self._blob.close)
+        self._digests.compare(self._findings)
         if self._checks.finite:
             self._look_at_strided()
         return self._compare_records()
@@ -136,7 +145,7 @@ class _Checking:
                 if not stored.contiguous:
                     from preheat.transfer.gather import gather
 
-                    finite = finite_check()
+                    finite = finite_check(self._findings)
                     for _, run in gather(self._blob, stored):
                         finite.feed(name, stored.dtype, run)
 
@@ -146,7 +155,7 @@ class _Checking:
             for stretch, checksum in self._found[start]:
                 checksums.add(stretch, checksum)
         names: Mapping[Record, str] = {move.tensor.record: move.name for move in reversed(self.moves)}
-        return checksums.check(names)
+        return checksums.check(names, self._findings)
 
 
 def _moves(index: Index, checks: Checks) -> Iterator[Move]:
