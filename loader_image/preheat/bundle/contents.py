@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,15 +78,15 @@ class Contents:
 
     def without(self, pods: Collection[PodFolder]) -> Contents:
         """The same, were these pods' folders gone."""
-        left = tuple(pod for pod in self.pods if pod not in pods)
-        return replace(self, bundles=tuple(_referred(bundle, left) for bundle in self.bundles), pods=left)
+        gone = set(pods)
+        left = tuple(pod for pod in self.pods if pod not in gone)
+        return replace(self, bundles=tuple(_with_pods(self.bundles, left)), pods=left)
 
 
 def survey(root: Path) -> Contents:
     """Everything on the volume; raises StorageError where a link stands in the place of a folder of ours."""
     pods = tuple(pods_on(root))
-    bundles = [_referred(bundle, pods) for bundle in _bundles(root / BUNDLES)]
-    ordered = sorted(bundles, key=lambda bundle: (bundle.used, bundle.digest))
+    ordered = sorted(_with_pods(_bundles(root / BUNDLES), pods), key=lambda bundle: (bundle.used, bundle.digest))
     return Contents(tuple(ordered), tuple(unfinished_on(root)), pods)
 
 
@@ -113,6 +113,11 @@ def pods_on(root: Path) -> Iterator[PodFolder]:
             yield PodFolder(uid, Path(entry.path), _referred_digest(Path(entry.path)), attached, finished)
 
 
+def is_referred_to(root: Path, digest: str) -> bool:
+    """Whether a pod's folder refers to the bundle, be it unfinished or on its way out."""
+    return any(_referred_digest(Path(entry.path)) == digest for entry in _folders(root / PODS))
+
+
 def link_to(digest: str) -> str:
     """What a pod's link to its bundle holds."""
     return f"../../{BUNDLES}/{digest}"
@@ -134,11 +139,15 @@ def _made(folder: Path, otherwise: float) -> float:
         return otherwise
 
 
-def _referred(bundle: Bundle, pods: tuple[PodFolder, ...]) -> Bundle:
-    """The bundle with those of the pods that refer to it; of one that another user made only they show the use."""
-    mine = [pod for pod in pods if pod.digest == bundle.digest]
-    used = max([bundle.used, *(pod.attached for pod in mine)])
-    return replace(bundle, pods=tuple(sorted(pod.uid for pod in mine)), used=used)
+def _with_pods(bundles: Iterable[Bundle], pods: Iterable[PodFolder]) -> Iterator[Bundle]:
+    """The bundles with the pods that refer to them; of one that another user made only these show the last use."""
+    referring: dict[str | None, list[PodFolder]] = {}
+    for pod in pods:
+        referring.setdefault(pod.digest, []).append(pod)
+    for bundle in bundles:
+        mine = referring.get(bundle.digest, [])
+        used = max([bundle.used, *(pod.attached for pod in mine)])
+        yield replace(bundle, pods=tuple(sorted(pod.uid for pod in mine)), used=used)
 
 
 def _referred_digest(pod: Path) -> str | None:

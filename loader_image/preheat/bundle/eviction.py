@@ -20,7 +20,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from preheat.bundle.contents import BUNDLES, FORGOTTEN, PODS, Bundle, Contents, PodFolder, Unfinished, pods_on, survey
+from preheat.bundle.contents import (
+    BUNDLES,
+    FORGOTTEN,
+    PODS,
+    Bundle,
+    Contents,
+    PodFolder,
+    Unfinished,
+    is_referred_to,
+    survey,
+)
 from preheat.bundle.leftovers import bury
 from preheat.bundle.storage import megabytes, storage_errors, touch
 from preheat.errors import BundleInUseError, CheckpointError, CheckpointNotFoundError
@@ -153,7 +163,7 @@ def _end(pod: PodFolder, policy: Policy, now: float) -> bool:
 def _referred(root: Path, digest: str) -> bool:
     if (root / PODS).is_dir():
         touch(root / PODS)
-    return any(pod.digest == digest for pod in pods_on(root))
+    return is_referred_to(root, digest)
 
 
 def _take_away(folder: Path, unused: Callable[[Path], bool]) -> bool:
