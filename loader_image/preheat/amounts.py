@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 from preheat.errors import CheckpointConfigError
 
@@ -18,7 +17,8 @@ def bytes_of(text: str) -> int:
     if not found:
         raise CheckpointConfigError(f"{text!r:.40} is not a size", remedy="Write it like 200Gi, 5GB or 1000000")
     power = "KMGTPE".index(found[2].upper()) + 1 if found[2] else 0
-    return int(Decimal(found[1]) * (1024 if found[3] else 1000) ** power)
+    number = float(found[1]) if "." in found[1] else int(found[1])
+    return int(number * (1024 if found[3] else 1000) ** power)
 
 
 def seconds_of(text: str) -> float:
