@@ -62,7 +62,7 @@ def _cost(value: Any) -> int:
         return min(len(value), MAX_TEXT) // CHARACTERS
     if isinstance(value, int):
         return value.bit_length() // (3 * CHARACTERS)
-    return len(_opaque_name(value)) // CHARACTERS if isinstance(value, (Node, Global)) else 0
+    return len(opaque_name(value)) // CHARACTERS if isinstance(value, (Node, Global)) else 0
 
 
 def _omitted(value: Any) -> dict[str, str]:
@@ -107,24 +107,31 @@ def _into(container: Any, place: Any) -> Callable[[Any], None]:
 
 
 def _spell_leaf(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, (str, bytes)) and len(value) > MAX_TEXT:
         return _omitted(value)
-    if isinstance(value, str):
-        return value
+    if isinstance(value, Tensor):
+        return {"$tensor": {"dtype": value.dtype, "shape": list(value.shape)}}
+    return spell_plain(value) if is_plain(value) else {"$opaque": opaque_name(value)}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether `spell_plain` knows how to write it."""
+    return value is None or isinstance(value, (bool, int, float, str, bytes, complex))
+
+
+def spell_plain(value: Any) -> Any:
+    """A value that holds no others, of whatever length."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, bytes):
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, complex):
-        return {"$complex": [_spell_leaf(value.real), _spell_leaf(value.imag)]}
-    if isinstance(value, Tensor):
-        return {"$tensor": {"dtype": value.dtype, "shape": list(value.shape)}}
-    return {"$opaque": _opaque_name(value)}
+        return {"$complex": [spell_plain(value.real), spell_plain(value.imag)]}
+    return value
 
 
-def _opaque_name(value: Any) -> str:
+def opaque_name(value: Any) -> str:
+    """What an object that is not interpreted is called."""
     if isinstance(value, Node):
         return value.name
     return str(value) if isinstance(value, Global) else f"a {type(value).__name__.lower()}"
