@@ -325,3 +325,14 @@ def test_no_pod_can_make_observation_raise(statuses: Any, containers: Any, messa
         report = observe({**odd, "status": {"initContainerStatuses": entries}})
         assert isinstance(report, PodReport)
         assert wanted_status(pipeline(), [report], NOW)["pods"]["matched"] == 1
+
+
+def test_what_a_check_only_warned_of_is_in_the_status() -> None:
+    warned = json.dumps({**json.loads(LOADED), "warnings": ["tensor 'w' holds NaN", "x\u0000" * 3000, *"abcdefghij"]})
+    status = wanted(pod("a", ended(0, warned)))
+    said = status["source"]["warnings"]
+    assert (said[0], len(said)) == ("tensor 'w' holds NaN", 8)
+    assert len(said[1]) == 1024
+    assert verdict(status)[2].endswith("; warning: tensor 'w' holds NaN")
+    assert wanted(before=status)["source"]["warnings"] == said
+    assert "warnings" not in wanted(pod("b", ended(0, LOADED)))["source"]

@@ -12,7 +12,9 @@ from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Profile,
 
 def checksum(
     location: Location,
-    algorithm: Annotated[str, typer.Option(help="sha256, sha512, sha1, md5, blake2b, sha3_256 or crc32.")] = "sha256",
+    algorithm: Annotated[
+        str, typer.Option(help="sha256, sha512, sha1, md5, blake2b, sha3_256, crc32 or crc64nvme.")
+    ] = "sha256",
     as_json: Json = False,
     endpoint: Endpoint = None,
     region: Region = None,

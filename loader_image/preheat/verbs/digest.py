@@ -8,10 +8,10 @@ from typing import Protocol
 from preheat.blob import Patience
 from preheat.errors import CheckpointConfigError
 from preheat.progress import Progress, watched
-from preheat.transfer.checksum import crc32
+from preheat.transfer.checksum import Crc64, crc32
 from preheat.verbs.location import Where, opened
 
-ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake2b", "sha3_256", "crc32")
+ALGORITHMS = ("sha256", "sha512", "sha1", "md5", "blake2b", "sha3_256", "crc32", "crc64nvme")
 
 _BUFFER = 1 << 20
 
@@ -52,4 +52,6 @@ def calculate_checksum(
 def _hash(algorithm: str) -> _Hash:
     if algorithm not in ALGORITHMS:
         raise CheckpointConfigError(f"unknown algorithm {algorithm!r}", remedy=f"Known: {', '.join(ALGORITHMS)}")
+    if algorithm == "crc64nvme":
+        return Crc64()
     return _Crc32() if algorithm == "crc32" else hashlib.new(algorithm, usedforsecurity=False)
