@@ -9,11 +9,11 @@ from preheat.errors import AccessDeniedError, CheckpointNotFoundError
 
 
 def present(folder: Folder, names: Sequence[str]) -> list[str]:
-    """Those of the files that are right in the folder; one that may not be read is as good as absent."""
+    """Those of the files that are there; one that may not be read is as good as absent."""
     known = folder.names()
-    if known is not None:
-        return [name for name in names if name in known]
-    return [name for name in names if _opens(folder, name)]
+    return [
+        name for name in names if (name in known if known is not None and "/" not in name else _opens(folder, name))
+    ]
 
 
 def _opens(folder: Folder, name: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from preheat.blob import Blob, Folder
@@ -21,8 +20,9 @@ from preheat.formats.distributed_metadata import Declared, Description, Item, de
 from preheat.formats.inert import Global, Node, check_tree
 from preheat.formats.metadata import MetadataReader
 from preheat.formats.pickle_machine import Pickle
+from preheat.formats.torch_files import moved, read_file
 from preheat.formats.torch_pickle import check_tensors, uninterpreted
-from preheat.index import ITEMSIZE, Index, Part, Record, Tensor, joined
+from preheat.index import ITEMSIZE, Index, Part, Tensor, joined
 from preheat.joined_blob import JoinedBlob, Member
 
 #: Lightning's and Fabric's file for what is in no shard.
@@ -75,7 +75,7 @@ class _Loaded:
         lengths = declared.boxes.get(item.corner)
         if lengths is None or declared.dtype not in ITEMSIZE:  # an empty shard, or one that is never read
             return
-        tensor = _moved(_zip(reader).value, start, f"{item.file}: {item.name}")
+        tensor = moved(_zip(reader).value, start, item.file)
         if isinstance(tensor, Node) and tensor.refusal:
             self._others[item.name] = tensor
             return
@@ -88,8 +88,9 @@ class _Loaded:
 
     def read_all(self, file: Member) -> Any:
         """What a whole file of torch.save holds."""
-        with about(file.name):
-            return self._tree(torch_zip.read_tree(MetadataReader(file.blob)), file.start, file.name)
+        pickle = read_file(file)
+        self.opaque |= pickle.opaque
+        return pickle.value
 
     def values(self) -> dict[str, Any]:
         """Every declared tensor and object by its flat name."""
@@ -105,12 +106,10 @@ class _Loaded:
     def _object(self, item: Item, reader: MetadataReader, start: int) -> Any:
         if reader.size > MAX_OBJECT or reader.read(0, min(4, reader.size)) != b"PK\3\4":
             return Node(Global("torch.distributed.checkpoint.metadata", "BytesStorageMetadata"))
-        return self._tree(_zip(reader), start, f"{item.file}: {item.name}")
-
-    def _tree(self, pickle: Pickle, start: int, name: str) -> Any:
+        pickle = _zip(reader)
         check_tree(pickle.value)
         self.opaque |= pickle.opaque
-        return _moved(pickle.value, start, name)
+        return moved(pickle.value, start, item.file)
 
 
 def _zip(reader: MetadataReader) -> Pickle:
@@ -123,17 +122,3 @@ def _zip(reader: MetadataReader) -> Pickle:
 
 def _kind(value: Any) -> str:
     return f"{value.dtype} {value.shape}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def _moved(tree: Any, start: int, name: str) -> Any:
-    """The tree with its tensors where they are in the whole."""
-    if isinstance(tree, Tensor):
-        tree.check_inside(name)
-        record = tree.record
-        place = Record(name, start + record.start, start + record.stop, record.crc32)
-        return replace(tree, record=place)
-    if isinstance(tree, dict):
-        return {key: _moved(value, start, name) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_moved(value, start, name) for value in tree)
-    return tree

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from preheat.blob import Blob, Folder
 from preheat.errors import AccessDeniedError, CheckpointLoadError, CheckpointNotFoundError, CheckpointSourceError
-from preheat.formats import distributed, shards
+from preheat.formats import deepspeed, distributed, shards
 from preheat.index import Index
 from preheat.joined_blob import JoinedBlob
 
@@ -27,13 +27,15 @@ MAX_FILES = 100_000
 class FolderFormat:
     """A kind of checkpoint in several files, known by the name of the one that tells of the others.
 
-    `members` names these, given the folder and that file; `read_index` makes the index of them all.
+    `members` names these, given the folder and that file; `read_index` makes the index of them all. A file of that name
+    with more bytes than `longest` is a checkpoint by itself.
     """
 
     name: str
     entry: re.Pattern[str]
     members: Callable[[Folder, Blob], Sequence[str]]
     read_index: Callable[[JoinedBlob], Index]
+    longest: int | None = None
 
 
 FOLDERS: tuple[FolderFormat, ...] = (
@@ -43,6 +45,9 @@ FOLDERS: tuple[FolderFormat, ...] = (
     FolderFormat("torch files in shards", re.compile(r"\.bin\.index\.json$"), shards.members, shards.read_index),
     FolderFormat(
         "torch.distributed.checkpoint", re.compile(r"(^|/)\.metadata$"), distributed.members, distributed.read_index
+    ),
+    FolderFormat(
+        "DeepSpeed", re.compile(r"(^|/)latest$"), deepspeed.members, deepspeed.read_index, longest=deepspeed.MAX_TAG
     ),
 )
 
@@ -55,6 +60,7 @@ ENTRIES: tuple[str, ...] = (
     "adapter_model.safetensors",
     "adapter_model.bin",
     ".metadata",
+    "latest",
 )
 
 _LEADS_OUT = re.compile(r"^/|\\|(^|/)\.\.?(/|$)|[\x00-\x1f]")
@@ -67,7 +73,7 @@ def open_in(folder: Folder, name: str = "") -> Blob:
     """
     found, blob = (name, folder.open(name)) if name else _look_in(folder)
     kind = _kind(found)
-    if kind is None:
+    if kind is None or (kind.longest is not None and blob.size > kind.longest):
         return blob
     try:
         names = kind.members(folder, blob)

@@ -101,7 +101,7 @@ def _with_bits(tensor: Tensor | Node, metadata: Any) -> Tensor | Node:
 
 
 def _dense(source: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -> Tensor | Node:
-    if not _count(offset) or not _counts(shape) or not _counts(strides) or len(shape) != len(strides):
+    if not _count(offset) or not is_counts(shape) or not is_counts(strides) or len(shape) != len(strides):
         raise ValueError("offset, shape and strides do not describe a tensor")
     if dtype not in ITEMSIZE:
         return _refused(f"of dtype {dtype.removesuffix('Storage')}, which Preheat cannot write")
@@ -147,7 +147,8 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
-def _counts(value: Any) -> bool:
+def is_counts(value: Any) -> bool:
+    """Whether it is a tuple of lengths, as a shape is."""
     return isinstance(value, tuple) and len(value) <= MAX_RANK and all(map(_count, value))
 
 
