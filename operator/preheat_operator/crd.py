@@ -172,6 +172,7 @@ def _identity_rules() -> dict[str, list[dict[str, str]]]:
     paid = "has(self.requesterPays) && self.requesterPays"
     return {
         "http": [_rule(f"!({nobody} && has(self.secretRef))", http.ANONYMOUS)],
+        "huggingFace": [_rule(f"!({nobody} && has(self.secretRef))", http.ANONYMOUS)],
         "s3": [
             _rule(f"!({nobody} && (has(self.secretRef) || has(self.profile) || ({paid})))", s3.ANONYMOUS),
             _rule("!(has(self.profile) && has(self.secretRef))", s3.ONE_IDENTITY),

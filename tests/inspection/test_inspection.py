@@ -11,6 +11,7 @@ from sources.fault_server import FaultServer
 from preheat.errors import CheckpointConfigError, CheckpointLoadError
 from preheat.sources.fsspec import FsspecSource
 from preheat.sources.http import HTTPSource
+from preheat.sources.hugging_face import HuggingFaceSource
 from preheat.sources.local import LocalSource
 from preheat.sources.s3 import S3Source
 from preheat.verbs.inspection import Branch, branches, inspect
@@ -49,6 +50,10 @@ def server() -> Iterator[FaultServer]:
         ("s3://bucket/a/key.ckpt", S3Source("bucket", "a/key.ckpt")),
         ("https://host/a.ckpt?token=1", HTTPSource("https://host/a.ckpt?token=1")),
         ("http://host/a.ckpt", HTTPSource("http://host/a.ckpt")),
+        ("hf://org/model", HuggingFaceSource("org/model")),
+        ("hf://org/model@v1/", HuggingFaceSource("org/model", "v1")),
+        ("hf://org/model@refs%2Fpr%2F1/a/b.bin", HuggingFaceSource("org/model", "refs/pr/1", "a/b.bin")),
+        ("hf://org/model/a/b@c.bin", HuggingFaceSource("org/model", file="a/b@c.bin")),
         ("GS://b/k", FsspecSource("gs://b/k")),
         ("file:///a/b", FsspecSource("file:///a/b")),
         ("/a/b.ckpt", LocalSource("/a/b.ckpt")),
@@ -69,6 +74,11 @@ def test_options_of_s3_belong_to_s3() -> None:
         source_of("/a/b", options)
     found = source_of("s3://b/k", S3Options(profile="lab", version_id="7"))
     assert found == S3Source("b", "k", profile="lab", version_id="7")
+
+
+def test_half_an_address_on_the_hub_is_refused() -> None:
+    with pytest.raises(CheckpointConfigError, match=r"names no repository.*hf://org/model@revision/file"):
+        source_of("hf://model")
 
 
 def test_a_scheme_that_fsspec_does_not_know_either_is_named() -> None:

@@ -21,7 +21,10 @@ PipelineFile = Annotated[
         "directory, not from this file.",
     ),
 ]
-Location = Annotated[str, typer.Argument(metavar="LOCATION", help="s3://bucket/key, a URL, or the path of a file.")]
+Location = Annotated[
+    str,
+    typer.Argument(metavar="LOCATION", help="s3://bucket/key, hf://org/model, a URL, or the path of a file or folder."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Endpoint = Annotated[str | None, typer.Option(metavar="URL", help="Of an S3 service that is not AWS.")]
 Region = Annotated[str | None, typer.Option(help="Of the S3 bucket; default: the environment's.")]

@@ -76,26 +76,31 @@ class HTTPSource(CheckpointSource):
     def _authorization(self) -> dict[str, str]:
         if self.anonymous:
             return {}
-        if self.secret_ref and not any(_secret(each.variable) for each in self.secret_variables):
+        if self.secret_ref and not any(secret(each.variable) for each in self.secret_variables):
             raise AccessDeniedError(
                 f"Secret {self.secret_ref!r} is missing, or has none of the keys token, username and password",
                 remedy="Create it in the pod's namespace; outside a cluster set PREHEAT_HTTP_TOKEN, or "
                 "PREHEAT_HTTP_USERNAME and PREHEAT_HTTP_PASSWORD",
             )
-        if token := _secret("PREHEAT_HTTP_TOKEN"):
-            # http.client would quote what it refuses, and the log would show it.
-            if not (token.isascii() and token.isprintable()):
-                raise CheckpointConfigError(
-                    "the token of secretRef has characters that no HTTP header may carry",
-                    remedy="Store the bare token in the Secret's key `token`",
-                )
-            return {"Authorization": f"Bearer {token}"}
-        if username := _secret("PREHEAT_HTTP_USERNAME"):
-            pair = f"{username}:{_secret('PREHEAT_HTTP_PASSWORD')}"
+        if token := secret("PREHEAT_HTTP_TOKEN"):
+            return bearer(token, "token")
+        if username := secret("PREHEAT_HTTP_USERNAME"):
+            pair = f"{username}:{secret('PREHEAT_HTTP_PASSWORD')}"
             return {"Authorization": "Basic " + b64encode(pair.encode()).decode()}
         return {}
 
 
-def _secret(variable: str) -> str:
+def bearer(token: str, key: str) -> dict[str, str]:
+    """The header with a token; raises CheckpointConfigError that names its key of the Secret, and not the token."""
+    # http.client would quote what it refuses, and the log would show it.
+    if not (token.isascii() and token.isprintable()):
+        raise CheckpointConfigError(
+            "the token of secretRef has characters that no HTTP header may carry",
+            remedy=f"Store the bare token in the Secret's key `{key}`",
+        )
+    return {"Authorization": f"Bearer {token}"}
+
+
+def secret(variable: str) -> str:
     """A value of the Secret, without the line break that a file or `echo` ends in."""
     return os.environ.get(variable, "").strip("\r\n")

@@ -55,7 +55,7 @@ _MAY_HAVE_EXPIRED = frozenset({400, 401, 403, 404, 410})
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class Kept:
     """What the first request brought of the content."""
 
     start: int
@@ -177,7 +177,7 @@ class HttpBlob:
                 yield view
 
     def _receive_some(self, answer: Answer, view: memoryview, position: int, stop: int, attempts: Attempts) -> int:
-        with _faults(self.uri):
+        with faults(self.uri):
             count = answer.receive(view)
         if not count:
             raise Interrupted(
@@ -193,7 +193,7 @@ class HttpBlob:
 
     # The first request.
 
-    def _discover(self) -> tuple[int, Pin, _Kept]:
+    def _discover(self) -> tuple[int, Pin, Kept]:
         first = f"bytes=0-{HEAD - 1}" if self.uri.endswith(".safetensors") else f"bytes=-{TAIL}"
         for wanted in (first, "bytes=0-0"):  # Azure's blob service knows no ranges from the end
             attempts = Attempts(self.uri, self._patience, self._closed)
@@ -207,7 +207,7 @@ class HttpBlob:
                 return found
         raise no_ranges(self.uri)
 
-    def _ask(self, wanted: str, attempts: Attempts) -> tuple[int, Pin, _Kept] | None:
+    def _ask(self, wanted: str, attempts: Attempts) -> tuple[int, Pin, Kept] | None:
         """Size, pin and the bytes that were asked for; None when the answer is not what was asked for."""
         with self._exchange({"Range": wanted}) as answer:
             headers = answer.headers
@@ -222,7 +222,7 @@ class HttpBlob:
             view, filled = memoryview(buffer), 0
             while filled < length:
                 filled += self._receive_some(answer, view[filled:], start + filled, stop, attempts)
-            return size, Pin.of(headers), _Kept(start, bytes(buffer))
+            return size, Pin.of(headers), Kept(start, bytes(buffer))
 
     # One request and its answer.
 
@@ -287,7 +287,7 @@ class HttpBlob:
             connection = self._connection(target)
             kept_alive = connection.used
             try:
-                with _faults(self.uri), self._watched(connection):
+                with faults(self.uri), self._watched(connection):
                     return connection, connection.get(target.path, {**fixed, **headers, **own})
             except BaseException as error:
                 self._drop(connection)
@@ -318,7 +318,7 @@ class HttpBlob:
     def _read_refusal(self, connection: Connection, answer: Answer) -> CheckpointError:
         """The error for an answer that is no success; raises Interrupted when it may pass."""
         try:
-            with _faults(self.uri), self._watched(connection):
+            with faults(self.uri), self._watched(connection):
                 body = answer.read(_MAX_ERROR_BODY)
         finally:
             self._drop(connection, answer)
@@ -354,7 +354,7 @@ class HttpFolder:
 
 
 @contextmanager
-def _faults(uri: str) -> Iterator[None]:
+def faults(uri: str) -> Iterator[None]:
     """Turn what sockets and parsers raise into Interrupted, or into an error that no further attempt mends."""
     try:
         yield

@@ -1,6 +1,6 @@
 """From one word to a source: what a person types where a pipeline would have a stage.
 
-Only the scheme decides. A word without one is a path; a scheme that Preheat does not know is fsspec's to read or refuse.
+Only the scheme decides. A word without one is a path; a scheme that Preheat does not know is left to fsspec.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError, about
 from preheat.sources.fsspec import FsspecSource
 from preheat.sources.http import HTTPSource
+from preheat.sources.hugging_face import HuggingFaceSource
 from preheat.sources.local import LocalSource
 from preheat.sources.s3 import S3Source
 from preheat.stage import CheckpointSource
@@ -23,6 +25,8 @@ Where = str | Path | CheckpointSource
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _S3 = re.compile(r"^[sS]3://([^/]+)/+(.+)$")
+# A slash in a revision is written %2F.
+_HUB = re.compile(r"^(?:hf|HF)://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?$")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ def source_of(location: str, s3: S3Options | None = None) -> CheckpointSource:
     if s3 != S3Options():
         given = ", ".join(name.replace("_", "-") for name, value in vars(s3).items() if value)
         raise CheckpointConfigError(f"{location} is not in S3, so {given} means nothing for it")
+    if scheme == "hf":
+        return _hub_source(location)
     if scheme in ("http", "https"):
         return HTTPSource(location)
     if scheme:
@@ -67,6 +73,13 @@ def opened(where: Where, patience: Patience | None = None) -> Iterator[Blob]:
             yield blob
     finally:
         blob.close()
+
+
+def _hub_source(location: str) -> HuggingFaceSource:
+    parts = _HUB.match(location)
+    if not parts:
+        raise CheckpointConfigError(f"{location} names no repository", remedy="Write hf://org/model@revision/file")
+    return HuggingFaceSource(parts[1], unquote(parts[2] or "main"), parts[3] or None)
 
 
 def _s3_source(location: str, s3: S3Options) -> S3Source:
