@@ -11,7 +11,7 @@ from sources.fault_server import FaultServer
 
 from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointValidationError
 from preheat.transfer import engine
-from preheat.transfer.engine import Pace
+from preheat.transfer.pace import Pace
 from preheat.verbs.digest import ALGORITHMS, calculate_checksum
 from preheat.verbs.inspection import inspect
 from preheat.verbs.verification import verify_checkpoint

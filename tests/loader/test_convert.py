@@ -28,8 +28,9 @@ from preheat.plan import make_plan
 from preheat.spec import PipelineSpec, parse
 from preheat.transfer import engine, gather
 from preheat.transfer.checksum import crc32
-from preheat.transfer.engine import Pace, Transferred
+from preheat.transfer.engine import Transferred
 from preheat.transfer.engine import transfer as execute
+from preheat.transfer.pace import Pace
 from preheat.verbs.forecast import plan_pipeline
 
 SHARED = torch.randn(4000)

@@ -22,7 +22,7 @@ from preheat.spec import PipelineSpec
 from preheat.strategies.tensors import read_tensor
 from preheat.transfer import engine, gather
 from preheat.transfer.checksum import crc32
-from preheat.transfer.engine import Pace
+from preheat.transfer.pace import Pace
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 

@@ -24,7 +24,8 @@ from preheat.sources.http_blob import HttpBlob
 from preheat.spec import parse
 from preheat.transfer import engine, gather
 from preheat.transfer.checksum import _combine, crc32
-from preheat.transfer.engine import Pace, Transferred
+from preheat.transfer.engine import Transferred
+from preheat.transfer.pace import Pace
 
 SHARED = torch.arange(40_000, dtype=torch.float32)
 CASES: Mapping[str, Mapping[str, torch.Tensor]] = {

@@ -27,7 +27,7 @@ from preheat.pipeline import CheckpointPipeline
 from preheat.sources.local import LocalSource
 from preheat.transfer.checksum import Crc64
 from preheat.transfer.digests import Digests
-from preheat.transfer.engine import Pace
+from preheat.transfer.pace import Pace
 from preheat.transfer.pieces import Piece
 from preheat.verbs.verification import verify_checkpoint
 

@@ -13,9 +13,19 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from preheat.bundle.manifest import WEIGHTS
+_JOURNAL = ".journal"
 
-JOURNAL = "journal"
+
+def journal_of(output: Path) -> Path:
+    """Where it is written down what of `output` is finished."""
+    return output.with_name(output.name + _JOURNAL)
+
+
+def journals_in(folder: Path) -> list[Path]:
+    """Those that are there."""
+    if folder.is_symlink():
+        return []
+    return [path for path in folder.glob("*" + _JOURNAL) if stat.S_ISREG(path.lstat().st_mode)]
 
 
 def remove(path: Path) -> None:
@@ -39,7 +49,7 @@ def bury(folder: Path) -> bool:
 
 def set_aside(folder: Path) -> None:
     """As `bury`, but keep what the next maker of the same bundle can go on with."""
-    if folder.is_symlink() or not _journal_size(folder):
+    if not journals_in(folder):
         bury(folder)
         return
     digest = folder.name.split("-")[1]
@@ -50,14 +60,16 @@ def set_aside(folder: Path) -> None:
 def inherit(folder: Path, digest: str) -> None:
     """Move into `folder` what the makers of the same bundle left that came furthest; what the others left goes."""
     inherited = False
-    for left in sorted(folder.parent.glob(f".partial-left-{digest}-*"), key=_journal_size, reverse=True):
+    for left in sorted(folder.parent.glob(f".partial-left-{digest}-*"), key=_progress, reverse=True):
         grave = _take_away(left)
         if not grave:
             continue
-        if not inherited and not grave.is_symlink() and _is_free(grave / JOURNAL):
+        journals = journals_in(grave)
+        if not inherited and journals and all(map(_is_free, journals)):
             with suppress(OSError):  # of another user: we begin anew
-                for name in (WEIGHTS, JOURNAL):
-                    (grave / name).rename(folder / name)
+                for journal in journals:
+                    for path in (journal.with_name(journal.name.removesuffix(_JOURNAL)), journal):
+                        path.rename(folder / path.name)
                 inherited = True
         remove(grave)
 
@@ -72,12 +84,8 @@ def _take_away(folder: Path) -> Path | None:
     return grave
 
 
-def _journal_size(folder: Path) -> int:
-    try:
-        status = (folder / JOURNAL).lstat()
-    except OSError:
-        return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+def _progress(folder: Path) -> int:
+    return sum(journal.lstat().st_size for journal in journals_in(folder))
 
 
 def _is_free(journal: Path) -> bool:

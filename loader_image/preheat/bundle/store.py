@@ -21,7 +21,7 @@ from preheat.bundle.contents import BUNDLE_LINK, BUNDLES, PODS, link_to, unfinis
 from preheat.bundle.data import read_manifest
 from preheat.bundle.eviction import Policy, keep_within
 from preheat.bundle.lease import heartbeat, take
-from preheat.bundle.leftovers import JOURNAL, bury, inherit, remove, set_aside
+from preheat.bundle.leftovers import bury, inherit, journals_in, remove, set_aside
 from preheat.bundle.manifest import LAYOUT, MANIFEST, WEIGHTS, Manifest
 from preheat.bundle.storage import storage_errors, sync, touch
 from preheat.catalog import spell
@@ -53,13 +53,12 @@ def digest_of(uri: str, version: str, spec: PipelineSpec) -> str:
 class Partial:
     """A bundle in the making: write `weights`, then publish.
 
-    What another maker that did not get to its end has written of them is there already if `journal` is.
+    What another maker that did not get to its end has written of them is there already, if its journal is.
     """
 
     def __init__(self, store: Store, folder: Path, digest: str) -> None:
         self.folder = folder
         self.weights = folder / WEIGHTS
-        self.journal = folder / JOURNAL
         self._store = store
         self._digest = digest
 
@@ -73,7 +72,8 @@ class Partial:
             try:
                 sync(self.weights)
                 _write_file(self.folder / MANIFEST, manifest.to_json().encode())
-                self.journal.unlink(missing_ok=True)
+                for journal in journals_in(self.folder):
+                    journal.unlink()
                 sync(self.folder)
                 return self._store.adopt(self.folder, self._digest)
             except FileNotFoundError:

@@ -6,22 +6,28 @@ fast as a copy within the kernel, so there is no separate way for bytes that not
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from preheat.blob import Blob
-from preheat.bundle.storage import require_space, storage_errors
+from preheat.bundle.storage import storage_errors
 from preheat.checks import Checks, Findings
 from preheat.errors import TruncatedError
 from preheat.index import Record
 from preheat.plan import Gathering, Plan, coalesce, reach_of
 from preheat.transfer.checksum import crc32
 from preheat.transfer.digests import Digests
-from preheat.transfer.pieces import Checksums, Piece, Stretch
+from preheat.transfer.journal import Journal
+from preheat.transfer.output import checksum_of, opened
+from preheat.transfer.pace import LOCAL, REMOTE, ramped
+from preheat.transfer.passed import Passed, identity
+from preheat.transfer.pieces import Checksums, Piece
 from preheat.transfer.placement import Placement, finite_check, write
 from preheat.transfer.reading import read_piece
 from preheat.transfer.workers import work_off
@@ -31,25 +37,7 @@ GATHERERS = 4  # threads that gather, each with blocks of its own in memory
 SPAN = 1 << 40  # spans are cut into pieces here, where a cut may go through a tensor
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How a source is read: threads, each with a buffer, and bytes per piece."""
-
-    threads: int
-    buffer: int
-    piece: int
-
-
-LOCAL = Pace(threads=2, buffer=1024 * 1024, piece=32 << 20)
-REMOTE = Pace(threads=8, buffer=512 * 1024, piece=16 << 20)
-
-
-@dataclass(frozen=True)
-class _Passed:
-    """The checksums of one piece: of its stretches as they were read, and of what was cast as it was written."""
-
-    stretches: list[tuple[Stretch, int]]
-    cast: dict[int, tuple[int, int]]  # by the move's target: checksum and bytes
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,52 +55,87 @@ def transfer(
     checks: Checks,
     advance: Callable[[int], None] = lambda count: None,
     findings: Findings | None = None,
+    journal: Path | None = None,
 ) -> Transferred:
     """Write the plan's output to the new file `path`; `advance` is told of bytes of the source as they pass.
 
-    Raises a CheckpointError that names tensor and byte range, unless `findings` keep it. The file is then incomplete,
-    and the blob closed.
+    What is finished is written down in `journal`; another transfer with the same arguments goes on from there. Raises a
+    CheckpointError that names tensor and byte range, unless `findings` keep it. The file is then incomplete, and the
+    blob closed.
     """
     _check_present(plan, blob)
     with storage_errors(path.parent):
-        require_space(path.parent, plan.output_bytes)
-        target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        kept = Journal(journal, identity(plan, blob, checks)) if journal else None
         try:
-            os.truncate(target, plan.output_bytes)
-            write(target, plan.header, 0)
-            return _Transfer(plan, blob, target, checks, advance, findings or Findings()).run()
+            with opened(path, plan.output_bytes, kept) as target:
+                write(target, plan.header, 0)
+                return _Transfer(plan, blob, target, checks, advance, findings or Findings(), kept).run()
         finally:
-            os.close(target)
+            if kept:
+                kept.close()
 
 
 class _Transfer:
     def __init__(
-        self, plan: Plan, blob: Blob, target: int, checks: Checks, advance: Callable[[int], None], findings: Findings
+        self,
+        plan: Plan,
+        blob: Blob,
+        target: int,
+        checks: Checks,
+        advance: Callable[[int], None],
+        findings: Findings,
+        journal: Journal | None,
     ) -> None:
         self._plan = plan
         self._blob = blob
         self._target = target
         self._checks = checks
-        self._advance = advance
         self._findings = findings
         self._finite = findings if checks.finite else None
         self._digests = Digests(blob, checks)
         self._pace = REMOTE if blob.remote else LOCAL
-        self._found: dict[int, _Passed] = {}  # by first byte of a piece
+        self._advance = advance
+        self._size, self._received = ramped(self._pace, advance)
+        self._journal = journal
+        self._warned = findings.warnings
+        self._found: dict[tuple[int, int], Passed] = {}  # by the bytes [start, stop) of a piece
 
     def run(self) -> Transferred:
-        spans = coalesce(self._plan.moves, max_gap=MAX_GAP, max_length=SPAN)
-        pieces = self._digests.pieces(spans, self._pace.piece)
-        work_off(pieces, self._pace.threads, self._move_pieces, self._blob.close)
+        self._recall()
+        rest = (piece for piece in self._pieces() if (piece.start, piece.stop) not in self._found)
+        work_off(rest, self._size, self._move_pieces, self._blob.close)
         self._digests.compare(self._findings)
         checksums = Checksums()
-        for start in sorted(self._found):
-            for stretch, checksum in self._found[start].stretches:
+        for _, passed in sorted(self._found.items(), key=itemgetter(0)):
+            for stretch, checksum in passed.stretches:
                 checksums.add(stretch, checksum)
-            for target, (checksum, length) in self._found[start].cast.items():
+            for target, (checksum, length) in passed.cast.items():
                 checksums.add_output(target, checksum, length)
         records = checksums.check(self._names(), self._findings) if self._checks.crc32 else 0
         return Transferred({**checksums.tensors(self._plan.moves), **self._gather_all()}, records)
+
+    def _pieces(self) -> Iterator[Piece]:
+        spans = coalesce(self._plan.moves, max_gap=MAX_GAP, max_length=SPAN)
+        total = self._blob.size if self._checks.whole else sum(span.stop - span.start for span in spans)
+        return self._digests.pieces(spans, self._pace.piece_of(total))
+
+    def _recall(self) -> None:
+        """Find again what an earlier transfer has finished."""
+        known = self._journal.found if self._journal else {}
+
+        def work(pieces: Iterator[Piece]) -> None:
+            buffer = memoryview(bytearray(LOCAL.buffer))
+            for piece in pieces:
+                passed = Passed.from_json(piece, known[_key(piece)])
+                if all(checksum_of(self._target, at, n, buffer) == found for at, n, found in passed.written()):
+                    self._digests.recall(piece, passed.digests)
+                    self._found[piece.start, piece.stop] = passed
+                    self._advance(piece.stop - piece.start)
+
+        if known:
+            pieces = (piece for piece in self._pieces() if _key(piece) in known)
+            work_off(pieces, LOCAL.threads, work, self._blob.close)
+            log.info("going on where another loader ended: %d pieces are there already", len(self._found))
 
     def _names(self) -> dict[Record, str]:
         return {move.tensor.record: move.name for move in self._plan.moves}
@@ -122,21 +145,33 @@ class _Transfer:
         buffer = memoryview(bytearray(self._pace.buffer))
         placement = Placement(self._target, self._finite)
         for piece in pieces:
-            watch = self._digests.of(piece, self._advance)
+            watch = self._digests.of(piece, self._received)
             read = read_piece(self._blob, piece, buffer, placement.place, watch)
-            self._found[piece.start] = _Passed(list(read), placement.take_cast())
+            passed = Passed(list(read), placement.take_cast(), self._digests.taken(piece))
+            self._found[piece.start, piece.stop] = passed
+            self._finished(_key(piece), passed.to_json())
+
+    def _finished(self, key: str, value: Any) -> None:
+        # What is not written down passes again, and what it was warned of is found again.
+        if self._journal and self._findings.warnings == self._warned:
+            self._journal.add(key, value)
 
     def _gather_all(self) -> dict[str, int]:
         """Write what has to be gathered; returns the checksums."""
         found: dict[str, int] = {}
+        known = self._journal.found if self._journal else {}
 
         def work(gatherings: Iterator[Gathering]) -> None:
             from preheat.transfer.gather import gather  # numpy is imported when a tensor needs it
 
+            buffer = memoryview(bytearray(LOCAL.buffer))
             for each in gatherings:
-                for offset, run in gather(self._blob, each.tensor, self._cast_of(each)):
-                    write(self._target, run, each.target + offset)
+                key, size = f"gathered {each.target}", each.tensor.final_size
+                if key not in known or known[key] != checksum_of(self._target, each.target, size, buffer):
+                    for offset, run in gather(self._blob, each.tensor, self._cast_of(each)):
+                        write(self._target, run, each.target + offset)
                 found[each.name] = self._read_back(each)
+                self._finished(key, found[each.name])
 
         if self._plan.gatherings:
             work_off(self._plan.gatherings, min(self._pace.threads, GATHERERS), work, self._blob.close)
@@ -159,6 +194,10 @@ class _Transfer:
             if finite:
                 finite.feed(each.name, each.tensor.final_dtype, memoryview(values))
         return checksum
+
+
+def _key(piece: Piece) -> str:
+    return f"{piece.start}-{piece.stop}"
 
 
 def _check_present(plan: Plan, blob: Blob) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ from preheat.blob import Blob
 from preheat.checks import Checks
 from preheat.index import ITEMSIZE
 from preheat.plan import Move, Plan
-from preheat.transfer.checksum import crc32
 from preheat.transfer.pieces import Piece, Stretch
 
 
@@ -50,19 +48,6 @@ class Passed:
                     cast[move.target] = move
                     begin = move.target + at // ITEMSIZE[move.tensor.dtype] * ITEMSIZE[move.tensor.final_dtype]
                     yield begin, self.cast[move.target][1], self.cast[move.target][0]
-
-
-def checksum_of(target: int, start: int, length: int, buffer: memoryview) -> int | None:
-    """CRC-32 of bytes of an open file; None when it has not so many."""
-    checksum, position, stop = 0, start, start + length
-    while position < stop:
-        view = buffer[: min(len(buffer), stop - position)]
-        count = os.preadv(target, [view], position)
-        if not count:
-            return None
-        checksum = crc32(view[:count], checksum)
-        position += count
-    return checksum
 
 
 def identity(plan: Plan, blob: Blob, checks: Checks) -> str:

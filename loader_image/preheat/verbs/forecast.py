@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,12 @@ from preheat.catalog import spell
 from preheat.checks import Checks, Findings
 from preheat.formats import read_index
 from preheat.index import Tensor
-from preheat.plan import Span, coalesce, make_plan, verify_of
+from preheat.plan import coalesce, make_plan, verify_of
 from preheat.spec import PipelineSpec
 from preheat.transfer.digests import Digests
-from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
+from preheat.transfer.engine import MAX_GAP, SPAN
+from preheat.transfer.pace import LOCAL, REMOTE
+from preheat.transfer.pieces import Piece
 from preheat.verbs.location import opened
 
 
@@ -79,6 +82,8 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
         plan = make_plan(index, spec, findings)
         digests = Digests(blob, checks)
         spans = coalesce(plan.moves, max_gap=MAX_GAP, max_length=SPAN)
+        pace = REMOTE if blob.remote else LOCAL
+        passing = blob.size if checks.whole else sum(span.stop - span.start for span in spans)
         gathered = [stored for each in plan.gatherings for stored in each.tensor.stored()]
         return Forecast(
             uri=blob.uri,
@@ -96,8 +101,8 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
             excluded_tensors=plan.excluded_tensors,
             excluded_bytes=plan.excluded_bytes,
             ranges=1 if checks.whole else len(spans),
-            requests=_requests(blob.remote, digests, spans, gathered),
-            read_bytes=blob.fetched + _payload(spans, gathered, blob.size if checks.whole else None),
+            requests=_requests(digests.pieces(spans, pace.piece_of(passing)), gathered),
+            read_bytes=blob.fetched + passing + sum(tensor.extent() for tensor in gathered),
             index_bytes=blob.fetched,
             checks=checks,
             warnings=findings.warnings,
@@ -105,16 +110,10 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
         )
 
 
-def _requests(remote: bool, digests: Digests, spans: tuple[Span, ...], gathered: list[Tensor]) -> int:
-    pace = REMOTE if remote else LOCAL
-    pieces = sum(1 for _ in digests.pieces(spans, pace.piece))
+def _requests(pieces: Iterable[Piece], gathered: list[Tensor]) -> int:
+    count = sum(1 for _ in pieces)
     if not gathered:
-        return pieces
+        return count
     from preheat.transfer.gather import BLOCK  # needs numpy
 
-    return pieces + sum(-(-tensor.extent() // BLOCK) for tensor in gathered)
-
-
-def _payload(spans: tuple[Span, ...], gathered: list[Tensor], whole: int | None) -> int:
-    passing = sum(span.stop - span.start for span in spans) if whole is None else whole
-    return passing + sum(tensor.extent() for tensor in gathered)
+    return count + sum(-(-tensor.extent() // BLOCK) for tensor in gathered)

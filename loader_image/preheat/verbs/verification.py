@@ -20,7 +20,8 @@ from preheat.index import Index, Record, Tensor
 from preheat.plan import Move, coalesce, reach_of
 from preheat.progress import Progress, watched
 from preheat.transfer.digests import Digests
-from preheat.transfer.engine import LOCAL, MAX_GAP, REMOTE, SPAN
+from preheat.transfer.engine import MAX_GAP, SPAN
+from preheat.transfer.pace import LOCAL, REMOTE, ramped
 from preheat.transfer.pieces import Checksums, Piece, Stretch
 from preheat.transfer.placement import finite_check
 from preheat.transfer.reading import read_piece
@@ -123,11 +124,12 @@ class _Checking:
             buffer = memoryview(bytearray(pace.buffer))
             see = partial(self._feed, finite_check(self._findings) if self._checks.finite else None)
             for piece in pieces:
-                read = read_piece(self._blob, piece, buffer, see, self._digests.of(piece, advance))
+                read = read_piece(self._blob, piece, buffer, see, self._digests.of(piece, passed))
                 self._found[piece.start] = list(read)
 
         pace = REMOTE if self._blob.remote else LOCAL
-        work_off(self._digests.pieces(self._spans, pace.piece), pace.threads, work, self._blob.close)
+        size, passed = ramped(pace, advance)
+        work_off(self._digests.pieces(self._spans, pace.piece_of(self.total)), size, work, self._blob.close)
         self._digests.compare(self._findings)
         if self._checks.finite:
             self._look_at_strided()
