@@ -71,7 +71,7 @@ class Converted:
             "outputBytes": self.output_bytes,
             "left": {"tensors": self.left_tensors, "bytes": self.left_bytes},
             "excluded": {"tensors": self.excluded_tensors, "bytes": self.excluded_bytes},
-            "checks": {"sha256": self.checks.sha256, "crc32": self.checks.crc32, "finite": self.checks.finite},
+            "checks": self.checks.to_json(),
             "records": self.records,
             "fetchedBytes": self.fetched_bytes,
             "seconds": round(self.seconds, 3),
