@@ -61,7 +61,7 @@ class CheckpointTimeoutError(CheckpointSourceError):
 
 
 class SourceChangedError(CheckpointSourceError):
-    """The object was replaced between two reads; a mixture is never published."""
+    """The object was replaced between two reads, or is not the expected version; a mixture is never published."""
 
     reason = "SourceChanged"
     exit_code = 14
@@ -110,7 +110,7 @@ class UntrustedError(CheckpointValidationError):
 
 
 class CheckpointIncompatibleError(CheckpointError):
-    """Checkpoint and model do not fit: shapes, missing or unexpected names, or nothing matched at all."""
+    """The checkpoint does not fit the model, or what is expected of it: names, shapes, or nothing matched at all."""
 
     reason = "Incompatible"
     exit_code = 40
