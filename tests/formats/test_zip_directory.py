@@ -179,6 +179,25 @@ def test_members_with_streamed_64_bit_sizes_are_read() -> None:
     assert_equals_torch(buffer.getvalue())
 
 
+def test_storages_of_torch_are_located_without_a_request_for_each() -> None:
+    content = saved({f"w{number}": torch.randn(1024) for number in range(300)})
+    blob = BytesBlob(content)
+    read_index(blob)
+    assert len(blob.reads) < 12
+    assert_equals_torch(content)
+
+
+def test_storages_that_torch_did_not_write_are_looked_up_each() -> None:
+    content = repacked(saved({f"w{number}": torch.randn(1024) for number in range(300)}))
+    assert_equals_torch(content)
+
+
+def test_storages_with_descriptors_that_torch_does_not_write_are_looked_up() -> None:
+    content = zip_of([PICKLE, Member("a/data/0", DATA, local_extra=struct.pack("<2H", 0x4246, 0))])
+    tensor = index_of(content).tensors["w"]  # 20 bytes behind the name: a longer descriptor, or 4 of padding
+    assert content[tensor.start : tensor.start + 16] == DATA
+
+
 def test_odd_local_headers_are_looked_up() -> None:
     content = zip_of([PICKLE, Member("a/data/0", DATA, local_extra=struct.pack("<2H", 0x1234, 7) + b"1234567")])
     tensor = index_of(content).tensors["w"]
@@ -204,7 +223,7 @@ def test_storages_beyond_four_gigabytes_are_located(tmp_path: Path) -> None:
     after = write_huge(path, (1 << 32) + 64)
     reader = MetadataReader(FileBlob(path))
     members = read_directory(reader)
-    big, small = (locate(reader, members[f"a/data/{key}"], 64) for key in "01")
+    big, small = locate(reader, [members[f"a/data/{key}"] for key in "01"], 64)
     assert (big.start % 64, big.size) == (0, (1 << 32) + 64)
     assert (small.start, small.size) == (after, 16)
     assert read_member(reader, members["a/data/1"]) == b"0123456789abcdef"

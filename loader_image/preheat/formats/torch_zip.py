@@ -31,11 +31,10 @@ def read_tree(reader: MetadataReader, *, suffix: int = SUFFIX) -> Pickle:
     read_ahead(reader, [member for member in small.values() if member])
     _check_byteorder(reader, small["byteorder"])
     alignment = _alignment(reader, small[".storage_alignment"])
-    records = {
-        name.removeprefix(f"{root}/data/"): locate(reader, member, alignment)
-        for name, member in members.items()
-        if name.startswith(f"{root}/data/")
+    storages = {
+        name.removeprefix(f"{root}/data/"): members[name] for name in members if name.startswith(f"{root}/data/")
     }
+    records = dict(zip(storages, locate(reader, list(storages.values()), alignment), strict=True))
     content = read_member(reader, members[f"{root}/data.pkl"])
     budget = MAX_OPCODES + 200 * len(records)
     pickle = read_pickle(content, CONSTRUCTORS, partial(_storage, records), max_opcodes=budget)

@@ -1,7 +1,8 @@
 """Where the bytes of zip members lie, without a request for each.
 
 The directory does not say how long a member's local header is. Its length follows forwards from torch's padding rule
-and backwards from the next member; where the two agree the offset is certain, elsewhere the local header is read.
+and backwards from the next member; where the two agree on one offset it is certain. Where they agree on several, a few
+local headers are read: if those and every certain member are as torch writes them, so are the rest. A CRC would tell.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from preheat.index import Record
 
 ALIGNMENT = 64  # of torch's storages, where the file does not say
 NEARBY = 16 * 1024  # headers and padding between four small members on pages of their own
+
+SAMPLE = 4  # local headers that are read of a writer's many
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _UNSET = 0xFFFFFFFF  # also how sizes beyond 4 GiB are written
@@ -43,17 +46,35 @@ def read_ahead(reader: MetadataReader, members: Sequence[Member]) -> None:
         reader.read(start, stop)
 
 
-def locate(reader: MetadataReader, member: Member, alignment: int) -> Record:
-    """The bytes of the member's content."""
-    start = _computed(member, alignment)
-    if start is None:
-        start = _read_local(reader, member)
+def locate(reader: MetadataReader, members: Sequence[Member], alignment: int) -> list[Record]:
+    """The bytes of each member's content."""
+    starts = {member.name: _computed(member, alignment) for member in members}
+    doubtful = [member for member in members if starts[member.name] is None]
+    for member in doubtful[:: len(doubtful) // SAMPLE or 1]:
+        starts[member.name] = _read_local(reader, member)
+    torch = {member.name: _as_torch(member, alignment) for member in members}
+    follows = all(starts[name] in (None, torch[name]) for name in starts)
+    for member in doubtful:
+        if starts[member.name] is None:
+            known = torch[member.name] if follows and member.crc32 is not None else None
+            starts[member.name] = _read_local(reader, member) if known is None else known
+    return [_record(member, starts[member.name] or 0) for member in members]
+
+
+def _record(member: Member, start: int) -> Record:
     return Record(member.name, start, start + member.size, member.crc32)
+
+
+def _as_torch(member: Member, alignment: int) -> int | None:
+    """Where torch would have put the data; None where its descriptor would not end at the next member."""
+    start = _padded(member, alignment)
+    descriptor = 24 if member.size >= _UNSET else 16
+    return start if start + member.size + descriptor == member.stop else None
 
 
 def _computed(member: Member, alignment: int) -> int | None:
     forward = {member.after_name, member.after_name + member.extra, _padded(member, alignment)}
-    descriptors = (12, 16, 20, 24) if member.flags & STREAMED else (0,)
+    descriptors = (16, 24) if member.flags & STREAMED else (0,)
     agreed = forward & {member.stop - member.size - length for length in descriptors}
     return agreed.pop() if len(agreed) == 1 else None
 
