@@ -10,6 +10,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.spec import to_mapping
 from preheat.stage import CheckpointSource
 from preheat_operator.api import Pipeline
+from preheat_operator.identity import identity_of
 from preheat_operator.loader_resources import loader_resources, merged
 from preheat_operator.quantity import parse_quantity
 from preheat_operator.settings import Settings
@@ -32,14 +33,15 @@ def desired_loader(
     """The loader for one pod; raises CheckpointConfigError when the pipeline does not fit into its environment."""
     chosen = (pipeline.spec.get("loader") or {}).get("resources")
     resources = loader_resources(pod_spec, merged(settings.loader_resources, chosen))
+    identity, mounts = identity_of(pod_spec.get("containers") or ())
     return {
         "name": LOADER,
         "image": settings.loader_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(COMMAND),
-        "env": _environment(pipeline, settings, shim),
+        "env": [*identity, *_environment(pipeline, settings, shim)],  # of two with one name the later counts
         **({"resources": resources} if resources else {}),
-        "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT_PATH}],
+        "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT_PATH}, *mounts],
         "securityContext": _security_context(pod_spec, receivers),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -64,7 +66,7 @@ def _environment(pipeline: Pipeline, settings: Settings, shim: str) -> list[dict
     installed = [{"name": name, "value": _literally(value)} for name, value in settings.loader_environment.items()]
     uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
     return [
-        *installed,  # first: of two with one name the later counts
+        *installed,
         {"name": "PREHEAT_PIPELINE", "value": _described(pipeline)},
         {"name": "PREHEAT_VOLUME", "value": MOUNT_PATH},
         {"name": "PREHEAT_POD_UID", "valueFrom": uid},

@@ -251,6 +251,36 @@ def test_no_gpu_is_asked_for_by_asking_for_none(pipeline: Pipeline) -> None:
     assert [each["name"] for each in containers if "volumeMounts" in each] == ["train", "cpu"]
 
 
+@pytest.mark.parametrize(
+    ("env", "given"),
+    [
+        (
+            {
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/v1",
+                "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "/t/x",
+            },
+            {"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"},
+        ),
+        (
+            {"AZURE_CLIENT_ID": "c", "AZURE_TENANT_ID": "t", "AZURE_FEDERATED_TOKEN_FILE": "/t/x", "AZURE_OTHER": "o"},
+            {"AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE"},
+        ),
+        ({"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/elsewhere/x"}, set()),
+        ({"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}, set()),
+    ],
+    ids=["EKS Pod Identity", "Azure", "a token that is not mounted", "keys of the training"],
+)
+def test_the_loader_has_the_identity_of_the_pods_containers_and_no_more(
+    pipeline: Pipeline, env: dict[str, str], given: set[str]
+) -> None:
+    variables = [{"name": name, "value": value} for name, value in env.items()]
+    mount = {"name": "token", "mountPath": "/t"}
+    pod = shaped(container={"env": variables, "volumeMounts": [mount]})
+    loader = inject(pod, pipeline, SETTINGS)["spec"]["initContainers"][0]
+    assert {each["name"] for each in loader["env"] if each["name"] in env} == given
+    assert loader["volumeMounts"][1:] == ([{**mount, "readOnly": True}] if given else [])
+
+
 def test_secrets_of_every_source_of_a_fallback_reach_the_loader(pod: dict[str, Any]) -> None:
     sources = [
         {"s3": {"bucket": "b", "key": "k", "secretRef": "keys"}},
