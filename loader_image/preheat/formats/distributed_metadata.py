@@ -74,6 +74,8 @@ def describe(entry: Blob) -> Description:
         raise _senseless("it has no dictionaries of tensors and of their places")
     tensors = {_text(name): _declared(name, value) for name, value in declared.items() if _is_tensor(value)}
     items = [_item(key, place, tensors) for key, place in storage.items()]
+    if not items:
+        raise CheckpointLoadError("the metadata names no items", remedy=_RESAVE)
     objects = frozenset(map(_text, declared.keys() - tensors.keys()))
     _check_complete(items, tensors, objects)
     _check_apart(items)

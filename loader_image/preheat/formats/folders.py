@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from preheat.blob import Blob, Folder
 from preheat.errors import AccessDeniedError, CheckpointLoadError, CheckpointNotFoundError, CheckpointSourceError
-from preheat.formats import deepspeed, distributed, shards
+from preheat.formats import adapters, deepspeed, distributed, shards
 from preheat.index import Index
 from preheat.joined_blob import JoinedBlob
 
@@ -28,7 +28,7 @@ class FolderFormat:
     """A kind of checkpoint in several files, known by the name of the one that tells of the others.
 
     `members` names these, given the folder and that file; `read_index` makes the index of them all. A file of that name
-    with more bytes than `longest` is a checkpoint by itself.
+    that names none, or has more bytes than `longest`, is a checkpoint by itself.
     """
 
     name: str
@@ -39,10 +39,15 @@ class FolderFormat:
 
 
 FOLDERS: tuple[FolderFormat, ...] = (
-    FolderFormat(
-        "safetensors in shards", re.compile(r"\.safetensors\.index\.json$"), shards.members, shards.read_index
+    FolderFormat(  # a variant, such as fp16, is named before the last part
+        "files in shards",
+        re.compile(r"\.(safetensors|bin)\.index(\.[\w-]+)?\.json$"),
+        shards.members,
+        shards.read_index,
     ),
-    FolderFormat("torch files in shards", re.compile(r"\.bin\.index\.json$"), shards.members, shards.read_index),
+    FolderFormat(
+        "peft adapter", re.compile(r"(^|/)adapter_model\.(safetensors|bin)$"), adapters.members, adapters.read_index
+    ),
     FolderFormat(
         "torch.distributed.checkpoint", re.compile(r"(^|/)\.metadata$"), distributed.members, distributed.read_index
     ),
@@ -59,6 +64,10 @@ ENTRIES: tuple[str, ...] = (
     "pytorch_model.bin",
     "adapter_model.safetensors",
     "adapter_model.bin",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_lora_weights.safetensors",
     ".metadata",
     "latest",
 )
@@ -81,6 +90,8 @@ def open_in(folder: Folder, name: str = "") -> Blob:
     except BaseException:
         blob.close()
         raise
+    if not names:
+        return blob
     return JoinedBlob(folder.uri + name, [(found, blob), *zip(names, files, strict=True)])
 
 
