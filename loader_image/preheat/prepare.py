@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from preheat.blob import Blob
-from preheat.bundle.manifest import WEIGHTS, Left, Manifest, Pipeline, SourceFacts, TensorFacts, Totals
+from preheat.bundle.leftovers import journal_of
+from preheat.bundle.manifest import (
+    STATE,
+    STATE_TENSORS,
+    WEIGHTS,
+    Left,
+    Manifest,
+    Pipeline,
+    SourceFacts,
+    TensorFacts,
+    Totals,
+)
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Partial, Store, digest_of
 from preheat.catalog import spell
@@ -21,6 +31,7 @@ from preheat.formats.json_state import to_json
 from preheat.plan import Plan, make_plan, verify_of
 from preheat.progress import LogProgress, Progress
 from preheat.spec import PipelineSpec
+from preheat.training_plan import TrainingPlan, checks_of_training, plan_training
 from preheat.transfer.engine import Transferred, transfer
 
 log = logging.getLogger(__name__)
@@ -113,19 +124,29 @@ class _Making:
         findings = Findings(verify.warn_only)
         checks = verify.pinned(self.blob, self.spec.source, self.spec.patience, findings)
         index = read_index(self.blob)
-        plan = make_plan(index, self.spec, findings)
+        plan, training = make_plan(index, self.spec, findings), plan_training(index, self.spec, self.blob)
+        plan = replace(plan, left_tensors=0, left_bytes=0) if training else plan
         _say(plan)
-        partial.make_room(plan.output_bytes)
+        _say_training(training)
+        partial.make_room(plan.output_bytes + (training.output_bytes if training else 0))
         planned = time.monotonic()
-        progress.start(self.blob.size if checks.whole else sum(move.tensor.size for move in plan.moves))
+        of_training = _passing(training.plan) if training and training.plan else 0
+        progress.start((self.blob.size if checks.whole else _passing(plan)) + of_training)
         try:
-            done = transfer(plan, self.blob, partial.weights, checks, progress.advance, findings)
+            taking = _Taking(self.blob, progress, findings)
+            done = taking.run(plan, partial.weights, checks)
+            files, records = {WEIGHTS: plan.output_bytes}, done.records
+            if training:
+                files[STATE] = partial.write_state(training.written())
+            if training and training.plan:
+                files[STATE_TENSORS] = training.output_bytes
+                records += taking.run(training.plan, partial.state_tensors, checks_of_training(checks)).records
         finally:
             progress.finish()
         transferred = time.monotonic()
-        log.info("checked: %s", ", ".join(_checked(checks, done)) or "sizes only")
+        log.info("checked: %s", ", ".join(_checked(checks, records, findings)) or "sizes only")
         seconds = {"plan": planned - self.began, "transfer": transferred - planned, "total": transferred - self.began}
-        manifest = replace(self._manifest(plan, done, checks, seconds), warnings=findings.warnings)
+        manifest = replace(self._manifest(plan, done, checks, seconds), files=files, warnings=findings.warnings)
         folder = partial.publish(manifest)
         return Outcome(folder, manifest, False, time.monotonic() - self.began, self.blob.fetched)
 
@@ -136,7 +157,7 @@ class _Making:
             digest=self.digest,
             pipeline=self.pipeline,
             source=SourceFacts(self.blob.uri, self.blob.version, self.blob.size, index.format, index.layout),
-            files={WEIGHTS: plan.output_bytes},
+            files={},
             tensors={
                 name: TensorFacts(
                     tensor.final_dtype, tensor.shape, done.checksums.get(name, None if tensor.size else 0)
@@ -157,6 +178,32 @@ class _Making:
         )
 
 
+@dataclass(frozen=True)
+class _Taking:
+    """Transfers from one blob into the files of one bundle."""
+
+    blob: Blob
+    progress: Progress
+    findings: Findings
+
+    def run(self, plan: Plan, path: Path, checks: Checks) -> Transferred:
+        return transfer(plan, self.blob, path, checks, self.progress.advance, self.findings, journal_of(path))
+
+
+def _passing(plan: Plan) -> int:
+    return sum(move.tensor.size for move in plan.moves)
+
+
+def _say_training(training: TrainingPlan | None) -> None:
+    if not training:
+        return
+    log.info("with %d tensors of training state, %s", training.tensors, megabytes(training.selected_bytes))
+    if training.opaque:
+        said = [f"{path} ({name})" for path, name in list(training.opaque.items())[:4]]
+        more = f" and {len(training.opaque) - len(said)} more" if len(training.opaque) > len(said) else ""
+        log.warning("kept by name alone, their classes are never made: %s%s", ", ".join(said), more)
+
+
 def _say(plan: Plan) -> None:
     index = plan.index
     log.info(
@@ -174,16 +221,10 @@ def _say(plan: Plan) -> None:
         log.info("not interpreted, and never executed: %s", ", ".join(index.opaque[:8]))
 
 
-def _whole(checks: Checks) -> Iterator[tuple[str, bool]]:
-    yield "signature", checks.signed is not None
-    yield "SHA-256", checks.sha256 is not None
-    yield "MD5", checks.md5 is not None
-    yield "CRC-64/NVME", checks.crc64nvme is not None
-    yield "ETag", checks.etag is not None
-
-
-def _checked(checks: Checks, done: Transferred) -> list[str]:
-    said = [f"{name} of the whole object" for name, wanted in _whole(checks) if wanted]
-    if checks.crc32 and done.records:
-        said.append(f"CRC-32 of {done.records} records")
-    return [*said, "every value is finite"] if checks.finite else said
+def _checked(checks: Checks, records: int, findings: Findings) -> list[str]:
+    said = [f"{name} of the whole object" for name in checks.of_all]
+    if checks.crc32 and records:
+        said.append(f"CRC-32 of {records} records")
+    if checks.finite:
+        said.append("finite values" if findings.any_of("finite") else "every value is finite")
+    return [*said, f"{len(findings.warnings)} warnings"] if findings.warnings else said

@@ -151,6 +151,9 @@ class CheckpointSource(PipelineStage):
 class LoadingStrategy(PipelineStage):
     """Says how the checkpoint enters the model. Runs in the training process; needs `context.model`."""
 
+    #: Whether the loader brings optimizers, schedulers and progress, too.
+    takes_training_state: ClassVar[bool] = False
+
 
 class ModelModifier(PipelineStage):
     """Changes the model after its weights are in. Runs in the training process."""

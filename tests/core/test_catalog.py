@@ -13,7 +13,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.modifiers import FreezingModifier, ResetModifier
 from preheat.names import Rename
 from preheat.sources import HTTPSource, LocalSource, S3Source
-from preheat.strategies import ColdStartLoader, TransferLearningLoader, WeightsOnlyLoader
+from preheat.strategies import ColdStartLoader, TransferLearningLoader, WarmStartLoader, WeightsOnlyLoader
 from preheat.verify import Verify
 
 STAGES = [
@@ -26,6 +26,7 @@ STAGES = [
     TransferLearningLoader(skip_mismatched=False),
     ColdStartLoader(),
     ColdStartLoader(strict=False, reset_layers=("classifier", "*.head")),
+    WarmStartLoader(strict=False),
     FreezingModifier(("encoder", "processor.0")),
     ResetModifier(("head",)),
 ]
@@ -53,6 +54,7 @@ def test_a_file_may_name_a_class_path():
         ("sources.HTTPSource", {"url": "https://a.example/x"}, HTTPSource("https://a.example/x")),
         ("loaders.WeightsOnlyLoader", {"strict": False}, WeightsOnlyLoader(strict=False)),
         ("loading.strategies.TransferLearningLoader", {"skip_mismatched": True}, TransferLearningLoader()),
+        ("loaders.WarmStartLoader", {}, WarmStartLoader()),
         ("loaders.ColdStartLoader", {"strict": False, "reset_layers": ["c"]}, ColdStartLoader(False, ("c",))),
         ("modifiers.FreezingModifier", {"layers": ["encoder"]}, FreezingModifier(("encoder",))),
     ],
@@ -114,7 +116,7 @@ def test_a_password_in_a_refused_url_is_not_repeated():
 
 def test_every_family_is_listed():
     assert ComponentCatalog.list_sources() == ["fallback", "fsspec", "http", "hugging_face", "local", "s3"]
-    assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "weights_only"]
+    assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "warm_start", "weights_only"]
     assert ComponentCatalog.list_modifiers() == ["custom", "freezing", "reset"]
 
 

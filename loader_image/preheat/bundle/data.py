@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preheat.blob import Blob
 from preheat.bundle.manifest import MANIFEST, WEIGHTS, Manifest
@@ -13,6 +13,9 @@ from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointError, NotABundleError
 from preheat.index import Index, Tensor
+
+if TYPE_CHECKING:
+    from preheat.bundle.training import TrainingState
 
 
 class LazyTensors(Mapping[str, Any]):
@@ -39,16 +42,22 @@ class LazyTensors(Mapping[str, Any]):
 class CheckpointData(Mapping[str, Any]):
     """Shaped like the checkpoint: `state_dict` holds the weights by name, the other keys everything else.
 
-    `blob` and `index` are the bytes and what they declare; `manifest` is set when the data is that of a bundle. Tensors
+    `blob` and `index` are the bytes and what they declare; `manifest` and `folder` are set for a bundle's. Tensors
     outside the weights are read when their entry is asked for; classes that were not interpreted stay opaque nodes.
     """
 
     def __init__(
-        self, blob: Blob, index: Index, checks: Callable[[], Checks] = Checks, manifest: Manifest | None = None
+        self,
+        blob: Blob,
+        index: Index,
+        checks: Callable[[], Checks] = Checks,
+        manifest: Manifest | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.blob = blob
         self.index = index
         self.manifest = manifest
+        self.folder = folder
         self._checks = checks
         self._state: Mapping[str, Any] = index.state if isinstance(index.state, Mapping) else {}
 
@@ -59,7 +68,15 @@ class CheckpointData(Mapping[str, Any]):
 
     def shown_as(self, index: Index) -> CheckpointData:
         """The same bytes under another index."""
-        return CheckpointData(self.blob, index, self._checks, self.manifest)
+        return CheckpointData(self.blob, index, self._checks, self.manifest, self.folder)
+
+    def training_state(self) -> TrainingState | None:
+        """Everything that is not weights, all of it; None for a bundle that was made without."""
+        from preheat.bundle.training import state_of_bundle, state_of_index  # only a warm start needs it
+
+        if self.manifest and self.folder:
+            return state_of_bundle(self.folder, self.manifest)
+        return state_of_index(self.blob, self.index, self._checks)
 
     def close(self) -> None:
         """Give back the blob's connections and descriptors."""
@@ -124,7 +141,7 @@ def open_bundle(folder: str | Path) -> CheckpointData:
     try:
         index = read_index(blob)
         _compare(index, manifest, folder)
-        return CheckpointData(blob, _as_the_source_was(index, manifest), manifest=manifest)
+        return CheckpointData(blob, _as_the_source_was(index, manifest), manifest=manifest, folder=folder)
     except CheckpointError as error:
         blob.close()
         if isinstance(error, NotABundleError):

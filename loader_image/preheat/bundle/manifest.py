@@ -21,6 +21,9 @@ LAYOUT = 1
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
+#: What a warm start takes besides: see `formats.training_state`. The tensors' file is not there when there are none.
+STATE = "state.json"
+STATE_TENSORS = "state.safetensors"
 
 
 @dataclass(frozen=True)

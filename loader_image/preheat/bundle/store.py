@@ -22,7 +22,7 @@ from preheat.bundle.data import read_manifest
 from preheat.bundle.eviction import Policy, keep_within
 from preheat.bundle.lease import heartbeat, take
 from preheat.bundle.leftovers import bury, inherit, journals_in, remove, set_aside
-from preheat.bundle.manifest import LAYOUT, MANIFEST, WEIGHTS, Manifest
+from preheat.bundle.manifest import LAYOUT, MANIFEST, STATE, STATE_TENSORS, WEIGHTS, Manifest
 from preheat.bundle.storage import storage_errors, sync, touch
 from preheat.catalog import spell
 from preheat.errors import (
@@ -51,7 +51,7 @@ def digest_of(uri: str, version: str, spec: PipelineSpec) -> str:
 
 
 class Partial:
-    """A bundle in the making: write `weights`, then publish.
+    """A bundle in the making: write `weights`, and for a warm start `state_tensors` and the state, then publish.
 
     What another maker that did not get to its end has written of them is there already, if its journal is.
     """
@@ -59,6 +59,7 @@ class Partial:
     def __init__(self, store: Store, folder: Path, digest: str) -> None:
         self.folder = folder
         self.weights = folder / WEIGHTS
+        self.state_tensors = folder / STATE_TENSORS
         self._store = store
         self._digest = digest
 
@@ -66,11 +67,19 @@ class Partial:
         """Before `size` bytes are written: let others go, where the volume has a limit."""
         self._store.make_room(size)
 
+    def write_state(self, document: bytes) -> int:
+        """Write the training state's document, and return its bytes."""
+        with storage_errors(self.folder):
+            (self.folder / STATE).unlink(missing_ok=True)
+            _write_file(self.folder / STATE, document)
+        return len(document)
+
     def publish(self, manifest: Manifest) -> Path:
         """Write the manifest, make everything durable, give the bundle its name and return its folder."""
         with storage_errors(self.folder):
             try:
-                sync(self.weights)
+                for name in manifest.files:
+                    sync(self.folder / name)
                 _write_file(self.folder / MANIFEST, manifest.to_json().encode())
                 for journal in journals_in(self.folder):
                     journal.unlink()

@@ -52,7 +52,7 @@ def check_tensors(index: Index, stored: int) -> None:
     if total > MAX_EXPANSION * stored + FREE_EXPANSION:
         largest = max(index.tensors, key=lambda name: index.tensors[name].size)
         raise CheckpointValidationError(
-            f"the weights take {total} bytes, {largest!r} alone {index.tensors[largest].size}, "
+            f"the tensors take {total} bytes, {largest!r} alone {index.tensors[largest].size}, "
             f"from a file of {stored}: views repeat the same bytes too often",
             remedy="Save contiguous copies of the tensors",
         )

@@ -61,6 +61,11 @@ def note(model: Any, text: str) -> None:
         publish(_reports[model])
 
 
+def report_on(model: Any) -> Report | None:
+    """What was done to `model`; None when nothing was."""
+    return _reports.get(model)
+
+
 def is_applied(model: Any) -> bool:
     """Whether `model` has its checkpoint."""
     return model in _reports

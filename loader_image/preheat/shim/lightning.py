@@ -3,6 +3,7 @@
 Lightning asks `callbacks` through an entry point whenever a Trainer is built. There is no hook between the model's
 `configure_model` and the strategy that moves and wraps it, so the callback stands in for `configure_model` once: after
 the model has all its layers, before optimizers are configured. Lightning's own restore (`ckpt_path`) follows and wins.
+After a warm start that restore gets the bundle's training state (`shim.lightning_resume`).
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from preheat.context import CheckpointContext
-from preheat.shim.apply import applied_any, apply_to, is_applied, note
+from preheat.shim.apply import applied_any, apply_to, is_applied, note, report_on
+
+if TYPE_CHECKING:
+    from preheat.shim.lightning_resume import Resumption
 
 log = logging.getLogger(__name__)
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+_resumed: WeakSet[Any] = WeakSet()  # models whose training went on once: what they have now is further
 
 
 def callbacks() -> list[Any]:
@@ -39,9 +45,12 @@ class ApplyCheckpoint:
     A later model that is only evaluated may have been loaded from a file by the script and is left alone.
     """
 
+    _resumption: Resumption | None = None
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Called before the model's own `setup` and `configure_model`."""
         if any(map(is_applied, pl_module.modules())):
+            self._resume(trainer, pl_module, stage)
             return  # also when the script applied it to a part, which then is what the checkpoint is for
         if stage != "fit" and applied_any():
             log.info("Preheat: %s is a further model that is not trained; left as it is", type(pl_module).__name__)
@@ -54,12 +63,36 @@ class ApplyCheckpoint:
                 pl_module.configure_model = own
             replaced()
             apply_to(CheckpointContext(model=pl_module, pl_module=pl_module))
+            self._resume(trainer, pl_module, stage)
 
         pl_module.configure_model = configure_model
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
-        """Called when Lightning restores a run of its own over what was applied."""
+        """Called when Lightning restores a run of its own over what was applied, or what it was handed."""
+        if self._resumption and self._resumption.takes(checkpoint):
+            return
+        self._resumption = None
         note(pl_module, f"Lightning then restored {trainer.ckpt_path} over it, as ckpt_path asks")
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Called when the optimizers are there and not restored yet."""
+        if self._resumption:
+            self._resumption.match(trainer, pl_module)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Called when all is restored."""
+        if self._resumption:
+            resumption, self._resumption = self._resumption, None
+            note(pl_module, resumption.confirm(trainer))
+
+    def _resume(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        report = report_on(pl_module)
+        if stage != "fit" or report is None or report.strategy != "warm_start" or pl_module in _resumed:
+            return
+        from preheat.shim.lightning_resume import Resumption  # torch
+
+        _resumed.add(pl_module)
+        self._resumption = Resumption(trainer, pl_module)
 
     def __reduce__(self) -> Any:
         # The class is made for the packages at hand, so it has no name that a spawned process could import.

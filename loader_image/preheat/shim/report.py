@@ -41,6 +41,7 @@ class Report:
     notes: tuple[str, ...] = ()
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the model's tensors
     skipped_sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the checkpoint's
+    state: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)  # of a warm start, in no document
 
     @property
     def frozen(self) -> int:
@@ -120,7 +121,8 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         rank=rank(),
         sizes=sizes_of(context.model),
         skipped_sizes=said.get("skipped_sizes", {}),
-        notes=tuple(_failed_stages(said)),
+        notes=(*_failed_stages(said), *_training_notes(said)),
+        state=said.get("training_state", {}),
     )
 
 
@@ -129,6 +131,14 @@ def _failed_stages(said: Mapping[str, Any]) -> Iterable[str]:
     for name, outcome in said.items():
         if name.startswith("stage_") and str(outcome).startswith("failed"):
             yield f"{name.replace('_', ' ', 2)} {outcome}"
+
+
+def _training_notes(said: Mapping[str, Any]) -> Iterable[str]:
+    """What a warm start restored, and what it could not make."""
+    if restored := said.get("restored"):
+        yield f"restored {', '.join(restored)}"
+    if not_made := said.get("not_made"):
+        yield f"not made of the state: {_some(f'{path} ({name})' for path, name in not_made.items())}"
 
 
 def publish(report: Report) -> None:

@@ -1,0 +1,164 @@
+"""Which entry of an optimizer's saved state belongs to which parameter of the optimizer at hand.
+
+torch numbers parameters, so a state fits another model's optimizer as long as the counts agree, and nobody notices.
+Here entries are matched by name where the checkpoint has names (torch's own `param_names`, or names for numbers), else
+by position; what can be compared is compared, and nothing is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from preheat.errors import CheckpointIncompatibleError
+
+#: Entries of torch's own optimizers that have the shape of their parameter.
+_LIKE_PARAMETER = frozenset(
+    ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "acc_delta",
+     "sum", "prev", "step_size", "ax")
+)  # fmt: skip
+#: What schedulers and newer versions of torch add to a group: says nothing about the kind of optimizer.
+_ADDED = frozenset(
+    ("params", "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "foreach",
+     "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay")
+)  # fmt: skip
+_SHOWN = 3
+_FRESH = "Build the optimizer as the checkpoint's was, or start a fresh one with weightsOnly or coldStart"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A state for `optimizer.load_state_dict`, its tensors not read yet."""
+
+    state: Mapping[str, Any]
+    parameters: int
+    named: bool  # matched by name, not by position
+
+
+def match_optimizer(saved: Mapping[str, Any], optimizer: Any, names: Mapping[int, str]) -> Matched:
+    """`saved` with the parameters in the order of `optimizer`; `names` are those of the model's, by id.
+
+    Raises CheckpointIncompatibleError that says how groups, parameters or shapes differ.
+    """
+    theirs, ours = saved["param_groups"], optimizer.param_groups
+    _compare_groups(theirs, ours, type(optimizer).__name__)
+    states: dict[int, Any] = {}
+    groups: list[dict[str, Any]] = []
+    known: set[Any] = set()
+    named = True
+    for number, (given, group) in enumerate(zip(theirs, ours, strict=True)):
+        _compare_kinds(number, given, group)
+        own = _names_of(group, names)
+        keys, by_name = _in_order(number, given, own)
+        named &= by_name
+        first = sum(len(each["params"]) for each in groups)
+        for position, (key, name, parameter) in enumerate(zip(keys, own, group["params"], strict=True), first):
+            _refuse_unsupported(name, parameter)
+            if key in saved["state"]:
+                _compare_shapes(name, saved["state"][key], parameter)
+                states[position] = saved["state"][key]
+        known.update(keys)
+        groups.append(_group(given, group, range(first, first + len(keys))))
+    if strangers := [key for key in saved["state"] if key not in known]:
+        raise CheckpointIncompatibleError(
+            f"the checkpoint's optimizer has a state for {_some(strangers)}, of no group", remedy=_FRESH
+        )
+    return Matched({"state": states, "param_groups": groups}, len(known), named)
+
+
+def _group(given: Mapping[str, Any], group: Mapping[str, Any], positions: Iterable[int]) -> dict[str, Any]:
+    """The checkpoint's hyper-parameters, and ours where its torch did not know them."""
+    merged = {**{key: value for key, value in group.items() if key != "params"}, **given, "params": list(positions)}
+    if "param_names" in merged:
+        merged["param_names"] = group.get("param_names", merged["param_names"])
+    return merged
+
+
+def _compare_groups(theirs: list[Any], ours: list[Any], kind: str) -> None:
+    sizes = [[len(group["params"]) for group in groups] for groups in (theirs, ours)]
+    if len(theirs) != len(ours):
+        raise CheckpointIncompatibleError(
+            f"the checkpoint's optimizer has {_counted(sizes[0])}, {kind} has {_counted(sizes[1])}", remedy=_FRESH
+        )
+
+
+def _counted(sizes: list[int]) -> str:
+    groups = "1 parameter group" if len(sizes) == 1 else f"{len(sizes)} parameter groups"
+    return f"{groups} (of {', '.join(map(str, sizes[:8]))} parameters)"
+
+
+def _compare_kinds(number: int, given: Mapping[str, Any], group: Mapping[str, Any]) -> None:
+    """Another class of optimizer has other hyper-parameters; one side alone may have some that the other lacks."""
+    theirs, ours = given.keys() - group.keys() - _ADDED, group.keys() - given.keys() - _ADDED
+    if theirs and ours:
+        raise CheckpointIncompatibleError(
+            f"parameter group {number} of the checkpoint's optimizer has {', '.join(sorted(theirs))}, the optimizer's "
+            f"has {', '.join(sorted(ours))}: it is another kind of optimizer",
+            remedy=_FRESH,
+        )
+
+
+def _names_of(group: Mapping[str, Any], names: Mapping[int, str]) -> list[str]:
+    """As torch calls them, if it does, else as the model does."""
+    given = group.get("param_names")
+    if given is not None and len(given) == len(group["params"]):
+        return list(given)
+    return [names.get(id(each), f"parameter {position}") for position, each in enumerate(group["params"])]
+
+
+def _in_order(number: int, given: Mapping[str, Any], own: list[str]) -> tuple[list[Any], bool]:
+    """The checkpoint's keys of a group's parameters in the order of `own`, and whether names said so."""
+    keys = given["params"]
+    theirs = given.get("param_names") or (keys if all(isinstance(key, str) for key in keys) else None)
+    if theirs is None:
+        if len(keys) != len(own):
+            raise CheckpointIncompatibleError(
+                f"parameter group {number} of the checkpoint's optimizer has {len(keys)} parameters, the optimizer's "
+                f"has {len(own)}",
+                remedy=_FRESH,
+            )
+        return list(keys), False
+    by_name = dict(zip(theirs, keys, strict=True))
+    added, removed = [name for name in own if name not in by_name], [name for name in theirs if name not in own]
+    if added or removed:
+        said = [f"{word} {_some(those)}" for word, those in (("without", added), ("with", removed)) if those]
+        raise CheckpointIncompatibleError(
+            f"parameter group {number} of the checkpoint's optimizer is one {' and '.join(said)}, "
+            "unlike the optimizer's",
+            remedy=_FRESH,
+        )
+    return [by_name[name] for name in own], True
+
+
+def _refuse_unsupported(name: str, parameter: torch.Tensor) -> None:
+    if parameter.is_meta:
+        raise CheckpointIncompatibleError(
+            f"the optimizer's parameter {name} is on the meta device",
+            remedy="Give the model memory before its optimizer is built: model.to_empty(device=...)",
+        )
+    if is_traceable_wrapper_subclass(parameter):
+        raise CheckpointIncompatibleError(
+            f"the optimizer's parameter {name} is a {type(parameter).__name__}; the state of sharded parameters is not "
+            "restored yet",
+            remedy="Restore it before sharding, or start a fresh optimizer with weightsOnly",
+        )
+
+
+def _compare_shapes(name: str, state: Any, parameter: torch.Tensor) -> None:
+    for key, value in state.items() if isinstance(state, Mapping) else ():
+        shape = getattr(value, "shape", None)
+        if key in _LIKE_PARAMETER and shape is not None and tuple(shape) != tuple(parameter.shape):
+            raise CheckpointIncompatibleError(
+                f"the optimizer's {key} of {name} has shape {list(shape)} in the checkpoint, the parameter "
+                f"{list(parameter.shape)}",
+                remedy=_FRESH,
+            )
+
+
+def _some(names: Iterable[Any]) -> str:
+    names = [str(name)[:120] for name in names]
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,0 +1,141 @@
+"""What a warm start does: match optimizer and scheduler, load the weights, then restore both, and tell the progress."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from preheat.bundle.data import CheckpointData
+from preheat.bundle.training import TrainingState
+from preheat.context import CheckpointContext
+from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
+from preheat.formats.layouts import WEIGHT_KEYS
+from preheat.formats.training_state import Parts, opaque_in, require_optimizer
+from preheat.strategies.loading import load_matching, origin, touching
+from preheat.strategies.matching import Tolerance
+from preheat.strategies.optimizer_state import Matched, match_optimizer
+
+_PROGRESS = ("epoch", "global_step")
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The objects of the training process, each with the state that it gets."""
+
+    optimizers: Sequence[tuple[Any, Matched]]
+    schedulers: Sequence[tuple[Any, Mapping[str, Any]]]
+
+
+def resume(context: CheckpointContext, tolerance: Tolerance) -> CheckpointContext:
+    """Fill the context's model, optimizer and scheduler from its checkpoint.
+
+    A framework that restores its own optimizers (`context.pl_module`) gets them elsewhere. Raises before anything is
+    touched, or says that the model was.
+    """
+    context.validate_for_stage("warm_start", ["model", "checkpoint_data"])
+    assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
+    with closing(training_state(context.checkpoint_data)) as training:
+        parts = require_optimizer(training.tree, origin(context) or "the checkpoint")
+        found = Matches((), ()) if context.pl_module is not None else match(context, parts)
+        kept = context.optimizer, context.scheduler
+        context = load_matching(context, "warm_start", tolerance)
+        context.optimizer, context.scheduler = kept
+        with touching():
+            restore(found, training)
+            state = training.read(parts.rest)
+    context.update_metadata(
+        training_state=state,
+        restored=[*_restored(found), *(f"{key} {state[key]}" for key in _PROGRESS if isinstance(state.get(key), int))],
+        not_made=dict(opaque_in(parts.rest)),
+        **{key: state[key] for key in _PROGRESS if isinstance(state.get(key), int)},
+    )
+    return context
+
+
+def training_state(data: Mapping[str, Any]) -> TrainingState:
+    """What is not weights; raises NothingMatchedError for a bundle that was made without it."""
+    if isinstance(data, CheckpointData):
+        if found := data.training_state():
+            return found
+        raise NothingMatchedError(
+            "the bundle was made without training state",
+            remedy="Have the loader make it, with warmStart among its stages",
+        )
+    # Optimizers keep the tensors that they are given, and change them.
+    return TrainingState(copy.deepcopy({key: value for key, value in data.items() if key not in WEIGHT_KEYS}))
+
+
+def match(context: CheckpointContext, parts: Parts) -> Matches:
+    """Each optimizer and scheduler of the context with its state, in the order of the checkpoint."""
+    optimizers, schedulers = _listed(context.optimizer), _listed(context.scheduler)
+    if not optimizers:
+        raise CheckpointConfigError(
+            "a warm start needs the optimizer, and was given none",
+            remedy="Call preheat.apply(model, optimizer=..., scheduler=...) when they are built, or use weightsOnly",
+        )
+    same_number("optimizer", optimizers, parts.optimizers)
+    if schedulers or parts.schedulers:
+        same_number("scheduler", schedulers, parts.schedulers)
+    refuse_opaque({**parts.optimizers, **parts.schedulers})
+    names = {id(parameter): name for name, parameter in context.model.named_parameters()}
+    return Matches(
+        [
+            (each, match_optimizer(s, each, names))
+            for each, s in zip(optimizers, parts.optimizers.values(), strict=True)
+        ],
+        [(each, _matching(s, each)) for each, s in zip(schedulers, parts.schedulers.values(), strict=True)],
+    )
+
+
+def restore(found: Matches, training: TrainingState) -> None:
+    """Hand each object its state; tensors go where the optimizer's own `load_state_dict` takes them."""
+    for optimizer, matched in found.optimizers:
+        optimizer.load_state_dict(training.read(matched.state))
+    for scheduler, state in found.schedulers:
+        scheduler.load_state_dict(training.read(state))
+
+
+def refuse_opaque(states: Mapping[str, Any]) -> None:
+    """Raise CheckpointIncompatibleError for a state that holds an object whose class is never made."""
+    for path, state in states.items():
+        for where, name in opaque_in(state, path):
+            raise CheckpointIncompatibleError(
+                f"{where} of the checkpoint is an object of {name}, which is never made from a file",
+                remedy="Save plain values and tensors, or start fresh with weightsOnly or coldStart",
+            )
+
+
+def _listed(given: Any) -> list[Any]:
+    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def same_number(kind: str, given: list[Any], saved: Mapping[str, Any]) -> None:
+    if len(given) != len(saved):
+        found = ", ".join(list(saved)[:8]) or "none"
+        raise CheckpointIncompatibleError(
+            f"the checkpoint has the state of {len(saved)} {kind}s ({found}), and {len(given)} were given",
+            remedy=f"Give as many, in this order, as `{kind}` (a list if there are several), or use weightsOnly",
+        )
+
+
+def _matching(saved: Mapping[str, Any], scheduler: Any) -> Mapping[str, Any]:
+    """torch takes whatever a scheduler is given as its attributes, so another class's state would pass."""
+    own = scheduler.state_dict().keys()
+    if (theirs := saved.keys() - own) and (ours := own - saved.keys()):
+        raise CheckpointIncompatibleError(
+            f"the checkpoint's scheduler has {', '.join(sorted(theirs))}, {type(scheduler).__name__} has "
+            f"{', '.join(sorted(ours))}: it is another kind of scheduler",
+            remedy="Build the scheduler as the checkpoint's was, or start fresh with weightsOnly or coldStart",
+        )
+    return saved
+
+
+def _restored(found: Matches) -> list[str]:
+    said = [
+        f"{type(optimizer).__name__} ({matched.parameters} parameters by {'name' if matched.named else 'position'})"
+        for optimizer, matched in found.optimizers
+    ]
+    return said + [type(scheduler).__name__ for scheduler, _ in found.schedulers]

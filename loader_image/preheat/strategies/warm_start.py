@@ -1,0 +1,26 @@
+"""Go on with a training where its checkpoint was saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from preheat.context import CheckpointContext
+from preheat.stage import LoadingStrategy
+
+
+@dataclass(frozen=True)
+class WarmStartLoader(LoadingStrategy):
+    """Load the weights by name and restore optimizer, scheduler and progress. A shape that differs is an error."""
+
+    takes_training_state: ClassVar[bool] = True
+
+    strict: bool = True
+    """Every parameter of the model must be in the checkpoint, and the other way round."""
+
+    async def process(self, context: CheckpointContext) -> CheckpointContext:
+        """Fill model, optimizer and scheduler; raises CheckpointIncompatibleError before any of them is touched."""
+        from preheat.strategies.matching import Tolerance
+        from preheat.strategies.resuming import resume
+
+        return resume(context, Tolerance(missing=not self.strict, unexpected=not self.strict, mismatched=False))
