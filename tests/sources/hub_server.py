@@ -1,7 +1,7 @@
 """A Hub as Hugging Face's answers, on two origins: the API and small files on one, large files on the other.
 
-A repository is its files by revision. Large files are redirected to by a signed URL that `expire` makes worthless; the
-second origin keeps whether it was ever sent a token (`leaked`).
+A repository is its files by revision. Small files are redirected within the first origin; large ones to the second by
+a signed URL that `expire` makes worthless, and the second keeps whether it was ever sent a token (`leaked`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from sources.fault_server import FaultServer, _Handler
 
 TOKEN = "hf_right"  # may read what is private
+_CACHE = "/api/resolve-cache/models/"
 LARGE = 1000  # bytes; git holds what is smaller
 
 
@@ -61,6 +62,7 @@ class HubServer(FaultServer):
         super().__init__()
         self.repos: dict[str, Repo] = {}
         self.content = content
+        self.cached: dict[str, bytes] = {}  # small files by where they are redirected to
         self._http.RequestHandlerClass = type("Handler", (_HubHandler,), {"owner": self})
 
     def expire(self) -> None:
@@ -73,6 +75,8 @@ class _HubHandler(_Handler):
 
     def do_GET(self) -> None:  # noqa: N802
         path = self.path
+        if path.startswith(_CACHE):
+            return self._answer(self.owner.cached[path])
         if path.startswith("/api/models/"):
             name, _, revision = path.removeprefix("/api/models/").partition("/revision/")
         else:
@@ -95,18 +99,21 @@ class _HubHandler(_Handler):
         content = repo.commits[known].get(unquote(file))
         if content is None:
             return self._refuse(404, "EntryNotFound", "Entry not found")
-        if len(content) < LARGE:
-            return self._answer(content)
         self._redirect(known, content)
 
     def _redirect(self, commit: str, content: bytes) -> None:
         digest = hashlib.sha256(content).hexdigest()
-        self.owner.content.serve(f"/xet/{digest}", content)
-        self.send_response(302)
+        if len(content) < LARGE:
+            location = f"{_CACHE}{commit}/{digest}?etag=%22{digest}%22"
+            self.owner.cached[location] = content
+            self.send_response(307)
+        else:
+            self.owner.content.serve(f"/xet/{digest}", content)
+            location = f"{self.owner.content.origin}/xet/{digest}?Signature={self.owner.content.signature}"
+            self.send_response(302)
         self.send_header("X-Repo-Commit", commit)
         self.send_header("X-Linked-Size", str(len(content)))
         self.send_header("X-Linked-ETag", f'"{digest}"')
-        location = f"{self.owner.content.origin}/xet/{digest}?Signature={self.owner.content.signature}"
         self.send_header("Location", location)
         self.send_header("Content-Length", "0")
         self.end_headers()
