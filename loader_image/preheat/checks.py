@@ -45,6 +45,15 @@ class Checks:
         """Whether they have to be read in order, by one thread."""
         return bool(self.sha256 or self.md5) or self.signed is not None
 
+    @property
+    def of_all(self) -> tuple[str, ...]:
+        """What is compared of the object as one, in a few words."""
+        wanted = (
+            ("signature", self.signed is not None), ("SHA-256", self.sha256), ("MD5", self.md5),
+            ("CRC-64/NVME", self.crc64nvme), ("ETag", self.etag),
+        )  # fmt: skip
+        return tuple(said for said, done in wanted if done)
+
     def to_json(self) -> dict[str, Any]:
         """For a manifest, or a program; without what nobody asked for."""
         asked = ("md5", "crc64nvme", "etag")
@@ -77,9 +86,13 @@ class Findings:
         self._more: dict[str, int] = {}
 
     def add(self, check: str, error: CheckpointError) -> None:
-        """Raise what `check` found, or keep it; what is there already is not kept twice."""
+        """Raise what `check` found, or keep it."""
         if check not in self._warn_only:
             raise error
+        self.keep(check, error)
+
+    def keep(self, check: str, error: CheckpointError) -> None:
+        """Keep what is found; what is there already is not kept twice."""
         message = error.args[0]
         with self._lock:
             if hash((check, message)) in self._seen:
@@ -91,6 +104,10 @@ class Findings:
                 return
             kept.append(message)
         log.warning("warning: %s", message)
+
+    def any_of(self, check: str) -> bool:
+        """Whether `check` has found something."""
+        return check in self._kept
 
     @property
     def warnings(self) -> tuple[str, ...]:

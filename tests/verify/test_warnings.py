@@ -17,7 +17,7 @@ from verify.signing import PUBLIC
 from preheat.bundle.manifest import Manifest
 from preheat.checks import CHECKS, KEPT, Checks, Findings
 from preheat.context import CheckpointContext
-from preheat.errors import CheckpointValidationError
+from preheat.errors import CheckpointIncompatibleError, CheckpointValidationError
 from preheat.formats import read_index
 from preheat.pipeline import CheckpointPipeline
 from preheat.sources.file_blob import FileBlob
@@ -78,6 +78,8 @@ def test_every_damaged_tensor_is_named_once(damaged: Path, tmp_path: Path) -> No
     ended = load(stages(damaged, **verify), tmp_path / "volume")
     crc, *finite = ended.message["warnings"]
     assert "tensor 'flipped' is corrupt" in crc
+    assert "every value is finite" not in ended.log
+    assert "finite values, 3 warnings" in ended.log
     assert finite == ["tensor 'inf' holds NaN or infinity", "tensor 'nan' holds NaN or infinity"]
 
 
@@ -115,6 +117,15 @@ def test_verify_and_plan_tell_of_them(damaged: Path) -> None:
         verify_checkpoint(damaged, warn_only=["finite"])
     spec = parse({"stages": stages(damaged, expect={"tensors": 4}, warnOnly=["expect"])})
     assert "it has 3 tensors" in plan_pipeline(spec).warnings[0]
+
+
+def test_each_stage_has_its_own_policy_of_what_is_expected(damaged: Path) -> None:
+    source, lenient, strategy = stages(damaged, expect={"tensors": 4}, warnOnly=["expect"])
+    later = {"verify": {"finite": False}}
+    assert plan_pipeline(parse({"stages": [source, lenient, later, strategy]})).warnings
+    strict = {"verify": {"expect": {"tensors": 4}}}
+    with pytest.raises(CheckpointIncompatibleError):
+        plan_pipeline(parse({"stages": [source, strict, lenient, strategy]}))
 
 
 def test_in_one_process_they_are_in_the_metadata(damaged: Path, caplog: pytest.LogCaptureFixture) -> None:
