@@ -1,7 +1,7 @@
 """How a source is read: over how many connections, and how much each is asked for at once.
 
-One connection to an object store brings some 90 MB/s, so many are worth having; on a fast network, or with few
-processors, four bring all there is and more only stand in each other's way. So it begins with few and looks.
+One connection to an object store brings some 90 MB/s, so many are worth having; where the processors or the network are
+the limit, more only stand in each other's way. So a transfer begins with a few and looks what more of them bring.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from dataclasses import dataclass
 
 #: A piece of fewer bytes takes longer to be asked for than to be sent.
 LEAST_PIECE = 1 << 20
-#: Threads that read, check and write while others wait for their connections.
-FIRST = 4
-#: Seconds for which a number of connections is looked at.
-WINDOW = 0.1
-#: More connections have to bring so much more.
+#: Connections at the beginning.
+FIRST = 8
+#: Seconds for which the rate is measured.
+WINDOW = 0.05
+#: Twice as many connections have to bring so much more within so many seconds.
 GAIN = 1.15
-#: Share of the processors that is no longer idle: what waits then does not wait for the network.
+TRIAL = 1.0
+#: Seconds until more are tried after some that brought nothing.
+PAUSE = 10.0
+#: Share of the processors that work, above which nothing waits for the network.
 BUSY = 0.8
-#: Seconds until more connections are tried again that brought nothing; doubles every time.
-PAUSE = 2.0
 
 
 @dataclass(frozen=True)
@@ -55,35 +56,31 @@ class Ramp:
         self._processors = processors
         self._lock = threading.Lock()
         self._bytes = 0
-        self._began: tuple[float, float] | None = None
-        self._before: tuple[int, float] | None = None  # what there was before the last doubling: size and rate
-        self._pause = PAUSE
-        self._not_before = 0.0
+        self._began: tuple[float, float] | None = None  # the window: now, and what the processors had worked
+        self._rate = 0.0  # the best one before the last growth
+        self._grew = 0.0  # when that was
+        self._next = 0.0  # when to grow though it brought nothing
 
     def passed(self, count: int, now: float, worked: float) -> None:
         """Another `count` bytes have passed, at `now`; the processors have worked for so many seconds so far."""
         with self._lock:
             self._bytes += count
             if self._began is None:
-                self._start(now, worked)
-            elif now - self._began[0] >= WINDOW:
-                seconds = now - self._began[0]
-                idle = worked - self._began[1] < BUSY * self._processors * seconds
-                self._look(self._bytes / seconds, idle, now)
-                self._start(now, worked)
+                self._began, self._next = (now, worked), now
+                return
+            seconds = now - self._began[0]
+            if seconds >= WINDOW:
+                busy = worked - self._began[1] >= BUSY * self._processors * seconds
+                self._look(self._bytes / seconds, now, busy)
+                self._bytes, self._began = 0, (now, worked)
 
-    def _start(self, now: float, worked: float) -> None:
-        self._bytes, self._began = 0, (now, worked)
-
-    def _look(self, rate: float, idle: bool, now: float) -> None:
-        if self._before and rate < self._before[1] * GAIN:
-            self.size, self._before = self._before[0], None
-            self._not_before, self._pause = now + self._pause, self._pause * 2
-        elif now >= self._not_before:
-            self._before = None
-            if idle and self.size < self._limit:
-                self._before = self.size, rate
-                self.size = min(2 * self.size, self._limit)
+    def _look(self, rate: float, now: float, busy: bool) -> None:
+        if busy or self.size == self._limit:
+            return
+        gained = rate >= GAIN * self._rate and now < self._grew + TRIAL
+        if gained or now >= self._next:
+            self.size = min(2 * self.size, self._limit)
+            self._rate, self._grew, self._next = rate, now, now + PAUSE
 
 
 def ramped(pace: Pace, advance: Callable[[int], None]) -> tuple[Callable[[], int], Callable[[int], None]]:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 MOST = 64  # threads at once
-TICK = 0.05  # seconds until a change of their number shows
+TICK = 0.02  # seconds until a change of their number shows
 
 
 class _Crew(Generic[Item]):

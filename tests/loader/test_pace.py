@@ -1,0 +1,103 @@
+"""How many connections a transfer takes, tried on networks that are only arithmetic."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from preheat.transfer.pace import FIRST, LOCAL, REMOTE, Ramp
+
+STEP = 0.002  # seconds
+TICK = 0.02  # until a new number of connections shows
+GIB = 1 << 30
+
+
+@dataclass
+class Network:
+    """What one connection, all of them and the processors bring, in bytes a second; and seconds to the first byte."""
+
+    connection: float
+    latency: float
+    together: float = 20e9
+    processors: int = 2
+    per_processor: float = 1e9
+
+    def seconds(self, total: int, fixed: int | None = None) -> tuple[float, int]:
+        """How long `total` bytes take, and how many connections there are at the end."""
+        ramp, piece = Ramp(REMOTE.threads, self.processors), REMOTE.piece_of(total)
+        pieces, connections = -(-total // piece), list[list[float]]()  # of each: seconds to wait, bytes to come
+        now = worked = looked = 0.0
+        while pieces or connections:
+            size = fixed or ramp.size
+            if now >= looked:
+                looked += TICK
+                new = max(0, min(size - len(connections), pieces))
+                connections += [[2 * self.latency, piece] for _ in range(new)]
+                pieces -= new
+            for each in connections:
+                each[0] -= STEP
+            active = [each for each in connections if each[0] <= 0]
+            if active:
+                everybody = min(self.together, self.processors * self.per_processor)
+                rate = min(self.connection, everybody / len(active)) * STEP
+                got = sum(min(rate, each[1]) for each in active)
+                worked += got / self.per_processor
+                ramp.passed(int(got), now, worked)
+            for each in active:
+                each[1] -= rate
+                if each[1] <= 0:
+                    connections.remove(each)
+                    if pieces and len(connections) < size:
+                        pieces -= 1
+                        connections.append([self.latency, piece])
+            now += STEP
+        return now, ramp.size
+
+
+STORE = Network(connection=90e6, latency=0.03)
+FAR = Network(connection=20e6, latency=0.1)
+FAST = Network(connection=2e9, latency=0.0005)
+GIGABIT = Network(connection=90e6, latency=0.01, together=125e6)
+
+
+@pytest.mark.parametrize(("network", "total", "allowed"), [(STORE, 2 * GIB, 1.15), (FAR, GIB, 1.4), (FAST, GIB, 1.1)])
+def test_it_is_nearly_as_fast_as_the_best_number(network: Network, total: int, allowed: float) -> None:
+    best = min(network.seconds(total, fixed)[0] for fixed in (4, 8, 16, 32))
+    assert network.seconds(total)[0] <= allowed * best
+
+
+def test_a_store_gets_as_many_connections_as_there_may_be() -> None:
+    assert STORE.seconds(2 * GIB)[1] == REMOTE.threads
+    assert FAR.seconds(GIB)[1] == REMOTE.threads
+
+
+def test_where_the_processors_are_the_limit_there_are_no_more() -> None:
+    assert FAST.seconds(GIB)[1] == FIRST
+
+
+def test_where_the_network_is_the_limit_one_trial_is_enough() -> None:
+    assert GIGABIT.seconds(GIB)[1] == 2 * FIRST
+
+
+def test_a_network_that_recovers_is_tried_again() -> None:
+    ramp, now = Ramp(32, 2), 0.0
+    while now < 5:
+        ramp.passed(1000, now := now + 0.01, 0)
+    assert ramp.size == 2 * FIRST
+    while now < 11:
+        ramp.passed(1000 * ramp.size, now := now + 0.01, 0)
+    assert ramp.size == 4 * FIRST
+
+
+@pytest.mark.parametrize("total", [0, 1, 1 << 20, 40 << 20, 70 * GIB])
+def test_there_is_work_for_every_thread_if_there_is_enough(total: int) -> None:
+    for pace in (LOCAL, REMOTE):
+        piece = pace.piece_of(total)
+        assert 1 << 20 <= piece <= pace.piece
+        assert piece == 1 << 20 or total // piece >= pace.threads
+
+
+def test_a_ramp_never_goes_beyond_its_limit() -> None:
+    ramp = Ramp(3, 64)
+    for step in range(1000):
+        ramp.passed(step**3, step * 0.01, 0)
+    assert ramp.size == 3
