@@ -64,6 +64,7 @@ def _table(forecast: Forecast, rate: float | None) -> Table:
         ("reads", f"{megabytes(forecast.read_bytes)}, of which {megabytes(forecast.index_bytes)} for this plan"),
         ("writes", megabytes(forecast.output_bytes)),
         ("checks", said_checks(forecast.checks)),
+        *(("warning", warning) for warning in forecast.warnings),
         ("then, in the training process", ", ".join(name for stage in forecast.remaining for name in stage) or "-"),
     ]
     if rate:
