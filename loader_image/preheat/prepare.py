@@ -28,10 +28,10 @@ from preheat.checks import Checks, Findings
 from preheat.errors import StorageError, about
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
-from preheat.plan import Plan, make_plan, verify_of
+from preheat.plan import Plan, verify_of
 from preheat.progress import LogProgress, Progress
 from preheat.spec import PipelineSpec
-from preheat.training_plan import TrainingPlan, checks_of_training, plan_training
+from preheat.training_plan import TrainingPlan, checks_of_training, plan_all
 from preheat.transfer.engine import Transferred, transfer
 
 log = logging.getLogger(__name__)
@@ -124,8 +124,7 @@ class _Making:
         findings = Findings(verify.warn_only)
         checks = verify.pinned(self.blob, self.spec.source, self.spec.patience, findings)
         index = read_index(self.blob)
-        plan, training = make_plan(index, self.spec, findings), plan_training(index, self.spec, self.blob)
-        plan = replace(plan, left_tensors=0, left_bytes=0) if training else plan
+        plan, training = plan_all(index, self.spec, self.blob, findings)
         _say(plan)
         _say_training(training)
         partial.make_room(plan.output_bytes + (training.output_bytes if training else 0))

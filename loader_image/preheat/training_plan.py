@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from preheat.blob import Blob
-from preheat.checks import Checks
+from preheat.checks import Checks, Findings
 from preheat.formats.torch_pickle import check_tensors
 from preheat.formats.training_state import require_optimizer, spell_state
 from preheat.index import Index
@@ -51,6 +51,12 @@ class TrainingPlan:
         for part in json.JSONEncoder(separators=(",", ":"), allow_nan=False).iterencode(self.document):
             text.write(part)
         return text.getvalue().encode()
+
+
+def plan_all(index: Index, spec: PipelineSpec, blob: Blob, findings: Findings) -> tuple[Plan, TrainingPlan | None]:
+    """The plan of the weights and that of the rest, where a stage takes it: then nothing is left."""
+    plan, training = make_plan(index, spec, findings), plan_training(index, spec, blob)
+    return (replace(plan, left_tensors=0, left_bytes=0) if training else plan), training
 
 
 def plan_training(index: Index, spec: PipelineSpec, blob: Blob) -> TrainingPlan | None:

@@ -63,6 +63,23 @@ def test_a_conversion_is_part_of_the_forecast(tmp_path: Path) -> None:
     assert found.read_bytes == pytest.approx(outcome.fetched_bytes, abs=1 << 10)
 
 
+def test_a_warm_start_takes_the_training_state_too(tmp_path: Path) -> None:
+    model = torch.nn.Linear(300, 300)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(300)).sum().backward()
+    optimizer.step()
+    with FaultServer().running() as server:
+        content = saved({"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()})
+        spec = parse({"stages": [{"http": {"url": server.serve("/x.ckpt", content)}}, {"warmStart": {}}]})
+        found = plan_pipeline(spec)
+        outcome = prepare(spec, Store(tmp_path), "me")
+    assert (found.left_tensors, found.training_tensors, found.training_bytes) == (0, 6, 2 * 361_200 + 8)
+    files = outcome.manifest.files
+    assert files.keys() == {"model.safetensors", "state.json", "state.safetensors"}
+    assert found.output_bytes == sum(files.values())
+    assert found.read_bytes == pytest.approx(outcome.fetched_bytes, abs=1 << 17)
+
+
 @pytest.mark.parametrize(
     ("text", "rate"),
     [("100MB/s", 1e8), ("1.5 GB/s", 1.5e9), ("10Gbit/s", 1.25e9), ("1GiB/s", 1 << 30), ("500", 500), ("8kbps", 1000)],

@@ -46,6 +46,14 @@ def bytes_per_second(text: str) -> float:
     return float(found[1]) * _UNITS[found[2] or ""] / (8 if found[3] in ("bit", "bps") else 1)
 
 
+def _training(forecast: Forecast) -> list[tuple[str, str]]:
+    from preheat.bundle.storage import megabytes
+
+    if not forecast.training_tensors:
+        return []
+    return [("takes besides", f"{forecast.training_tensors} of training state, {megabytes(forecast.training_bytes)}")]
+
+
 def _table(forecast: Forecast, rate: float | None) -> Table:
     from preheat.bundle.storage import megabytes
     from preheat.terminal import count_of, facts, said_checks
@@ -60,6 +68,7 @@ def _table(forecast: Forecast, rate: float | None) -> Table:
         ("takes", f"{forecast.tensors} tensors, {forecast.parameters / 1e6:.1f} M parameters{tied}"),
         ("", f"{megabytes(forecast.selected_bytes)} in {travels}"),
         ("leaves out", f"{forecast.left_tensors} tensors, {megabytes(forecast.left_bytes)}"),
+        *_training(forecast),
         ("excludes", f"{forecast.excluded_tensors} weights, {megabytes(forecast.excluded_bytes)}"),
         ("reads", f"{megabytes(forecast.read_bytes)}, of which {megabytes(forecast.index_bytes)} for this plan"),
         ("writes", megabytes(forecast.output_bytes)),

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from preheat.blob import Blob
 from preheat.catalog import spell
 from preheat.checks import Checks, Findings
 from preheat.formats import read_index
 from preheat.index import Tensor
-from preheat.plan import coalesce, make_plan, verify_of
+from preheat.plan import Plan, coalesce, verify_of
 from preheat.spec import PipelineSpec
+from preheat.training_plan import checks_of_training, plan_all
 from preheat.transfer.digests import Digests
 from preheat.transfer.engine import MAX_GAP, SPAN
 from preheat.transfer.pace import LOCAL, REMOTE
@@ -35,6 +37,8 @@ class Forecast:
     output_bytes: int
     left_tensors: int
     left_bytes: int
+    training_tensors: int  # of the training state, that a warm start takes
+    training_bytes: int
     excluded_tensors: int  # weights that the convert stage leaves out
     excluded_bytes: int
     ranges: int  # runs of bytes in a row
@@ -61,6 +65,7 @@ class Forecast:
             "selectedBytes": self.selected_bytes,
             "outputBytes": self.output_bytes,
             "left": {"tensors": self.left_tensors, "bytes": self.left_bytes},
+            "training": {"tensors": self.training_tensors, "bytes": self.training_bytes},
             "excluded": {"tensors": self.excluded_tensors, "bytes": self.excluded_bytes},
             "ranges": self.ranges,
             "requests": self.requests,
@@ -79,12 +84,12 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
         findings = Findings(verify.warn_only)
         checks = verify.pinned(blob, spec.source, spec.patience, findings)
         index = read_index(blob)
-        plan = make_plan(index, spec, findings)
-        digests = Digests(blob, checks)
-        spans = coalesce(plan.moves, max_gap=MAX_GAP, max_length=SPAN)
-        pace = REMOTE if blob.remote else LOCAL
-        passing = blob.size if checks.whole else sum(span.stop - span.start for span in spans)
-        gathered = [stored for each in plan.gatherings for stored in each.tensor.stored()]
+        plan, training = plan_all(index, spec, blob, findings)
+        travels = [_travel(plan, blob, checks)]
+        document = 0
+        if training:
+            document = len(training.written())
+            travels += [_travel(training.plan, blob, checks_of_training(checks))] if training.plan else []
         return Forecast(
             uri=blob.uri,
             version=blob.version,
@@ -95,19 +100,42 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
             tied=len(plan.aliases),
             parameters=plan.index.parameters,
             selected_bytes=plan.selected_bytes,
-            output_bytes=plan.output_bytes,
+            output_bytes=plan.output_bytes + (training.output_bytes if training else 0) + document,
             left_tensors=plan.left_tensors,
             left_bytes=plan.left_bytes,
+            training_tensors=training.tensors if training else 0,
+            training_bytes=training.selected_bytes if training else 0,
             excluded_tensors=plan.excluded_tensors,
             excluded_bytes=plan.excluded_bytes,
-            ranges=1 if checks.whole else len(spans),
-            requests=_requests(digests.pieces(spans, pace.piece_of(passing)), gathered),
-            read_bytes=blob.fetched + passing + sum(tensor.extent() for tensor in gathered),
+            ranges=sum(travel.ranges for travel in travels),
+            requests=sum(travel.requests for travel in travels),
+            read_bytes=blob.fetched + sum(travel.size for travel in travels),
             index_bytes=blob.fetched,
             checks=checks,
             warnings=findings.warnings,
             remaining=tuple(spell(stage) for stage in spec.remaining),
         )
+
+
+@dataclass(frozen=True)
+class _Travel:
+    """What one output asks of the source."""
+
+    ranges: int
+    requests: int
+    size: int  # bytes
+
+
+def _travel(plan: Plan, blob: Blob, checks: Checks) -> _Travel:
+    spans = coalesce(plan.moves, max_gap=MAX_GAP, max_length=SPAN)
+    pace = REMOTE if blob.remote else LOCAL
+    passing = blob.size if checks.whole else sum(span.stop - span.start for span in spans)
+    gathered = [stored for each in plan.gatherings for stored in each.tensor.stored()]
+    return _Travel(
+        ranges=1 if checks.whole else len(spans),
+        requests=_requests(Digests(blob, checks).pieces(spans, pace.piece_of(passing)), gathered),
+        size=passing + sum(tensor.extent() for tensor in gathered),
+    )
 
 
 def _requests(pieces: Iterable[Piece], gathered: list[Tensor]) -> int:
