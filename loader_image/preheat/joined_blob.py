@@ -77,6 +77,9 @@ def files_of(blob: Blob) -> tuple[Member, ...]:
 
 
 def _version(members: Sequence[Member]) -> str:
+    first = members[0].blob.version
+    if first.startswith("commit:") and {member.blob.version for member in members} == {first}:
+        return first  # of all files of a repository, and of use to a person
     digest = hashlib.sha256()
     for member in members:
         digest.update(f"{len(member.name)}:{member.name} {member.blob.size} {member.blob.version}\n".encode())

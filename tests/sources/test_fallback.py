@@ -86,6 +86,11 @@ def test_a_folder_without_checkpoint_is_passed_over(tmp_path: Path, there: Local
     blob.close()
 
 
+def test_what_is_beside_the_checkpoint_is_looked_for_in_the_same_places(there: LocalSource) -> None:
+    beside = FallbackSource((S3Source("b", "run/k"), there)).beside("k.sig")
+    assert beside.uri == f"s3://b/run/k.sig, else {Path(there.path).parent}/k.sig"
+
+
 def test_what_another_source_would_only_hide_is_an_error(
     server: FaultServer, there: LocalSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,11 +112,12 @@ def test_a_repository_is_a_checkpoint(hub: HubServer) -> None:
 
 
 def test_a_bundle_is_made_of_a_sharded_repository(hub: HubServer, tmp_path: Path) -> None:
-    hub.repos["org/model"].commit(SHARDED)
+    commit = hub.repos["org/model"].commit(SHARDED)
     spec = parse({"stages": [{"huggingFace": {"repo": "org/model", "endpoint": hub.origin}}]})
     outcome = prepare(spec, Store(tmp_path), "test")
     assert outcome.manifest.totals.tensors == 2
-    assert outcome.manifest.source.uri == "hf://org/model@main/"
+    source = outcome.manifest.source
+    assert (source.uri, source.version) == ("hf://org/model@main/", f"commit:{commit}")
 
 
 def test_what_is_beside_a_file_is_at_the_same_revision() -> None:
