@@ -125,26 +125,16 @@ class Signature:
     def _certified(self, material: Mapping[str, Any]) -> Any:
         """The key of the signer's certificate, if one of the authorities vouches for it."""
         from cryptography import x509
-        from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
         try:
             authorities = x509.load_pem_x509_certificates(str(self.authorities).encode())
         except ValueError as error:
             raise CheckpointConfigError(f"signature: authorities are no certificates in PEM: {error}") from error
-        chain = [
-            x509.load_der_x509_certificate(base64.b64decode(each["rawBytes"]))
-            for each in material["x509CertificateChain"]["certificates"]
-        ]
-        signer = chain[0]
-        # As the library that signs: without a timestamp nobody can tell whether a certificate was valid when it signed.
-        policy = PolicyBuilder().store(Store(authorities)).time(signer.not_valid_before_utc)
-        policy = policy.extension_policies(
-            ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=ExtensionPolicy.permit_all()
-        )
+        encoded = [base64.b64decode(each["rawBytes"]) for each in material["x509CertificateChain"]["certificates"]]
         try:
-            policy.build_client_verifier().verify(signer, chain[1:])
-        except VerificationError as error:
-            self._refuse(f"was made with a certificate that none of the authorities issued ({error})")
+            signer = _vouched(authorities, encoded)
+        except Exception as error:  # each thing that can be wrong with a certificate has a kind of its own there
+            self._refuse(f"was made with a certificate that none of the authorities vouches for ({error})")
         if not _may_sign(signer):
             self._refuse("was made with a certificate that is not for signing")
         return signer.public_key()
@@ -172,6 +162,21 @@ class Signature:
         raise UntrustedError(
             f"the signature {self.file} {why}", remedy="Sign the checkpoint again, or correct the signature's key"
         )
+
+
+def _vouched(authorities: list[Any], encoded: list[bytes]) -> Any:
+    """The first of some certificates in DER, if the others lead from it to an authority."""
+    from cryptography import x509
+    from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store
+
+    signer, *between = [x509.load_der_x509_certificate(each) for each in encoded]
+    # As the library that signs: without a timestamp nobody can tell whether a certificate was valid when it signed.
+    policy = PolicyBuilder().store(Store(authorities)).time(signer.not_valid_before_utc)
+    policy = policy.extension_policies(
+        ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=ExtensionPolicy.permit_all()
+    )
+    policy.build_client_verifier().verify(signer, between)
+    return signer
 
 
 def _may_sign(certificate: Any) -> bool:
