@@ -248,3 +248,18 @@ def test_a_checkpoint_without_optimizers_makes_no_bundle(
     ):
         given(finished.folder / "weights.ckpt")
     assert not list((tmp_path / "volume").glob("bundles/*"))
+
+
+def test_two_processes_of_a_distributed_run_go_on_alike(
+    finished: SimpleNamespace, given: Given, tmp_path: Path
+) -> None:
+    pod = Pod(lay_out_shim(tmp_path / "shim"), tmp_path, given(finished.folder / "epoch.ckpt"))
+    pod.succeed(
+        SCRIPT.format(package="lightning.pytorch")
+        .replace("fit(model))", 'fit(model, strategy="ddp", devices=2))')
+        .replace('"resumed.pt"', 'f"resumed{model.global_rank}.pt"')
+    )
+    first, second = (torch.load(tmp_path / f"resumed{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert same(first["weights"]["head.weight"], second["weights"]["head.weight"])
+    assert same(first["optimizer"], second["optimizer"])
+    assert (first["step"], first["epochs"], int(first["optimizer"]["state"][0]["step"])) == (6, [2], 6)

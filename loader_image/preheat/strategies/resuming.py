@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from preheat.bundle.data import CheckpointData
 from preheat.bundle.training import TrainingState
@@ -93,9 +95,36 @@ def match(context: CheckpointContext, parts: Parts) -> Matches:
 def restore(found: Matches, training: TrainingState) -> None:
     """Hand each object its state; tensors go where the optimizer's own `load_state_dict` takes them."""
     for optimizer, matched in found.optimizers:
-        optimizer.load_state_dict(training.read(matched.state))
+        entries = _Entries(matched.state["state"], training) if _takes_one_by_one(optimizer) else None
+        rest = {key: value for key, value in matched.state.items() if key != "state"}
+        optimizer.load_state_dict({"state": entries or training.read(matched.state["state"]), **training.read(rest)})
     for scheduler, state in found.schedulers:
         scheduler.load_state_dict(training.read(state))
+
+
+class _Entries(Mapping[int, Any]):
+    """The entries of an optimizer's parameters, each read when it is asked for.
+
+    So that what is on its way to a device is never all in memory.
+    """
+
+    def __init__(self, entries: Mapping[int, Any], training: TrainingState) -> None:
+        self._entries, self._training = entries, training
+
+    def __getitem__(self, key: int) -> Any:
+        return self._training.read(self._entries[key])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _takes_one_by_one(optimizer: Any) -> bool:
+    """Whether the state is seen by torch's own code alone, which asks for each entry once and keeps no dictionary."""
+    own = getattr(type(optimizer), "load_state_dict", None) is torch.optim.Optimizer.load_state_dict
+    return own and not getattr(optimizer, "_optimizer_load_state_dict_pre_hooks", True)
 
 
 def refuse_opaque(states: Mapping[str, Any]) -> None:
