@@ -141,12 +141,12 @@ def _tls(bench: Bench) -> list[Figure]:
 
 def _ranges(bench: Bench) -> list[Figure]:
     with s3_server(FOLDER) as endpoint:
-        return scattered(bench.runs, FOLDER, endpoint, bench.repetitions)
+        return scattered("S3", bench.runs, FOLDER, endpoint, bench.repetitions)
 
 
 def _far_ranges(bench: Bench) -> list[Figure]:
     with s3_server(FOLDER) as near, slowed(near) as endpoint:
-        return scattered(bench.runs, FOLDER, endpoint, bench.repetitions)
+        return scattered("S3 at 30 ms and 90 MB/s", bench.runs, FOLDER, endpoint, bench.repetitions)
 
 
 def _scale(bench: Bench) -> list[Figure]:

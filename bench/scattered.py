@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import functools
-import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoints import RUNS, SCATTERED, WHOLE, WHOLE_TENSORS
+from checkpoints import RUNS, SCATTERED, WHOLE
 from loader import LoaderRuns, over_s3
 from peers import HERE, python
 from processes import Run, measure, rotate, seconds, spread
 from results import Figure
 from servers import BUCKET
 
-from preheat.formats import read_index
-from preheat.sources.file_blob import FileBlob
-
 PEERS = {
     "obstore.get_ranges": "scattered_obstore",
     "boto3, 32 threads": "scattered_boto3",
     "fsspec.cat_ranges": "scattered_fsspec",
 }
-LARGE = [f"layers.{n:03}.weight" for n in range(0, WHOLE_TENSORS, 4)]
-SMALL = [f"runs.{run:03}" for run in range(0, RUNS, 8)]
+EVERY_FOURTH = r"^layers\.\d([02468][048]|[13579][26])\."
+EVERY_EIGHTH_RUN = rf"^runs\.({'|'.join(f'{run:03}' for run in range(0, RUNS, 8))})\."
 
 
-def scattered(runs: LoaderRuns, folder: Path, endpoint: str, repetitions: int) -> list[Figure]:
+def scattered(place: str, runs: LoaderRuns, folder: Path, endpoint: str, repetitions: int) -> list[Figure]:
     """Preheat finds the ranges itself, in the file's index; the peers have them in a list."""
     figures = []
-    for label, key, prefixes in (("64 tensors of 8 MiB", WHOLE, LARGE), ("2,048 tensors of 128 KiB", SCATTERED, SMALL)):
+    for label, key, pattern in (
+        ("64 tensors of 8 MiB", WHOLE, EVERY_FOURTH),
+        ("2,048 tensors of 128 KiB", SCATTERED, EVERY_EIGHTH_RUN),
+    ):
         output, ranges = runs.volume.parent / "peer", runs.volume.parent / "ranges.json"
-        ranges.write_text(json.dumps(_ranges(folder / key, prefixes)))
-        convert = {"convert": {"select": [f"^({'|'.join(prefixes)})"]}}
+        measure([sys.executable, HERE / "ranges_of.py", folder / key, pattern, ranges])
+        convert = {"convert": {"select": [pattern]}}
         contenders: dict[str, Callable[[], Run]] = {
             "Preheat": functools.partial(runs.fresh, over_s3(endpoint, key), convert)
         }
@@ -41,7 +41,7 @@ def scattered(runs: LoaderRuns, folder: Path, endpoint: str, repetitions: int) -
             command = [python(), HERE / "peer_clients.py", function, endpoint, BUCKET, key, output, ranges]
             contenders[name] = functools.partial(_fetch, command, output)
         results = rotate(contenders, repetitions)
-        figures += _figures(label, results)
+        figures += _figures(f"{label} over {place}", results)
         for leftover in (output, ranges):
             leftover.unlink(missing_ok=True)
     return figures
@@ -50,12 +50,6 @@ def scattered(runs: LoaderRuns, folder: Path, endpoint: str, repetitions: int) -
 def _fetch(command: list[Any], output: Path) -> Run:
     output.unlink(missing_ok=True)
     return measure(command)
-
-
-def _ranges(path: Path, prefixes: list[str]) -> list[tuple[int, int]]:
-    index = read_index(FileBlob(path))
-    chosen = [tensor for name, tensor in index.tensors.items() if name.startswith(tuple(prefixes))]
-    return sorted((tensor.start, tensor.start + tensor.size) for tensor in chosen)
 
 
 def _figures(label: str, results: dict[str, list[Run]]) -> list[Figure]:
