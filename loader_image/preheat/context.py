@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from preheat.errors import CheckpointError
 
 if TYPE_CHECKING:
     from preheat.checks import Checks
+    from preheat.shim.ranks import Ranks
     from preheat.stage import CheckpointSource
 
 
@@ -34,6 +36,14 @@ class CheckpointContext:
     source: CheckpointSource | None = None
     #: What later reads of `checkpoint_data` must verify; a `verify` stage tightens it.
     checks: Checks | None = None
+    #: Where tensors on the meta device get memory; None: where the rest of the model is.
+    device: Any = None
+    #: The other processes that load the same checkpoint; None: this one answers for itself.
+    ranks: Ranks | None = None
+
+    def together(self, step: str) -> AbstractContextManager[dict[str, str]]:
+        """A block that all processes leave well, with equal facts, or none does: each raises what one of them met."""
+        return self.ranks.together(step) if self.ranks else nullcontext({})
 
     def update_metadata(self, **values: Any) -> None:
         """Record facts about the run; later values replace earlier ones."""

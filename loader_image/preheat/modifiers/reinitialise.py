@@ -14,9 +14,7 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
 from preheat.paths import fits, holds, meant
 from preheat.strategies.loading import touching
-
-# torch's own attention and transformer modules keep theirs behind an underscore.
-_METHODS = ("reset_parameters", "_reset_parameters")
+from preheat.strategies.memory import initialiser
 
 
 def reinitialise(context: CheckpointContext, layers: tuple[str, ...]) -> CheckpointContext:
@@ -56,7 +54,7 @@ def _inner_first(module: Any) -> Iterator[Any]:
 
 def _method(name: str, module: Any) -> Callable[[], object] | None:
     """How `module` initialises what is its own; None for one that only holds others."""
-    method = next((found for each in _METHODS if callable(found := getattr(module, each, None))), None)
+    method = initialiser(module)
     if method is None and any(True for _ in module.parameters(recurse=False)):
         raise CheckpointIncompatibleError(
             f"{name!r} cannot be reset: {type(module).__name__} has parameters and no reset_parameters()",

@@ -6,6 +6,7 @@ first report; a call for another model (cross-validation, a sweep) fills that on
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -15,7 +16,7 @@ from preheat.bundle.data import CheckpointData, open_bundle
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, NotABundleError
 from preheat.pipeline import CheckpointPipeline
-from preheat.shim import guard
+from preheat.shim import guard, ranks
 from preheat.shim.environment import bundle_folder
 from preheat.shim.report import Report, publish, report_of
 
@@ -24,12 +25,13 @@ _reports: WeakKeyDictionary[Any, Report] = WeakKeyDictionary()
 _history: list[Report] = []
 
 
-def apply(model: Any, optimizer: Any = None, scheduler: Any = None) -> Report:
+def apply(model: Any, optimizer: Any = None, scheduler: Any = None, *, device: Any = None) -> Report:
     """Run the stages that the bundle in PREHEAT_BUNDLE leaves to this process; call it before the model is wrapped.
 
-    Raises a CheckpointError that says whether the model was touched.
+    Tensors on the meta device get memory on `device`, by default where the rest of the model is. In a process group all
+    ranks call it and return together. Raises a CheckpointError that says whether the model was touched, on every rank.
     """
-    return apply_to(CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler))
+    return apply_to(CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler, device=device))
 
 
 def apply_to(context: CheckpointContext) -> Report:
@@ -40,14 +42,20 @@ def apply_to(context: CheckpointContext) -> Report:
     if model in _reports:
         return _reports[model]
     started = perf_counter()
-    data = open_bundle(bundle_folder())
-    try:
-        opened = perf_counter() - started
-        context = _run(context, data)
-    finally:
-        data.close()
-    seconds = {"open": opened, "total": perf_counter() - started}
-    report = _reports[model] = report_of(context, data.manifest, seconds)
+    context.ranks = ranks.present()
+    with ExitStack() as opened:
+        with context.together("open") as facts:
+            data = opened.enter_context(closing(open_bundle(bundle_folder())))
+            if context.ranks:
+                facts["checkpoint"] = ranks.identity(data)
+        seconds = {"open": perf_counter() - started}
+        with context.together("load") as facts:
+            context = _run(context, data)
+            report = report_of(context, data.manifest, seconds)
+            facts.update(ranks.outcome(report))
+    waited = {"wait": context.ranks.waited} if context.ranks else {}
+    seconds = {**report.seconds, **waited, "total": perf_counter() - started}
+    report = _reports[model] = replace(report, seconds=seconds)
     _history.append(report)
     guard.release()
     publish(report)

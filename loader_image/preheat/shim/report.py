@@ -36,11 +36,14 @@ class Report:
     casts: Mapping[str, str]  # name -> `F32 -> BF16`
     modifiers: tuple[Mapping[str, Any], ...]  # what each modifier says of itself
     size: int  # bytes loaded
-    seconds: Mapping[str, float]  # open, load, total
+    seconds: Mapping[str, float]  # open, load, total; wait: for other ranks, part of open and total
     rank: int = 0
     notes: tuple[str, ...] = ()
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the model's tensors
     skipped_sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the checkpoint's
+    read: int = 0  # bytes of the bundle that this process read
+    partial: int = 0  # tensors of which this process holds a part
+    ranks: int = 1  # processes that agreed on all this
     state: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)  # of a warm start, in no document
 
     @property
@@ -72,7 +75,8 @@ class Report:
         if not self.loaded:
             return f"weights loaded by a stage of the pipeline's own ({self.strategy})"
         count = f"{len(self.loaded)} of {len(self.loaded) + len(self.left_initial)} tensors"
-        return f"loaded {count} ({_size(self.size)}, {self.rate:.1f} GB/s)"
+        part = f", parts of {self.partial}" if self.partial else ""
+        return f"loaded {count} ({_size(self.size)}, {self.rate:.1f} GB/s{part})"
 
     def to_mapping(self, shown: int | None = None) -> dict[str, Any]:
         """JSON values; with `shown`, at most so many names of what was not simply loaded, and none of what was."""
@@ -88,7 +92,10 @@ class Report:
                 "cast": len(self.casts),
                 "frozen": self.frozen,
                 "bytes": self.size,
+                "bytesRead": self.read,
+                "partial": self.partial,
             },
+            "ranks": self.ranks,
             "skipped": dict(list(self.skipped.items())[:shown]),
             "leftInitial": dict(list(self.left_initial.items())[:shown]),
             "casts": Counter(self.casts.values()) if shown else dict(self.casts),
@@ -117,11 +124,14 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         casts=said.get("dtype_casts", {}),
         modifiers=tuple(said.get("modifiers_applied", ())),
         size=int(said.get("loaded_bytes", 0)),
-        seconds={"open": seconds["open"], "load": said.get("load_seconds", 0.0), "total": seconds["total"]},
+        seconds={**seconds, "load": said.get("load_seconds", 0.0)},
         rank=rank(),
         sizes=sizes_of(context.model),
         skipped_sizes=said.get("skipped_sizes", {}),
-        notes=(*_failed_stages(said), *_training_notes(said)),
+        notes=(*said.get("loading_notes", ()), *_failed_stages(said), *_training_notes(said)),
+        read=getattr(getattr(context.checkpoint_data, "blob", None), "fetched", 0),
+        partial=int(said.get("partial_params", 0)),
+        ranks=context.ranks.world if context.ranks else 1,
         state=said.get("training_state", {}),
     )
 

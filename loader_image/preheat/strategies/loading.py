@@ -13,9 +13,12 @@ from preheat.strategies.checking import check_finite
 from preheat.strategies.leaving import REASON as RESET
 from preheat.strategies.leaving import leave
 from preheat.strategies.matching import Tolerance, check, match
+from preheat.strategies.memory import needed, provide
+from preheat.strategies.shards import target_of
 from preheat.strategies.sizes import sizes_in
 from preheat.strategies.targets import entries_of, memory_key, tensors_of
 from preheat.strategies.weights import open_weights
+from preheat.strategies.wrapping import followed, note
 
 TOUCHED = "the model was touched: do not train with it"
 
@@ -31,21 +34,28 @@ def load_matching(
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
     checks = context.checks or Checks()
     findings = Findings(checks.warn_only)
-    targets = tensors_of(context.model)
-    weights = open_weights(context.checkpoint_data)
-    left = leave(weights.entries, entries_of(targets), reset)
-    found = match(left.checkpoint, left.model)
-    check(found, left.checkpoint, left.model, tolerance)
-    weights.check(found.pairs, checks, findings)
+    with context.together("match"):
+        tensors = tensors_of(context.model)
+        weights = open_weights(context.checkpoint_data)
+        if renamed := followed(weights.entries, tensors):
+            weights = weights.renamed(renamed)
+        left = leave(weights.entries, entries_of(tensors), reset)
+        found = match(left.checkpoint, left.model)
+        check(found, left.checkpoint, left.model, tolerance)
+        need = needed(context.model, (tensors[name] for name in found.loaded), context.device)
+        weights.check(found.pairs, checks, findings)
+        for name in found.pairs:
+            target_of(name, tensors[name])
 
-    # Tied parameters are one memory: the last name wins, as in load_state_dict.
-    once = {memory_key(targets[name]): name for name in found.pairs}
-    chosen = {name: targets[name] for name in once.values()}
     started = perf_counter()
     with touching():
+        provide(need)
+        # Tied parameters are one memory: the last name wins, as in load_state_dict.
+        once = {memory_key(tensors[name]): name for name in found.pairs}
+        chosen = {name: target_of(name, tensors[name]) for name in once.values()}
         size = weights.fill(chosen)
         if checks.finite:
-            check_finite(chosen, findings)
+            check_finite({name: target.tensor for name, target in chosen.items()}, findings)
     context.add_warnings(findings.warnings)
     context.model.weights_initialized = True
     context.optimizer = context.scheduler = None  # they start fresh
@@ -59,6 +69,8 @@ def load_matching(
         dtype_casts=dict(found.casts),
         loaded_bytes=size,
         load_seconds=perf_counter() - started,
+        partial_params=sum(target.region is not None for target in chosen.values()),
+        loading_notes=[*need.notes(), *([note(renamed)] if renamed else [])],
     )
     return context
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import CheckpointIncompatibleError
 from preheat.strategies.matching import Entry
+from preheat.strategies.shards import local
 from preheat.strategies.tensors import dtype_name
 
 
@@ -36,19 +37,24 @@ def entries_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
 
 def memory_key(tensor: torch.Tensor) -> Hashable:
     """Equal for tensors that are the same elements of the same memory: tied parameters."""
-    if not tensor.numel():
+    held = local(tensor)
+    if not held.numel():
         return id(tensor)
-    return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+    memory = _storage(held) if held.is_meta else held.data_ptr()  # on the meta device all pointers are null
+    return held.device, memory, held.storage_offset(), tuple(held.shape), held.stride()
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _unsupported(tensor: torch.Tensor) -> tuple[str, str] | None:
     if is_lazy(tensor):
         return "has no shape yet", "Run one batch through the model before its checkpoint is applied"
-    if tensor.is_meta:
-        return "is on the meta device", "Give it memory first: model.to_empty(device=...)"
+    tensor = local(tensor)
     if is_traceable_wrapper_subclass(tensor):
         kind = type(tensor).__name__
-        return f"is a {kind}; sharded and quantized parameters are not supported yet", "Apply it before sharding"
+        return f"is a {kind}; such parameters are not supported yet", "Apply it before they are made"
     if tensor.layout != torch.strided or tensor.is_quantized:
         return f"is {tensor.layout}, not dense", "Make it dense before the checkpoint is applied"
     return None
@@ -65,9 +71,9 @@ def _refuse_flattened(model: torch.nn.Module) -> None:
 
 def _refuse_copies(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """A hook may hand out copies; what is loaded into those never reaches the model."""
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    own = {_storage(local(tensor)) for tensor in [*model.parameters(), *model.buffers()]}
     for name, tensor in tensors.items():
-        if tensor.untyped_storage().data_ptr() not in own:
+        if _storage(local(tensor)) not in own:
             raise CheckpointIncompatibleError(
                 f"state_dict() of {type(model).__name__} hands out a copy of {name!r}, not the model's own tensor",
                 remedy="Apply the checkpoint to the submodule that owns it",

@@ -7,12 +7,15 @@ from typing import Any, Protocol
 
 import torch
 
+from preheat.blob import Blob
 from preheat.bundle.data import CheckpointData
 from preheat.checks import Checks, Findings
 from preheat.errors import CheckpointLoadError
+from preheat.index import Tensor
 from preheat.strategies.checking import check_before
-from preheat.strategies.filling import Move, fill
+from preheat.strategies.filling import Move, fill, part_of
 from preheat.strategies.matching import Entry
+from preheat.strategies.shards import Target
 from preheat.strategies.targets import entries_of
 
 
@@ -28,17 +31,25 @@ class Weights(Protocol):
         """Verify what is to be moved, before anything is."""
         ...
 
-    def fill(self, targets: Mapping[str, torch.Tensor]) -> int:
-        """Move the tensors named by `targets` into them and return their bytes."""
+    def renamed(self, names: Mapping[str, str]) -> Weights:
+        """The same tensors, some of them under other names."""
+        ...
+
+    def fill(self, targets: Mapping[str, Target]) -> int:
+        """Move the tensors named by `targets`, or their regions, into them and return the bytes moved."""
         ...
 
 
 class IndexedWeights:
     """Ranges of a blob."""
 
-    def __init__(self, data: CheckpointData) -> None:
-        self._blob, self._tensors = data.blob, data.index.tensors
-        self.entries = {name: Entry(tensor.final_dtype, tensor.shape) for name, tensor in self._tensors.items()}
+    def __init__(self, blob: Blob, tensors: Mapping[str, Tensor]) -> None:
+        self._blob, self._tensors = blob, tensors
+        self.entries = {name: Entry(tensor.final_dtype, tensor.shape) for name, tensor in tensors.items()}
+
+    def renamed(self, names: Mapping[str, str]) -> IndexedWeights:
+        """The same ranges."""
+        return IndexedWeights(self._blob, {names.get(name, name): tensor for name, tensor in self._tensors.items()})
 
     def check(self, names: tuple[str, ...], checks: Checks, findings: Findings) -> None:
         """Compare digests and CRCs with the declared ones."""
@@ -46,9 +57,9 @@ class IndexedWeights:
             self._blob, (stored.record for name in names for stored in self._tensors[name].stored()), checks, findings
         )
 
-    def fill(self, targets: Mapping[str, torch.Tensor]) -> int:
+    def fill(self, targets: Mapping[str, Target]) -> int:
         """Read each range into its target."""
-        return fill(self._blob, [Move(self._tensors[name], target) for name, target in targets.items()])
+        return fill(self._blob, [Move(self._tensors[name], t.tensor, t.region) for name, t in targets.items()])
 
 
 class LoadedWeights:
@@ -58,21 +69,25 @@ class LoadedWeights:
         self._tensors = tensors
         self.entries = entries_of(tensors)
 
+    def renamed(self, names: Mapping[str, str]) -> LoadedWeights:
+        """The same tensors."""
+        return LoadedWeights({names.get(name, name): tensor for name, tensor in self._tensors.items()})
+
     def check(self, names: tuple[str, ...], checks: Checks, findings: Findings) -> None:
         """Nothing: there are no bytes whose digest could be taken."""
 
-    def fill(self, targets: Mapping[str, torch.Tensor]) -> int:
+    def fill(self, targets: Mapping[str, Target]) -> int:
         """Copy each tensor into its target."""
         with torch.no_grad():
             for name, target in targets.items():
-                target.copy_(self._tensors[name])
-        return sum(self._tensors[name].nbytes for name in targets)
+                target.tensor.copy_(part_of(self._tensors[name], target.region))
+        return sum(target.tensor.numel() * self._tensors[name].element_size() for name, target in targets.items())
 
 
 def open_weights(data: Mapping[str, Any]) -> Weights:
     """The weights in a context's `checkpoint_data`: the first of state_dict, model_state_dict, model, or all of it."""
     if isinstance(data, CheckpointData):
-        return IndexedWeights(data)
+        return IndexedWeights(data.blob, data.index.tensors)
     keys = [key for key in ("state_dict", "model_state_dict", "model") if isinstance(data.get(key), Mapping)]
     found = data[keys[0]] if keys else data
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}

@@ -1,0 +1,175 @@
+"""The processes of a training stop together, or go on with the same checkpoint.
+
+Each says in the group's store how it fared; the last one to come compares, and the first one to fail decides at once.
+No collective is used: a process that is gone or late is a reason to stop after a while, never a hang.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from time import monotonic, sleep
+from typing import Any
+
+from preheat import errors
+from preheat.bundle.data import CheckpointData
+from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointIncompatibleError, CheckpointTimeoutError
+
+#: Seconds that a process waits for the others at each step, unless PREHEAT_RANKS_TIMEOUT says otherwise.
+TIMEOUT = 600.0
+
+#: Facts that may differ between processes whose `model` differs, as those of a pipeline of models do.
+_MODEL = "model"
+
+_STEPS = ("open", "match", "load")  # in the order in which a process comes to them
+_SAMPLES, _SAMPLE = 16, 4096
+
+_applications = count()  # all processes apply the same number of times, so equal numbers meet
+
+
+class Ranks:
+    """The processes of torch's default group while they apply a checkpoint."""
+
+    def __init__(self, store: Any, rank: int, world: int, timeout: float) -> None:
+        self.world = world
+        self.waited = 0.0  # seconds
+        self._store, self._rank, self._timeout = store, rank, timeout
+        self._next = 0  # step
+
+    @contextmanager
+    def together(self, step: str) -> Iterator[dict[str, str]]:
+        """Compare the facts that the block leaves behind; raise what any process met in it."""
+        facts: dict[str, str] = {}
+        try:
+            yield facts
+        except Exception as error:
+            self._fail(step, error)
+            raise
+        started = monotonic()
+        self._agree(step, facts)
+        self._next = _STEPS.index(step) + 1
+        self.waited += monotonic() - started
+
+    def _agree(self, step: str, facts: Mapping[str, str]) -> None:
+        try:
+            self._store.set(f"{step}/{self._rank}", json.dumps(facts))
+            if self._store.add(f"{step}/came", 1) == self.world:
+                self._decide(step, self._difference(step))
+            verdict = self._verdict(step)
+        except RuntimeError as error:  # torch's for every failure of a store
+            raise CheckpointError(
+                f"the other ranks cannot be reached: {error}", remedy="Look at what the first rank that ended says"
+            ) from error
+        if verdict:
+            kind = getattr(errors, verdict["class"], CheckpointError)
+            raise kind(verdict["message"], remedy=verdict["remedy"])
+
+    def _fail(self, step: str, error: Exception) -> None:
+        """Tell the others, also those that wait at a step which this process did not come to."""
+        try:
+            for each in _STEPS[self._next : _STEPS.index(step) + 1]:
+                self._decide(each, _described(error, f"rank {self._rank}: "))
+        except RuntimeError:
+            pass  # the store is gone: what is raised is the reason that counts
+
+    def _decide(self, step: str, verdict: Mapping[str, str] | None) -> None:
+        if self._store.add(f"{step}/decided", 1) == 1:
+            self._store.set(f"{step}/verdict", json.dumps(verdict))
+
+    def _verdict(self, step: str) -> dict[str, str] | None:
+        deadline, pause = monotonic() + self._timeout, 0.001
+        while not self._store.check([f"{step}/verdict"]):
+            if monotonic() > deadline:
+                self._decide(step, self._absent(step))
+                deadline += self._timeout
+            sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+        verdict: dict[str, str] | None = json.loads(self._store.get(f"{step}/verdict"))
+        return verdict
+
+    def _absent(self, step: str) -> dict[str, str]:
+        absent = [str(rank) for rank in range(self.world) if not self._store.check([f"{step}/{rank}"])]
+        error = CheckpointTimeoutError(
+            f"rank {', '.join(absent[:8])}{' and others' if absent[8:] else ''} did not come to apply the checkpoint "
+            f"({step}) within {self._timeout:g} s of rank {self._rank}",
+            remedy="Call preheat.apply at the same place on all ranks; look at what those ranks say; "
+            "PREHEAT_RANKS_TIMEOUT allows for more seconds, 0 lets each rank go on by itself",
+        )
+        return _described(error)
+
+    def _difference(self, step: str) -> dict[str, str] | None:
+        said = [json.loads(self._store.get(f"{step}/{rank}")) for rank in range(self.world)]
+        first: dict[tuple[str, str | None], int] = {}
+        for rank, facts in enumerate(said):
+            for name, value in facts.items():
+                if name == _MODEL:
+                    continue
+                other = first.setdefault((name, facts.get(_MODEL)), rank)
+                if (wanted := said[other][name]) != value:
+                    error = CheckpointIncompatibleError(
+                        f"the ranks differ in the {name}: rank {other} has {wanted}, rank {rank} {value}",
+                        remedy="Give all ranks the same bundle and the same model",
+                    )
+                    return _described(error)
+        return None
+
+
+def present() -> Ranks | None:
+    """The default group's processes; None where there is no group yet, one process, or agreement is turned off."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    if (timeout := _timeout()) == 0 or distributed.get_world_size() == 1:
+        return None
+    store = distributed.PrefixStore(
+        f"preheat/{next(_applications)}", distributed.distributed_c10d._get_default_store()
+    )
+    return Ranks(store, distributed.get_rank(), distributed.get_world_size(), timeout)
+
+
+def identity(data: CheckpointData) -> str:
+    """What a process sees of a checkpoint: its version, what it declares, and samples of its bytes."""
+    manifest, blob = data.manifest, data.blob
+    digest = hashlib.sha256(repr([blob.size, *sorted(data.index.tensors.items())]).encode())
+    if manifest:
+        digest.update(json.dumps([manifest.digest, manifest.stages, str(manifest.tensors)]).encode())
+    for start in () if blob.remote else range(0, blob.size, max(blob.size // _SAMPLES, _SAMPLE)):
+        digest.update(blob.read(start, min(start + _SAMPLE, blob.size)))
+    source = f"{manifest.source.uri} version {manifest.source.version}" if manifest else f"{blob.uri} {blob.version}"
+    return f"{source} ({digest.hexdigest()[:16]})"
+
+
+def outcome(report: Any) -> dict[str, str]:
+    """What became of the model, for processes that have the same one."""
+    frozen = [name for name, size in report.sizes.items() if size.get("frozen")]
+    names = [sorted(report.loaded), sorted(report.skipped.items()), sorted(report.left_initial.items()), frozen]
+    counts = f"{len(report.loaded)} loaded, {len(report.skipped)} skipped, {len(frozen)} frozen"
+    model = [(name, size["dtype"], size["shape"]) for name, size in report.sizes.items()]
+    return {_MODEL: _digest(model), "tensors": f"{counts} ({_digest(names)})"}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _timeout() -> float:
+    given = os.environ.get("PREHEAT_RANKS_TIMEOUT", "")
+    try:
+        seconds = float(given or TIMEOUT)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise CheckpointConfigError(f"PREHEAT_RANKS_TIMEOUT is {given!r}, not a number of seconds")
+    return seconds
+
+
+def _described(error: Exception, where: str = "") -> dict[str, str]:
+    """As JSON; a class of others is described by the nearest one of Preheat's."""
+    known = next((c for c in type(error).__mro__ if c.__module__ == errors.__name__), CheckpointError)
+    message = error.args[0] if isinstance(error, CheckpointError) and error.args else f"{type(error).__name__}: {error}"
+    return {"class": known.__name__, "message": f"{where}{message}", "remedy": getattr(error, "remedy", "")}

@@ -1,0 +1,86 @@
+"""What the ranks compare, and how the first one that fails stops the others: a real store, threads for processes."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from torch.distributed import HashStore
+
+from preheat.errors import CheckpointError, CheckpointIncompatibleError, CheckpointTimeoutError, NothingMatchedError
+from preheat.shim.ranks import Ranks, present
+
+
+def together(*plays, timeout=20.0):
+    """What each of the plays raises, or None; every one is a rank."""
+    store = HashStore()
+    with ThreadPoolExecutor(len(plays)) as threads:
+        ranks = [Ranks(store, number, len(plays), timeout) for number in range(len(plays))]
+        return [
+            done.exception() for done in [threads.submit(play, rank) for play, rank in zip(plays, ranks, strict=True)]
+        ]
+
+
+def saying(**facts):
+    def play(ranks):
+        for step in ("open", "match", "load"):
+            with ranks.together(step) as said:
+                said.update(facts)
+
+    return play
+
+
+def failing(error, at="match"):
+    def play(ranks):
+        for step in ("open", "match", "load"):
+            with ranks.together(step):
+                if step == at:
+                    raise error
+
+    return play
+
+
+def test_ranks_that_say_the_same_go_on():
+    assert together(*[saying(checkpoint="a")] * 3) == [None] * 3
+
+
+def test_a_difference_is_named_on_all_ranks():
+    found = together(saying(checkpoint="a"), saying(checkpoint="a"), saying(checkpoint="b"))
+    assert {type(error) for error in found} == {CheckpointIncompatibleError}
+    assert {str(error) for error in found} == {
+        "the ranks differ in the checkpoint: rank 0 has a, rank 2 b. Give all ranks the same bundle and the same model"
+    }
+
+
+def test_ranks_with_other_parts_of_a_model_may_have_loaded_other_tensors():
+    first, second = saying(model="a", tensors="1"), saying(model="b", tensors="2")
+    assert together(first, second, first) == [None] * 3
+    assert all(together(first, second, saying(model="b", tensors="3")))
+
+
+@pytest.mark.parametrize("at", ["open", "match", "load"])
+def test_the_reason_of_one_is_that_of_all(at):
+    first, second = together(saying(), failing(NothingMatchedError("no name", remedy="Look"), at))
+    assert type(first) is type(second) is NothingMatchedError
+    assert (str(first), str(second)) == ("rank 1: no name. Look", "no name. Look")
+
+
+def test_a_failure_between_two_steps_reaches_those_that_wait():
+    def outside(ranks):
+        with ranks.together("open"):
+            pass
+        with ranks.together("load"):
+            raise KeyError("x")
+
+    first, second = together(saying(), outside)
+    assert type(first) is CheckpointError
+    assert str(first) == "rank 1: KeyError: 'x'"
+    assert type(second) is KeyError
+
+
+def test_a_rank_that_does_not_come_is_named():
+    [first, _] = together(saying(), lambda ranks: None, timeout=0.2)
+    assert type(first) is CheckpointTimeoutError
+    assert "rank 1 did not come to apply the checkpoint (open) within 0.2 s of rank 0" in str(first)
+
+
+def test_one_process_agrees_with_itself():
+    assert present() is None
