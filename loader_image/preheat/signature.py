@@ -98,7 +98,7 @@ class Signature:
         except ImportError:
             raise CheckpointConfigError(
                 "a signature needs the package cryptography, which is not installed",
-                remedy="Install preheat[signature]",
+                remedy="Install preheat[signature], for pods into the loader's image",
             ) from None
         if kind != _PAYLOAD:
             self._refuse(f"signs {kind!r:.80} instead of {_PAYLOAD}")
