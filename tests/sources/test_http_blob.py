@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sources import tls
 from sources.fault_server import FaultServer
 
 from preheat.blob import Patience
@@ -439,7 +440,7 @@ def test_https_goes_through_a_proxys_tunnel_with_the_targets_certificate_checked
         blob = HTTPSource(url, ca_bundle=Path(self_signed[0]).read_text()).open(Patience(0, 5))
         assert blob.read(0, 3) == b"abc"
         blob.close()
-        assert proxy.asked == [(f"127.0.0.1:{port}", "Basic bWU6cGE6c3M=")]
+        assert proxy.asked == [(url.removeprefix("https://").removesuffix("/"), "Basic bWU6cGE6c3M=")]
         with pytest.raises(CheckpointSourceError, match="not trusted"):
             HTTPSource(url).open(Patience(0, 5))
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:wrong@127.0.0.1:{proxy.server_port}")
@@ -490,55 +491,4 @@ def tunnel() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def self_signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    from datetime import UTC, datetime, timedelta
-    from ipaddress import ip_address
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return str(folder / "cert.pem"), str(folder / "key.pem")
-
-
-class tls_server:  # noqa: N801 - reads like the context manager it is
-    """Serves `abc` over TLS."""
-
-    def __init__(self, certificate: tuple[str, str]) -> None:
-        import ssl
-        from http.server import ThreadingHTTPServer
-
-        from sources.fault_server import _Handler
-
-        owner = FaultServer()
-        owner._http.server_close()
-        owner.serve("/file", b"abc")
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": owner}))
-        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
-        self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> int:
-        self.thread.start()
-        return self.http.server_port
-
-    def __exit__(self, *_: object) -> None:
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
+    return tls.self_signed(tmp_path_factory.mktemp("tls"))

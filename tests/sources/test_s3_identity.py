@@ -3,16 +3,18 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sources import tls
 from sources.fault_server import FaultServer, _Handler
 
 from preheat.blob import Blob, Patience
-from preheat.errors import AccessDeniedError, CheckpointConfigError
+from preheat.errors import AccessDeniedError, CheckpointConfigError, CheckpointSourceError
 from preheat.sources import attempts
 from preheat.sources.s3 import S3Source
 
@@ -155,6 +157,18 @@ def test_a_profile_wins_over_the_environment(amazon: AmazonServer, monkeypatch: 
     open_blob(amazon, profile="models").close()
     with pytest.raises(CheckpointConfigError, match=r"profile \(nobody\) could not be found"):
         open_blob(amazon, profile="nobody")
+
+
+def test_an_endpoint_is_trusted_by_the_authorities_that_the_source_names(tmp_path: Path, amazon: AmazonServer) -> None:
+    certificate = tls.self_signed(tmp_path)
+    with tls.serving(certificate, "/b/k", CONTENT) as url:
+        endpoint = url.removesuffix("/b/k")
+        source = S3Source("b", "k", endpoint=endpoint, addressing="path", anonymous=True)
+        with pytest.raises(CheckpointSourceError, match="certificate is not trusted"):
+            source.open(Patience(0, 5))
+        blob = replace(source, ca_bundle=Path(certificate[0]).read_text()).open(Patience(0, 5))
+        assert blob.read(0, 100) == CONTENT[:100]
+        blob.close()
 
 
 def test_who_reads_pays_where_the_bucket_demands_it(amazon: AmazonServer, monkeypatch: pytest.MonkeyPatch) -> None:
