@@ -406,16 +406,18 @@ def test_proxies_of_the_environment_are_used(server: FaultServer, monkeypatch: p
     direct.close()
 
 
-def test_an_untrusted_certificate_is_refused_without_retries(server: FaultServer, self_signed: tuple[str, str]) -> None:
-    url = server.origin.replace("http:", "https:") + "/model.ckpt"
-    with tls_server(self_signed) as port, pytest.raises(CheckpointSourceError, match="certificate is not trusted"):
-        HttpBlob(f"https://127.0.0.1:{port}/file", uri=url, headers={}, patience=Patience(3, 5))
+def test_an_untrusted_certificate_is_refused_without_retries(self_signed: tuple[str, str]) -> None:
+    with (
+        tls.serving(self_signed, "/file", b"abc") as url,
+        pytest.raises(CheckpointSourceError, match="certificate is not trusted"),
+    ):
+        HttpBlob(url, uri=url, headers={}, patience=Patience(3, 5))
 
 
 def test_an_authority_that_the_source_names_is_trusted(self_signed: tuple[str, str]) -> None:
     bundle = "# Gefälschte Stelle\n" + Path(self_signed[0]).read_text()
-    with tls_server(self_signed) as port:
-        blob = HTTPSource(f"https://127.0.0.1:{port}/file", ca_bundle=bundle).open(Patience(0, 5))
+    with tls.serving(self_signed, "/file", b"abc") as url:
+        blob = HTTPSource(url, ca_bundle=bundle).open(Patience(0, 5))
         assert blob.read(0, 3) == b"abc"
         blob.close()
 
@@ -434,13 +436,12 @@ def test_a_ca_bundle_that_is_none_is_refused_unquoted(self_signed: tuple[str, st
 def test_https_goes_through_a_proxys_tunnel_with_the_targets_certificate_checked(
     self_signed: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with tls_server(self_signed) as port, tunnel() as proxy:
+    with tls.serving(self_signed, "/file", b"abc") as url, tunnel() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:pa%3Ass@127.0.0.1:{proxy.server_port}")
-        url = f"https://127.0.0.1:{port}/file"
         blob = HTTPSource(url, ca_bundle=Path(self_signed[0]).read_text()).open(Patience(0, 5))
         assert blob.read(0, 3) == b"abc"
         blob.close()
-        assert proxy.asked == [(url.removeprefix("https://").removesuffix("/"), "Basic bWU6cGE6c3M=")]
+        assert proxy.asked == [(url.removeprefix("https://").removesuffix("/file"), "Basic bWU6cGE6c3M=")]
         with pytest.raises(CheckpointSourceError, match="not trusted"):
             HTTPSource(url).open(Patience(0, 5))
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:wrong@127.0.0.1:{proxy.server_port}")
