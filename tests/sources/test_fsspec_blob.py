@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -232,6 +233,33 @@ def test_only_what_is_asked_for_travels_where_a_filesystem_would_read_ahead(tmp_
     blob = open_blob("counting://m")
     assert blob.read(1 << 20, (1 << 20) + 1000) == bytes(1000)
     assert read == [1000]
+    blob.close()
+
+
+def test_a_filesystem_with_a_single_connection_is_asked_by_one_thread_at_a_time() -> None:
+    asked, together = threading.Lock(), []
+
+    class Single(AbstractFileSystem):
+        protocol = "single"
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            return {"name": path, "type": "file", "size": SIZE, "mtime": 1}
+
+        def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+            if not asked.acquire(blocking=False):
+                together.append(start)
+                return CONTENT[start:end]
+            os.sched_yield()
+            content = CONTENT[start:end]
+            asked.release()
+            return content
+
+    fsspec.register_implementation("single", Single)
+    blob = open_blob("single://m")
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda at: blob.read(at, at + 1000), range(0, SIZE, 1000)))
+    assert b"".join(parts) == CONTENT
+    assert together == []
     blob.close()
 
 

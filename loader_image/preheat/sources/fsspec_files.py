@@ -6,9 +6,10 @@ fsspec's packages agree neither on the names of what they know about a file nor 
 from __future__ import annotations
 
 import re
+import threading
 import weakref
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from fsspec.asyn import sync
@@ -34,6 +35,10 @@ _MARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _TIMES = ("mtime", "LastModified", "last_modified", "Last-Modified", "modified", "updated")
 
 
+#: Synchronous filesystems that several threads may ask at once; others, such as FTP's, may have a single connection.
+_CONCURRENT = frozenset({"file", "local", "memory", "hdfs", "arrow_hdfs"})
+
+
 class Files:
     """One filesystem, and the calls that blobs make; `timeout` in seconds ends those of asynchronous ones."""
 
@@ -43,15 +48,18 @@ class Files:
         # Without this the inherited read of a range would fetch megabytes of what follows it too.
         plain = not filesystem.async_impl and type(filesystem).cat_file is AbstractFileSystem.cat_file
         self._reading = {"cache_type": "none"} if plain else {}
+        protocols = {filesystem.protocol} if isinstance(filesystem.protocol, str) else set(filesystem.protocol)
+        concurrent = filesystem.async_impl or protocols & _CONCURRENT
+        self._turn: AbstractContextManager[Any] = nullcontext() if concurrent else threading.Lock()
         if callable(close := getattr(filesystem, "close", None)):
             weakref.finalize(self, close)
 
     def info(self, path: str) -> dict[str, Any]:
         """What the storage says about a file, now."""
         self._filesystem.invalidate_cache()
-        found: dict[str, Any] = self._call("info", path)
+        found = dict(self._call("info", path))
         if found.get("type") != "directory" and version_of(found) is None:
-            with suppress(NotImplementedError):
+            with suppress(NotImplementedError), self._turn:
                 found["mtime"] = self._filesystem.modified(path)
         return found
 
@@ -64,7 +72,8 @@ class Files:
         if self._filesystem.async_impl:
             method = getattr(self._filesystem, f"_{name}")
             return sync(self._filesystem.loop, method, path, timeout=self._timeout, **more)
-        return getattr(self._filesystem, name)(path, **more)
+        with self._turn:
+            return getattr(self._filesystem, name)(path, **more)
 
 
 def open_files(url: str, options: Mapping[str, Any], timeout: float) -> tuple[Files, str]:
