@@ -15,6 +15,7 @@ from preheat.formats import pickle_machine
 from preheat.formats.inert_pickle import read_pickle
 from preheat.formats.pickle_memo import asked_for
 
+TWICE = ("x",)
 TREES = st.recursive(
     st.none()
     | st.booleans()
@@ -60,15 +61,18 @@ def test_tied_and_nested_tensors_stay_what_they_are() -> None:
     assert index.state["epoch"] == 3
 
 
-def test_only_what_is_asked_for_is_remembered() -> None:
-    asked = asked_for(pickle.dumps([("a", "b"), ("a", "c")], 2), 0)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_only_what_is_asked_for_is_remembered(protocol: int) -> None:
+    asked = asked_for(pickle.dumps([("a", "b"), ("a", "c")], protocol), 0)
     assert len(asked or ()) == 1
 
 
-@pytest.mark.parametrize("protocol", [0, 4])
-def test_numbers_that_cannot_be_told_ahead_are_all_remembered(protocol: int) -> None:
-    shared = ("x",)
-    assert asked_for(pickle.dumps([shared, shared], protocol), 0) is None
+@pytest.mark.parametrize(
+    "content",
+    [pickle.dumps([TWICE, TWICE], 0), b"\x80\x02]\x94(h\0e.", b"\x80\x04]q\0\x94h\0.", b"\x80\x04]r\0\0\0\0h\0."],
+)
+def test_numbers_that_cannot_be_told_ahead_are_all_remembered(content: bytes) -> None:
+    assert asked_for(content, 0) is None
 
 
 @given(st.binary(max_size=60))

@@ -6,8 +6,8 @@ once, so that whatever walks the tree afterwards may do so plainly.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from preheat.errors import CheckpointLoadError
@@ -45,8 +45,8 @@ class Node:
     args: Any = ()
     keywords: Any = None
     state: Any = None  # what BUILD would have set
-    items: list[Any] = field(default_factory=list)  # appended or added
-    pairs: list[tuple[Any, Any]] = field(default_factory=list)  # set by key
+    items: list[Any] | tuple[()] = ()  # appended or added
+    pairs: list[tuple[Any, Any]] | tuple[()] = ()  # set by key
     refusal: str = ""
     new: bool = False  # `callee` is a class and was not called, as objects are pickled that do not say how
 
@@ -60,6 +60,16 @@ class Node:
             callee = callee.callee
         return "a call of calls"
 
+    def append(self, items: Iterable[Any]) -> None:
+        """Add to `items`; most nodes have none, and no list for them."""
+        self.items = self.items or []
+        self.items.extend(items)
+
+    def set(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Add to `pairs`."""
+        self.pairs = self.pairs or []
+        self.pairs.extend(pairs)
+
     def __repr__(self) -> str:
         return f"<{self.name}>"
 
@@ -67,7 +77,7 @@ class Node:
 def members(node: Node) -> list[Any]:
     """What a pickled set holds, in the order of the file."""
     given = node.args[0] if node.args and isinstance(node.args[0], list) else []
-    return node.items or given
+    return list(node.items) or given
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

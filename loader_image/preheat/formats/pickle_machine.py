@@ -39,7 +39,9 @@ class Pickle:
 class Machine:
     """The stack machine that a pickle is a program for."""
 
-    __slots__ = ("asked", "at", "constructors", "data", "globals", "marks", "memo", "more", "persistent", "stack")
+    __slots__ = (
+        "asked", "at", "constructors", "counted", "data", "globals", "marks", "memo", "more", "persistent", "stack"
+    )  # fmt: skip
 
     def __init__(
         self, data: bytes, constructors: Constructors, persistent: Callable[[Any], Any], start: int, more: More | None
@@ -51,6 +53,7 @@ class Machine:
         self.marks: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
         self.asked = asked_for(data, start) if len(data) >= WORTH_IT and more is None else None
+        self.counted = 0
         self.globals: dict[tuple[str, str], Global] = {}
         self.constructors = constructors
         self.persistent = persistent
@@ -60,6 +63,11 @@ class Machine:
         value = self.stack[-1]
         if self.asked is None or key in self.asked:
             self.memo[key] = value
+
+    def count(self) -> None:
+        """Remember it by the next number."""
+        self.remember(len(self.memo) if self.asked is None else self.counted)
+        self.counted += 1
 
     def reaches(self, stop: int) -> bool:
         """Whether the program has bytes up to `stop`, after more of it was asked for."""

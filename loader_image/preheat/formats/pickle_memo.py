@@ -1,7 +1,7 @@
 """Which values of a pickle are referred to again: all others need not be remembered.
 
 Picklers give every value a number in case that they meet it twice. Of a checkpoint with 100,000 tensors that is most of
-what reading it would hold in memory.
+what reading it would hold in memory. Before protocol 4 the numbers are written, from then on they are counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ _LINES = {b"I": 1, b"L": 1, b"F": 1, b"S": 1, b"V": 1, b"p": 1, b"P": 1, b"c": 2
 _GETS = {b"h": 1, b"j": 4}
 
 _SKIP = [_FIXED.get(bytes([code]), 0) for code in range(256)]
-_SPECIAL = frozenset(ord(code) for code in (*_PREFIXED, *_LINES, *_GETS, b"g", b".", b"\x94"))
+_WRITTEN, _COUNTED = (b"q", b"r", b"p"), b"\x94"
+_SPECIAL = frozenset(ord(code) for code in (*_PREFIXED, *_LINES, *_GETS, b"g", b".", _COUNTED))
+_SPECIAL_COUNTED = _SPECIAL.union(map(ord, _WRITTEN)) - {ord(_COUNTED)}
+
+
+def counts(data: bytes, start: int) -> bool:
+    """Whether the pickle is of a protocol whose values are numbered by counting."""
+    return data[start : start + 1] == b"\x80" and data[start + 1 : start + 2] >= b"\x04"
 
 
 def asked_for(data: bytes, start: int) -> frozenset[int] | None:
@@ -28,17 +35,19 @@ def asked_for(data: bytes, start: int) -> frozenset[int] | None:
     """
     asked: set[int] = set()
     at = start
+    special = _SPECIAL_COUNTED if counts(data, start) else _SPECIAL
+    refused = (b"g", *_WRITTEN) if special is _SPECIAL_COUNTED else (b"g", _COUNTED)
     try:
         while True:
             code = data[at]
             at += 1
-            if code not in _SPECIAL:
+            if code not in special:
                 at += _SKIP[code]
                 continue
             opcode = data[at - 1 : at]
             if opcode == b".":
                 return frozenset(asked)
-            if opcode in (b"\x94", b"g"):  # numbers by counting, and numbers in digits: not how torch writes
+            if opcode in refused:  # numbers of both kinds, or in digits: nobody writes that
                 return None
             if width := _GETS.get(opcode):
                 asked.add(int.from_bytes(data[at : at + width], "little"))

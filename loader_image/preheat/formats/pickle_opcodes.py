@@ -141,7 +141,7 @@ def _set_items(target: Any, items: list[Any]) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[as_key(key)] = value
     elif isinstance(target, Node):
-        target.pairs.extend(zip(items[::2], items[1::2], strict=True))
+        target.set(zip(items[::2], items[1::2], strict=True))
     else:
         raise TypeError(f"a key is set on a {type(target).__name__}")
 
@@ -150,7 +150,7 @@ def _append(target: Any, items: list[Any]) -> None:
     if isinstance(target, list):
         target.extend(items)
     elif isinstance(target, Node):
-        target.items.extend(items)
+        target.append(items)
     else:
         raise TypeError(f"a value is appended to a {type(target).__name__}")
 
@@ -284,7 +284,7 @@ _BY_OPCODE: dict[bytes, Opcode] = {
     b"p": _put(lambda m: _natural(m.line())),
     b"q": _put(lambda m: m.number(1)),
     b"r": _put(lambda m: m.number(4)),
-    b"\x94": _put(lambda m: len(m.memo)),
+    b"\x94": Machine.count,
     b"c": _push(_global_line),
     b"\x93": _stack_global,
     b"R": _reduce,
