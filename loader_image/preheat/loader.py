@@ -106,7 +106,7 @@ def main() -> int:
         log.error("%s: %s", error.reason, error)
         return _fail(error.exit_code, error.reason, error.args[0], error.remedy)
     except _TerminatedError:
-        log.error("terminated; the unfinished bundle is removed")
+        log.error("terminated; the next run goes on with what is finished")
         return _fail(TERMINATED, "Terminated", "the loader was terminated before it was done", "")
     except Exception as error:
         log.exception("InternalError: this is a defect of Preheat")
@@ -147,7 +147,7 @@ def _leave_message(message: dict[str, Any]) -> None:
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM arrived; unwinding removes what is unfinished."""
+    """SIGTERM arrived; unwinding sets aside what is finished, and removes the rest."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -27,6 +27,7 @@ from preheat.errors import (
 from preheat.sources import attempts, http_connection
 from preheat.sources.http import HTTPSource
 from preheat.sources.http_blob import TAIL, HttpBlob
+from preheat.sources.http_connection import Connection, Target
 
 CONTENT = os.urandom(700_001)
 SIZE = len(CONTENT)
@@ -493,3 +494,12 @@ def tunnel() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def self_signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return tls.self_signed(tmp_path_factory.mktemp("tls"))
+
+
+def test_a_connection_that_is_ended_before_its_first_request_sends_none(server: FaultServer) -> None:
+    connection = Connection(Target.parse(server.serve("/model", b"x")), 5, None)
+    connection.abort()
+    with pytest.raises(ConnectionResetError):
+        connection.get("/model", {})
+    connection.close()
+    assert server.requests == []

@@ -309,6 +309,8 @@ class HttpBlob:
         connection = self._connections.take(target, min(self._patience.timeout_seconds, LONGEST_SOCKET_WAIT))
         with self._lock:
             self._busy.add(connection)
+        if self._closed.is_set():  # meanwhile: `close` may not have seen it
+            connection.abort()
         return connection
 
     def _redirect(self, connection: Connection, answer: Answer, target: Target) -> Target:

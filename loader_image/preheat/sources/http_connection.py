@@ -104,6 +104,7 @@ class Connection:
         self._extra = _proxy_authorization(proxy) if self._prefix and proxy else {}
         self._http = _open(target, proxy, timeout, authorities)
         self._http.response_class = Answer
+        self._aborted = False
         self._forbidden = target.host if proxy else None
 
     def get(self, path: str, headers: Mapping[str, str]) -> Answer:
@@ -114,6 +115,8 @@ class Connection:
             self._http.connect()
             if self._http.sock is not None:
                 _refuse_metadata(self._http.sock.getpeername()[0])
+        if self._aborted:
+            raise ConnectionResetError("the connection was ended before it was used")
         self._http.request("GET", self._prefix + path, headers={**headers, **self._extra})
         self.used = True
         answer = self._http.getresponse()
@@ -121,7 +124,8 @@ class Connection:
         return answer
 
     def abort(self) -> None:
-        """End what another thread waits for on this connection; that thread closes it."""
+        """End what another thread waits for on this connection, or is about to; that thread closes it."""
+        self._aborted = True
         with suppress(OSError, AttributeError):  # not connected yet, or not any more
             self._http.sock.shutdown(SHUT_RDWR)
 
