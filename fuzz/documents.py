@@ -6,12 +6,14 @@ import http.client
 import io
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from claims import accepted, claim
 
 from preheat.bundle.manifest import Manifest
+from preheat.formats.training_state import opaque_in, parts_of, unspell_state
+from preheat.index import Tensor
 from preheat.sources.http_answer import (
     Pin,
     check_encoding,
@@ -33,6 +35,17 @@ def manifest(data: bytes) -> None:
     if found is not None:
         text = found.to_json()  # compared as text, where NaN equals NaN
         claim(Manifest.from_json(text).to_json() == text, "written again the manifest is another one")
+
+
+def training_document(data: bytes, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """A bundle's state.json: a tree that can be walked, or one of the errors that its reader expects."""
+    try:
+        tree = unspell_state(json.loads(data), (tensors or {}).__getitem__)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return
+    parts = parts_of(tree)
+    claim(all(isinstance(state, Mapping) for state in parts.optimizers.values()), "an optimizer that is no mapping")
+    list(opaque_in(tree))
 
 
 def http_answer(data: bytes) -> None:

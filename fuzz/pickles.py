@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from claims import accepted, claim
 from containers import check_plan
+from documents import training_document
 from formats.samples import BytesBlob
 
 from preheat.errors import CheckpointLoadError
@@ -19,6 +20,7 @@ from preheat.formats.json_state import to_json
 from preheat.formats.metadata import MetadataReader
 from preheat.formats.torch_pickle import make_index, refuse_reference
 from preheat.formats.torch_tensors import CONSTRUCTORS, storage, storage_size
+from preheat.formats.training_state import spell_state
 from preheat.index import Record
 
 MAX_STORAGE = 1 << 20
@@ -101,6 +103,9 @@ def json_state(data: bytes) -> None:
 
 
 def _spell(tree: Any) -> None:
+    whole = accepted(lambda: spell_state(tree))
+    if whole is not None:
+        training_document(json.dumps(whole.document, allow_nan=False).encode(), whole.tensors)
     text = json.dumps(to_json(tree), allow_nan=False)
     claim(len(text) <= MAX_JSON, f"JSON of {len(text)} characters")
     text.encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import warnings
 import zipfile
@@ -124,6 +125,14 @@ def manifests() -> Iterator[bytes]:
         seconds={"transfer": 0.5},
     )
     yield full.to_json().encode()
+
+
+def training_documents() -> Iterator[bytes]:
+    """Training states with every spelling there is."""
+    optimizer = {"state": {"$items": [[0, {"exp_avg": {"$opaque": "a.B"}}]]}, "param_groups": [{"lr": 0.1}]}
+    odd = [{"$tuple": [1, {"$float": "inf"}]}, {"$set": [1, "a"]}, {"$counter": {"$items": [[3, 1]]}}]
+    yield json.dumps({"optimizer_states": [optimizer], "lr_schedulers": [{"last_epoch": 1}], "epoch": 3}).encode()
+    yield json.dumps({"odd": [*odd, {"$bytes": "YQ=="}, {"$complex": [1, 2]}], "no": {"$tensor": "such"}}).encode()
 
 
 def http_answers() -> Iterator[bytes]:

@@ -34,5 +34,6 @@ TARGETS = {
     "torch-zip": Target(containers.checkpoint, seeds.torch_files, 16384, containers.mutate_zip),
     "torch-legacy": Target(containers.checkpoint, seeds.torch_files_before_1_6, 32768),
     "manifest": Target(documents.manifest, seeds.manifests, 8192, documents.mutate_json),
+    "training-document": Target(documents.training_document, seeds.training_documents, 8192, documents.mutate_json),
     "http-answer": Target(documents.http_answer, seeds.http_answers, 8192),
 }

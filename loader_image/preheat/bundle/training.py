@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from preheat.blob import Blob
 from preheat.bundle.manifest import STATE, STATE_TENSORS, Manifest
 from preheat.checks import Checks
-from preheat.errors import CheckpointError, NotABundleError
+from preheat.errors import CheckpointError, CheckpointLoadError, NotABundleError
 from preheat.formats.training_state import spell_state, unspell_state
 from preheat.index import Index, Tensor
 
@@ -49,7 +48,11 @@ class TrainingState:
 def state_of_index(blob: Blob, index: Index, checks: Callable[[], Checks]) -> TrainingState:
     """That of a checkpoint where it is."""
     spelled = spell_state(index.state)
-    return TrainingState(unspell_state(spelled.document, spelled.tensors.__getitem__), blob, checks)
+    try:
+        tree = unspell_state(spelled.document, spelled.tensors.__getitem__)
+    except (ValueError, TypeError) as error:
+        raise CheckpointLoadError(f"the training state of {blob.uri} makes no sense: {error}") from error
+    return TrainingState(tree, blob, checks)
 
 
 def state_of_bundle(folder: Path, manifest: Manifest) -> TrainingState | None:
@@ -59,7 +62,7 @@ def state_of_bundle(folder: Path, manifest: Manifest) -> TrainingState | None:
 
     if STATE not in manifest.files:
         return None
-    blob = None
+    blob: Blob | None = None
     try:
         tensors: Mapping[str, Tensor] = {}
         if STATE_TENSORS in manifest.files:
@@ -68,8 +71,8 @@ def state_of_bundle(folder: Path, manifest: Manifest) -> TrainingState | None:
         document = json.loads((folder / STATE).read_bytes())
         tree = unspell_state(document, tensors.__getitem__)
     except (OSError, ValueError, TypeError, KeyError, RecursionError, CheckpointError) as error:
-        with suppress(AttributeError):
-            blob.close()  # type: ignore[union-attr]
+        if blob:
+            blob.close()
         raise NotABundleError(
             f"{folder} is not a complete bundle: {STATE} cannot be read ({type(error).__name__}: {error})",
             remedy="Run the loader again, or remove the folder",
