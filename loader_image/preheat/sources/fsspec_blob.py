@@ -25,8 +25,9 @@ from preheat.errors import (
 from preheat.sources.attempts import Attempts, Interrupted
 from preheat.sources.fsspec_files import Files, error_of, open_files, version_of
 
-#: Bytes of one request: each costs a round trip, and each thread holds so many.
-BLOCK = 4 << 20
+#: Bytes of one request. Each costs a round trip; but each thread holds some of them, beside what the package takes, and
+#: the loader is limited to 128 MiB where nobody says otherwise.
+BLOCK = 1 << 20
 
 Answer = TypeVar("Answer")
 
