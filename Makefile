@@ -36,6 +36,7 @@ $(ATHERIS): $(UV) .venv/.synced
 
 lock: $(UV)  ## pin the Python dependencies with hashes (LOCK=--upgrade moves them)
 	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header $(LOCK) pyproject.toml -o requirements.lock
+	@$(UV) pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 bench/peers.in -o bench/peers.txt
 
 setup: .venv/.synced  ## install everything the other verbs need
 
@@ -72,7 +73,7 @@ demo-clean:  ## remove every trace of the demo
 	else PYTHONPATH=tests python3 -m cluster down; fi
 	@rm -rf $(PREHEAT_CACHE)/demo
 
-bench: setup  ## measure the figures of docs/benchmarks.md and print them with their goals
+bench: setup  ## measure the figures of docs/benchmarks.md, with their goals (ARGS=--all: beside every peer, ARGS=--help)
 	@PYTHONPATH=tests $(PY) bench $(ARGS)
 
 cluster-up: setup  ## start the test cluster, or find the one that runs

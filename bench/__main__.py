@@ -20,8 +20,9 @@ import local
 import remote
 import whole
 from certificate import CERTIFICATE
+from damage import damage
 from loader import LoaderRuns
-from peers import Peer
+from peers import REQUIREMENTS, Peer
 from processes import measure
 from results import Figure, show, write, write_tables
 from scale import scale
@@ -65,7 +66,7 @@ def main() -> None:
     show(figures, title, versions())
     write(found, HERE / "results.json")
     if options.docs:
-        write_tables(found, DOCUMENT)
+        write_tables(found, f"Measured with {versions()}; {others()}.", DOCUMENT)
     if missed := [figure.name for figure in figures if figure.met is False]:
         raise SystemExit(f"goals missed: {', '.join(missed)}")
 
@@ -91,6 +92,11 @@ def versions() -> str:
     return f"{packages}; Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} cores"
 
 
+def others() -> str:
+    """The peers and their versions."""
+    return ", ".join(line.replace("==", " ") for line in REQUIREMENTS.with_suffix(".in").read_text().split())
+
+
 @contextmanager
 def output_folder() -> Iterator[Path]:
     """Memory where there is room, because a disk's write-back would drown every ratio; else the cache."""
@@ -107,6 +113,10 @@ def output_folder() -> Iterator[Path]:
 def _local(bench: Bench) -> list[Figure]:
     figures = local.conversion(bench.runs, FOLDER / "large.ckpt", bench.repetitions)
     return figures + local.warm_re_run(bench.runs, FOLDER / "demo.ckpt", bench.repetitions)
+
+
+def _folder(bench: Bench) -> list[Figure]:
+    return local.folder(bench.runs, FOLDER / "distributed", bench.repetitions)
 
 
 def _remote(bench: Bench) -> list[Figure]:
@@ -172,6 +182,8 @@ PARTS = {
     "tls": Part("a whole object over S3 with TLS", _tls, heavy=True),
     "ranges": Part("scattered tensors over S3", _ranges),
     "far-ranges": Part("scattered tensors over S3 at 30 ms and 90 MB/s a connection", _far_ranges, heavy=True),
+    "folder": Part("converting a folder of torch.distributed.checkpoint", _folder),
+    "damage": Part("one flipped bit on the server", lambda bench: damage(bench.runs, FOLDER)),
     "scale": Part("many tensors, many files, a large file", _scale, heavy=True),
 }
 

@@ -1,22 +1,24 @@
-"""The checkpoints that are measured, made once and kept in the cache. Run as a program: checkpoints.py FOLDER."""
+"""The checkpoints that are measured, made once and kept in the cache. Usage: checkpoints.py FOLDER [NAME...]"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 DEMO, LARGE, WHOLE, SCATTERED = "demo.ckpt", "large.ckpt", "whole.pt", "scattered.safetensors"
-WHOLE_TENSORS = 256  # of 8 MiB
+SMALL, FOLDER = "small.pt", "distributed"
+TENSORS = {WHOLE: 256, SMALL: 8}  # of 8 MiB
 RUNS, TENSORS_OF_A_RUN = 256, 64  # of 128 KiB
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, names: Sequence[str]) -> None:
     """Make those that are not there."""
-    missing = [name for name in (DEMO, LARGE, WHOLE, SCATTERED) if not (folder / name).exists()]
-    for name in missing:
-        new = (folder / name).with_suffix(".new")
-        {DEMO: lightning, LARGE: lightning, WHOLE: state_dict, SCATTERED: small_tensors}[name](new, name)
-        new.rename(folder / name)
+    for name in names:
+        if not (folder / name).exists():
+            new = (folder / name).with_suffix(".new")
+            MAKERS[name](new, name)
+            new.rename(folder / name)
 
 
 def lightning(path: Path, name: str) -> None:
@@ -36,12 +38,12 @@ def lightning(path: Path, name: str) -> None:
     run.save_checkpoint(path)
 
 
-def state_dict(path: Path, _: str) -> None:
-    """2 GiB of weights and nothing else, as torch.save writes them: every byte of the object is needed."""
+def state_dict(path: Path, name: str) -> None:
+    """2 GiB or 64 MiB of weights and nothing else, as torch.save writes them: every byte of the object is needed."""
     import torch
 
     torch.manual_seed(7)
-    torch.save({f"layers.{n:03}.weight": torch.randn(2048, 1024) for n in range(WHOLE_TENSORS)}, path)
+    torch.save({f"layers.{n:03}.weight": torch.randn(2048, 1024) for n in range(TENSORS[name])}, path)
 
 
 def small_tensors(path: Path, _: str) -> None:
@@ -54,5 +56,24 @@ def small_tensors(path: Path, _: str) -> None:
     save_file({name: torch.randn(256, 128) for name in names}, path)
 
 
+def folder(path: Path, _: str) -> None:
+    """1 GiB in the format of torch.distributed.checkpoint."""
+    import torch
+    from torch.distributed import checkpoint
+
+    torch.manual_seed(7)
+    model = {f"layers.{n:03}.weight": torch.randn(2048, 1024) for n in range(128)}
+    checkpoint.save({"model": model}, checkpoint_id=path, no_dist=True)
+
+
+MAKERS = {
+    DEMO: lightning,
+    LARGE: lightning,
+    WHOLE: state_dict,
+    SMALL: state_dict,
+    SCATTERED: small_tensors,
+    FOLDER: folder,
+}
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), sys.argv[2:] or (DEMO, LARGE, WHOLE, SCATTERED, FOLDER))

@@ -65,3 +65,30 @@ def warm_re_run(runs: LoaderRuns, checkpoint: Path, repetitions: int) -> list[Fi
     }
     results = rotate(contenders, repetitions)
     return [Figure(f"warm re-run, {name}", seconds(found), "s", goal="<= 1.0") for name, found in results.items()]
+
+
+def folder(runs: LoaderRuns, checkpoint: Path, repetitions: int) -> list[Figure]:
+    """A folder of torch.distributed.checkpoint -> weights as safetensors."""
+    scratch, output = runs.volume.parent / "scratch.pt", runs.volume.parent / "output.safetensors"
+    peer = [sys.executable, HERE / "peer_distributed.py", checkpoint, scratch, output]
+    name = "dcp_to_torch_save + save_file"
+    contenders = {
+        "loader": lambda: runs.fresh({"local": {"path": str(checkpoint)}}),
+        name: lambda: measure(peer),
+    }
+    results = rotate(contenders, repetitions)
+    for leftover in (scratch, output):
+        leftover.unlink()
+    against = ", ".join(f"{who} {seconds(found):.2f} s ({spread(found)})" for who, found in results.items())
+    return [
+        Figure(
+            "folder of 1 GiB, converted",
+            seconds(results[name]) / seconds(results["loader"]),
+            "x faster",
+            against,
+            ">= 6",
+        ),
+        Figure(
+            "folder of 1 GiB, memory", peak(results["loader"]), "MiB", f"{name} {peak(results[name]):.0f} MiB", "<= 64"
+        ),
+    ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import fill
 
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +33,8 @@ class Figure:
     @property
     def missed_by(self) -> float:
         """How far the figure is from its goal, as a part of the goal."""
-        return abs(self.figure / float(self.goal.split()[1]) - 1) if self.goal else 0.0
+        limit = float(self.goal.split()[1]) if self.goal else 0.0
+        return abs(self.figure - limit) / (limit or 1)
 
 
 def show(figures: list[Figure], title: str, caption: str) -> None:
@@ -55,14 +57,15 @@ def write(found: Mapping[str, list[Figure]], path: Path) -> None:
     path.write_text(json.dumps([*kept, *new], indent=1) + "\n")
 
 
-def write_tables(found: Mapping[str, list[Figure]], document: Path) -> None:
-    """Replace what stands between `<!-- bench PART -->` and `<!-- end -->` in a Markdown file."""
+def write_tables(found: Mapping[str, list[Figure]], machine: str, document: Path) -> None:
+    """Replace what stands between `<!-- bench PART -->` and `<!-- end -->` in a Markdown file; `machine` is a part."""
     text = document.read_text()
-    for part, figures in found.items():
+    written = {part: _markdown(figures) for part, figures in found.items()} | {"machine": f"{fill(machine, 138)}\n"}
+    for part, content in written.items():
         begin, end = f"<!-- bench {part} -->\n", "<!-- end -->"
         before, marker, after = text.partition(begin)
         if marker:
-            text = before + marker + _markdown(figures) + end + after.partition(end)[2]
+            text = before + marker + content + end + after.partition(end)[2]
     document.write_text(text)
 
 

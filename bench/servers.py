@@ -92,7 +92,7 @@ def server() -> Path:
 @contextmanager
 def running(command: Sequence[object], port: int) -> Iterator[None]:
     """A server process, from the moment it listens until the block ends."""
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20
         while not listens(port):

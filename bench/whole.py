@@ -129,11 +129,17 @@ def _ratios(place: str, peers: Sequence[Peer], results: dict[str, list[Run]], go
     figures = []
     for what, goal in goals.items():
         if what == "memory":
-            figures.append(Figure(f"2 GiB over {place}, memory", peak(results[PREHEAT]), "MiB", "", goal))
+            figures.append(Figure(f"2 GiB over {place}, Preheat's memory", peak(results[PREHEAT]), "MiB", "", goal))
         elif names := groups.get(what):
             best = min(names, key=lambda name: seconds(results[name]))
             against = f"{best}, {seconds(results[best]):.2f} s, Preheat {own:.2f} s"
             figures.append(
-                Figure(f"2 GiB over {place}, {what}", seconds(results[best]) / own, "x faster", against, goal)
+                Figure(
+                    f"2 GiB over {place}, Preheat beside {what}",
+                    seconds(results[best]) / own,
+                    "x faster",
+                    against,
+                    goal,
+                )
             )
     return figures
