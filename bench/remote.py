@@ -103,12 +103,12 @@ def downloaded(runs: LoaderRuns, folder: Path, web: Meter, repetitions: int) -> 
     peer = ["sh", "-c", script, "sh", copy, f"{web.url}/large.ckpt", sys.executable, HERE / "peer_torch.py", output]
     contenders = {
         "loader": lambda: runs.fresh(over_http(web.url, "large.ckpt"), CRC_ONLY),
-        "curl + torch.load + save_file": lambda: measure(peer),
+        "curl, torch.load, save_file": lambda: measure(peer),
     }
     results = rotate(contenders, repetitions)
     for leftover in (copy, output):
         leftover.unlink()
-    ratio = seconds(results["curl + torch.load + save_file"]) / seconds(results["loader"])
+    ratio = seconds(results["curl, torch.load, save_file"]) / seconds(results["loader"])
     against = ", ".join(f"{name} {seconds(found):.2f} s ({spread(found)})" for name, found in results.items())
     whole = (folder / "large.ckpt").stat().st_size / 1e9
     return [Figure(f"weights of a {whole:.1f} GB file over HTTP", ratio, "x faster", against, ">= 8")]

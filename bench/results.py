@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, shorten
 
 from rich.console import Console
 from rich.table import Table
+
+WIDTH = 140  # of a line of documentation
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def write(found: Mapping[str, list[Figure]], path: Path) -> None:
 def write_tables(found: Mapping[str, list[Figure]], machine: str, document: Path) -> None:
     """Replace what stands between `<!-- bench PART -->` and `<!-- end -->` in a Markdown file; `machine` is a part."""
     text = document.read_text()
-    written = {part: _markdown(figures) for part, figures in found.items()} | {"machine": f"{fill(machine, 138)}\n"}
+    written = {part: _markdown(figures) for part, figures in found.items()} | {"machine": f"{fill(machine, WIDTH)}\n"}
     for part, content in written.items():
         begin, end = f"<!-- bench {part} -->\n", "<!-- end -->"
         before, marker, after = text.partition(begin)
@@ -70,10 +72,14 @@ def write_tables(found: Mapping[str, list[Figure]], machine: str, document: Path
 
 
 def _markdown(figures: list[Figure]) -> str:
+    """The table, in lines of at most 140 characters: without what all names begin with."""
+    common = figures[0].name.partition(", ")[0] + ", "
+    if not all(figure.name.startswith(common) for figure in figures):
+        common = ""
     rows = ["| what | figure | against | goal | |", "|---|---|---|---|---|"]
     for figure in figures:
         result = {True: "met", False: f"missed by {figure.missed_by:.0%}", None: ""}[figure.met]
-        rows.append(
-            f"| {figure.name} | {figure.figure:.3g} {figure.unit} | {figure.against} | {figure.goal or ''} | {result} |"
-        )
+        first = f"| {figure.name.removeprefix(common)} | {figure.figure:.3g} {figure.unit} | "
+        last = f" | {figure.goal or ''} | {result} |"
+        rows.append(first + shorten(figure.against, WIDTH - len(first + last), placeholder="...") + last)
     return "\n".join(rows) + "\n"
