@@ -70,7 +70,6 @@ class Partial:
     def write_state(self, document: bytes) -> int:
         """Write the training state's document, and return its bytes."""
         with storage_errors(self.folder):
-            (self.folder / STATE).unlink(missing_ok=True)
             _write_file(self.folder / STATE, document)
         return len(document)
 
@@ -115,6 +114,8 @@ class Store:
         try:
             manifest = read_manifest(folder)
         except NotABundleError:
+            return None
+        if not all(_is_file(folder / name) for name in manifest.files):
             return None
         return (folder, manifest) if manifest.digest == digest else None
 
