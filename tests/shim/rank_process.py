@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -157,6 +157,18 @@ def wrapped(wanted: dict[str, torch.Tensor]) -> Seen:
     return {**applied(model), "equal": equal(model.module, wanted)}
 
 
+def flattened(wanted: dict[str, torch.Tensor]) -> Seen:
+    settings = {"use_orig_params": True, "device_id": torch.device("cpu")}
+    model = Net(classes=5)
+    model.wide = FullyShardedDataParallel(model.wide, **settings)
+    model = FullyShardedDataParallel(model, **settings)
+    seen = applied(model)
+    with FullyShardedDataParallel.summon_full_params(model):
+        same = equal(model.module, {name: wanted[name] for name in ("up.bias", "embed.weight", "steps")})
+        same &= torch.equal(model.module.wide.module.weight, wanted["wide.weight"])
+    return {**seen, "equal": same, "trains": bool(model(torch.arange(4)).backward() is None)}
+
+
 def another_shape_on_one(wanted: dict[str, torch.Tensor]) -> Seen:
     model = Net(classes=5 if dist.get_rank() == 1 else 33)
     before = model.up.weight.detach().clone()
@@ -189,7 +201,8 @@ def alone(wanted: dict[str, torch.Tensor]) -> Seen:
 SCENARIOS: list[tuple[str, Callable[[dict[str, torch.Tensor]], Seen]]] = [
     ("exact", sharded), ("exact", sharded_in_bfloat16), ("exact", sharded_from_meta),
     ("transfer", sharded_with_other_head), ("freezing", frozen), ("exact", tensor_parallel), ("exact", both),
-    ("exact", wrapped), ("exact", another_shape_on_one), ("broken", broken_modifier), ("differing", other_bytes_on_one),
+    ("exact", wrapped), ("transfer", flattened), ("exact", another_shape_on_one), ("broken", broken_modifier),
+    ("differing", other_bytes_on_one),
     ("exact", one_that_stays_away), ("exact", alone),
 ]  # fmt: skip
 

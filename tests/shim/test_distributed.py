@@ -119,6 +119,13 @@ def test_a_wrapped_model_is_known_by_its_plain_names(seen):
         assert rank["notes"] == ["10 names matched without their wrappers, such as steps as module.steps"]
 
 
+def test_flattened_parameters_are_gathered_filled_and_kept(seen):
+    for rank in of(seen, "flattened"):
+        assert rank["equal"], rank
+        assert (rank["loaded"], rank["skipped"]) == (9, 1)
+        assert "up.weight" in rank["names"]
+
+
 def test_when_one_rank_fails_all_do_for_its_reason_and_untouched(seen):
     ranks = of(seen, "another_shape_on_one")
     assert {rank["reason"] for rank in ranks} == {"Incompatible"}

@@ -9,6 +9,7 @@ from typing import Any
 from preheat.context import CheckpointContext
 from preheat.errors import NothingMatchedError
 from preheat.paths import fits, meant
+from preheat.strategies.wrapping import plain
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ def freeze(
 
 def select(model: Any, path: str) -> Frozen:
     """The parameters below every module that `path` names, and those that it names themselves."""
-    modules = [module for name, module in model.named_modules(remove_duplicate=False) if name and fits(name, path)]
+    named = [(plain(name), module) for name, module in model.named_modules(remove_duplicate=False)]
+    modules = [module for name, module in named if name and fits(name, path)]
     chosen = {id(parameter) for module in modules for parameter in module.parameters()}
-    chosen |= {id(p) for name, p in model.named_parameters(remove_duplicate=False) if fits(name, path)}
+    chosen |= {id(p) for name, p in model.named_parameters(remove_duplicate=False) if fits(plain(name), path)}
     return Frozen(path, {name: p for name, p in model.named_parameters() if id(p) in chosen}, modules)
 
 
@@ -83,7 +85,7 @@ def _freeze(found: Frozen) -> dict[str, Any]:
 
 
 def _nothing_matched(model: Any, paths: Iterable[str]) -> NothingMatchedError:
-    known = [name for name, _ in model.named_modules() if name] + [name for name, _ in model.named_parameters()]
+    known = [plain(name) for name, _ in [*model.named_modules(), *model.named_parameters()] if name]
     faults = [f"{path!r}{_reason(path, known)}" for path in paths]
     return NothingMatchedError(
         f"nothing to freeze at {', '.join(faults)}", remedy="Give dotted paths as in model.named_modules()"

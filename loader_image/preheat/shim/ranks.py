@@ -26,7 +26,7 @@ TIMEOUT = 600.0
 #: Facts that may differ between processes whose `model` differs, as those of a pipeline of models do.
 _MODEL = "model"
 
-_STEPS = ("open", "match", "load")  # in the order in which a process comes to them
+_STEPS = ("open", "gather", "match", "load")  # in the order in which a process comes to them; some may be left out
 _SAMPLES, _SAMPLE = 16, 4096
 
 _applications = count()  # all processes apply the same number of times, so equal numbers meet
@@ -36,9 +36,9 @@ class Ranks:
     """The processes of torch's default group while they apply a checkpoint."""
 
     def __init__(self, store: Any, rank: int, world: int, timeout: float) -> None:
-        self.world = world
+        self.rank, self.world = rank, world
         self.waited = 0.0  # seconds
-        self._store, self._rank, self._timeout = store, rank, timeout
+        self._store, self._timeout = store, timeout
         self._next = 0  # step
 
     @contextmanager
@@ -57,7 +57,7 @@ class Ranks:
 
     def _agree(self, step: str, facts: Mapping[str, str]) -> None:
         try:
-            self._store.set(f"{step}/{self._rank}", json.dumps(facts))
+            self._store.set(f"{step}/{self.rank}", json.dumps(facts))
             if self._store.add(f"{step}/came", 1) == self.world:
                 self._decide(step, self._difference(step))
             verdict = self._verdict(step)
@@ -73,7 +73,7 @@ class Ranks:
         """Tell the others, also those that wait at a step which this process did not come to."""
         try:
             for each in _STEPS[self._next : _STEPS.index(step) + 1]:
-                self._decide(each, _described(error, f"rank {self._rank}: "))
+                self._decide(each, _described(error, f"rank {self.rank}: "))
         except RuntimeError:
             pass  # the store is gone: what is raised is the reason that counts
 
@@ -96,7 +96,7 @@ class Ranks:
         absent = [str(rank) for rank in range(self.world) if not self._store.check([f"{step}/{rank}"])]
         error = CheckpointTimeoutError(
             f"rank {', '.join(absent[:8])}{' and others' if absent[8:] else ''} did not come to apply the checkpoint "
-            f"({step}) within {self._timeout:g} s of rank {self._rank}",
+            f"({step}) within {self._timeout:g} s of rank {self.rank}",
             remedy="Call preheat.apply at the same place on all ranks; look at what those ranks say; "
             "PREHEAT_RANKS_TIMEOUT allows for more seconds, 0 lets each rank go on by itself",
         )
@@ -126,9 +126,7 @@ def present() -> Ranks | None:
         return None
     if (timeout := _timeout()) == 0 or distributed.get_world_size() == 1:
         return None
-    store = distributed.PrefixStore(
-        f"preheat/{next(_applications)}", distributed.distributed_c10d._get_default_store()
-    )
+    store = distributed.PrefixStore(f"preheat/{next(_applications)}", distributed.distributed_c10d._get_default_store())
     return Ranks(store, distributed.get_rank(), distributed.get_world_size(), timeout)
 
 

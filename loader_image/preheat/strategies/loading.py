@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
+
+import torch
 
 from preheat.checks import Checks, Findings
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, CheckpointLoadError
 from preheat.strategies.checking import check_finite
+from preheat.strategies.flattened import gathered
 from preheat.strategies.leaving import REASON as RESET
-from preheat.strategies.leaving import leave
-from preheat.strategies.matching import Tolerance, check, match
-from preheat.strategies.memory import needed, provide
-from preheat.strategies.shards import target_of
-from preheat.strategies.sizes import sizes_in
+from preheat.strategies.leaving import Left, leave
+from preheat.strategies.matching import Match, Tolerance, check, match
+from preheat.strategies.memory import Needed, needed, provide
+from preheat.strategies.shards import Target, target_of
+from preheat.strategies.sizes import sizes_in, sizes_of_tensors
 from preheat.strategies.targets import entries_of, memory_key, tensors_of
-from preheat.strategies.weights import open_weights
+from preheat.strategies.weights import Weights, open_weights
 from preheat.strategies.wrapping import followed, note
 
 TOUCHED = "the model was touched: do not train with it"
@@ -31,48 +35,73 @@ def load_matching(
     Raises before the model is touched, or says that it was.
     """
     context.validate_for_stage(strategy, ["model", "checkpoint_data"])
-    assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
     checks = context.checks or Checks()
     findings = Findings(checks.warn_only)
-    with context.together("match"):
-        tensors = tensors_of(context.model)
-        weights = open_weights(context.checkpoint_data)
-        if renamed := followed(weights.entries, tensors):
-            weights = weights.renamed(renamed)
-        left = leave(weights.entries, entries_of(tensors), reset)
-        found = match(left.checkpoint, left.model)
-        check(found, left.checkpoint, left.model, tolerance)
-        need = needed(context.model, (tensors[name] for name in found.loaded), context.device)
-        weights.check(found.pairs, checks, findings)
-        for name in found.pairs:
-            target_of(name, tensors[name])
-
-    started = perf_counter()
-    with touching():
-        provide(need)
-        # Tied parameters are one memory: the last name wins, as in load_state_dict.
-        once = {memory_key(tensors[name]): name for name in found.pairs}
-        chosen = {name: target_of(name, tensors[name]) for name in once.values()}
-        size = weights.fill(chosen)
-        if checks.finite:
-            check_finite({name: target.tensor for name, target in chosen.items()}, findings)
+    with gathered(context):
+        with context.together("match"):
+            fit = _fit(context, tolerance, reset)
+            fit.weights.check(fit.found.pairs, checks, findings)
+        started = perf_counter()
+        with touching():
+            targets = _targets(fit)
+            size = fit.weights.fill(targets)
+            if checks.finite:
+                check_finite({name: target.tensor for name, target in targets.items()}, findings)
     context.add_warnings(findings.warnings)
     context.model.weights_initialized = True
     context.optimizer = context.scheduler = None  # they start fresh
-    skipped = {**found.skipped, **dict.fromkeys(left.of_checkpoint, RESET)}
     context.update_metadata(
         loading_strategy=strategy,
-        transferred_params=list(found.loaded),
-        skipped_params=skipped,
-        skipped_sizes=sizes_in(weights.entries, skipped),
-        initial_params={**found.initial, **dict.fromkeys(left.of_model, RESET)},
-        dtype_casts=dict(found.casts),
+        transferred_params=list(fit.found.loaded),
+        skipped_params=fit.skipped,
+        skipped_sizes=sizes_in(fit.weights.entries, fit.skipped),
+        initial_params={**fit.found.initial, **dict.fromkeys(fit.left.of_model, RESET)},
+        dtype_casts=dict(fit.found.casts),
         loaded_bytes=size,
         load_seconds=perf_counter() - started,
-        partial_params=sum(target.region is not None for target in chosen.values()),
-        loading_notes=[*need.notes(), *([note(renamed)] if renamed else [])],
+        partial_params=sum(target.region is not None for target in targets.values()),
+        model_sizes=sizes_of_tensors(fit.tensors),
+        loading_notes=[*fit.needed.notes(), *fit.notes],
     )
     return context
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What goes where, decided before anything is touched."""
+
+    tensors: Mapping[str, torch.Tensor]  # of the model
+    weights: Weights
+    left: Left
+    found: Match
+    needed: Needed
+    notes: tuple[str, ...]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why each weight of the checkpoint that is not loaded is not."""
+        return {**self.found.skipped, **dict.fromkeys(self.left.of_checkpoint, RESET)}
+
+
+def _fit(context: CheckpointContext, tolerance: Tolerance, reset: tuple[str, ...]) -> Fit:
+    assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; the caller has validated it
+    tensors, weights = tensors_of(context.model), open_weights(context.checkpoint_data)
+    if renamed := followed(weights.entries, tensors):
+        weights = weights.renamed(renamed)
+    left = leave(weights.entries, entries_of(tensors), reset)
+    found = match(left.checkpoint, left.model)
+    check(found, left.checkpoint, left.model, tolerance)
+    for name in found.pairs:
+        target_of(name, tensors[name])  # raises for what cannot be filled
+    need = needed(context.model, (tensors[name] for name in found.loaded), context.device)
+    return Fit(tensors, weights, left, found, need, (note(renamed),) if renamed else ())
+
+
+def _targets(fit: Fit) -> dict[str, Target]:
+    """Memory for every tensor that is to be filled. Tied ones have one: the last name wins, as in load_state_dict."""
+    provide(fit.needed)
+    once = {memory_key(fit.tensors[name]): name for name in fit.found.pairs}
+    return {name: target_of(name, fit.tensors[name]) for name in once.values()}
 
 
 def origin(context: CheckpointContext) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from preheat.strategies.flattened import is_flattened
 from preheat.strategies.matching import Entry
 from preheat.strategies.tensors import DTYPES, dtype_name
 
@@ -16,11 +17,19 @@ Size = Mapping[str, Any]
 
 
 def sizes_of(model: Any) -> dict[str, Size]:
-    """The model's tensors by the names of its `state_dict`; nothing for what is no torch.nn.Module."""
-    if not isinstance(model, torch.nn.Module):
+    """The model's tensors by the names of its `state_dict`; nothing for what is no torch.nn.Module.
+
+    Nothing, too, for a model whose `state_dict` other processes would have to take part in.
+    """
+    if not isinstance(model, torch.nn.Module) or is_flattened(model):
         return {}
+    return sizes_of_tensors(model.state_dict(keep_vars=True))
+
+
+def sizes_of_tensors(tensors: Mapping[str, Any]) -> dict[str, Size]:
+    """Those of a model's tensors, by their names."""
     sizes = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in tensors.items():
         if isinstance(tensor, torch.Tensor):
             size = _size(dtype_name(tensor.dtype), tuple(tensor.shape), tensor.element_size())
             frozen = isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad

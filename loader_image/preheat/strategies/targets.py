@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import CheckpointIncompatibleError
+from preheat.strategies.flattened import gathered_state, is_flattened
 from preheat.strategies.matching import Entry
 from preheat.strategies.shards import local
 from preheat.strategies.tensors import dtype_name
@@ -20,8 +20,7 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
     """The model's own parameters and persistent buffers by the names of its `state_dict`."""
     if not isinstance(model, torch.nn.Module):
         raise CheckpointIncompatibleError(f"{type(model).__name__} is not a torch.nn.Module")
-    _refuse_flattened(model)
-    state = model.state_dict(keep_vars=True)
+    state = gathered_state(model) if is_flattened(model) else model.state_dict(keep_vars=True)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}  # not _extra_state
     for name, tensor in tensors.items():
         if reason := _unsupported(tensor):
@@ -58,15 +57,6 @@ def _unsupported(tensor: torch.Tensor) -> tuple[str, str] | None:
     if tensor.layout != torch.strided or tensor.is_quantized:
         return f"is {tensor.layout}, not dense", "Make it dense before the checkpoint is applied"
     return None
-
-
-def _refuse_flattened(model: torch.nn.Module) -> None:
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # a model can only be wrapped by what is imported
-    if fsdp and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
-        raise CheckpointIncompatibleError(
-            "the model is wrapped in FullyShardedDataParallel, which is not supported yet",
-            remedy="Apply the checkpoint before the model is wrapped",
-        )
 
 
 def _refuse_copies(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
