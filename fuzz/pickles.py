@@ -92,17 +92,18 @@ def layouts(data: bytes) -> None:
     index = accepted(lambda: make_index("torch-zip", pickled, MetadataReader(BytesBlob(bytes(MAX_STORAGE)))))
     if index is not None:
         check_plan(index)
-        _spell(index.state)
+        check_json(index.state)
 
 
 def json_state(data: bytes) -> None:
     """The state of a checkpoint as JSON that any reader accepts, of bearable length."""
     pickled = accepted(lambda: read_pickle(data, CONSTRUCTORS, _storage))
     if pickled is not None and accepted(lambda: check_tree(pickled.value) or True):
-        _spell(pickled.value)
+        check_json(pickled.value)
 
 
-def _spell(tree: Any) -> None:
+def check_json(tree: Any) -> None:
+    """What a tree is written as can be read again, and is of bearable length."""
     whole = accepted(lambda: spell_state(tree))
     if whole is not None:
         training_document(json.dumps(whole.document, allow_nan=False).encode(), whole.tensors)

@@ -10,6 +10,7 @@ import containers
 import documents
 import pickles
 import seeds
+import shelves
 
 #: Input, limit in bytes, libFuzzer's own mutation, and what to choose by.
 Mutate = Callable[[bytes, int, Callable[[bytes, int], bytes], Random], bytes]
@@ -33,6 +34,7 @@ TARGETS = {
     "json-state": Target(pickles.json_state, seeds.pickles, 8192),
     "torch-zip": Target(containers.checkpoint, seeds.torch_files, 16384, containers.mutate_zip),
     "torch-legacy": Target(containers.checkpoint, seeds.torch_files_before_1_6, 32768),
+    "folder": Target(shelves.folder, shelves.folders, 32768, shelves.mutate_folder),
     "manifest": Target(documents.manifest, seeds.manifests, 8192, documents.mutate_json),
     "training-document": Target(documents.training_document, seeds.training_documents, 8192, documents.mutate_json),
     "http-answer": Target(documents.http_answer, seeds.http_answers, 8192),
