@@ -1,6 +1,7 @@
 """One transfer goes on where another ended, however that was."""
 
 import hashlib
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from preheat.spec import parse
 from preheat.transfer import engine
 from preheat.transfer.engine import transfer
 from preheat.transfer.journal import Journal
+from preheat.transfer.output import file_system_of, opened
 from preheat.transfer.pace import Pace
 
 PIECE = 4096
@@ -252,3 +254,24 @@ def test_entries_survive_but_for_those_behind_a_torn_one(tmp_path: Path) -> None
         assert Journal(path, "one").found == {**again.found, "more": 1}
     path.write_bytes(content)
     assert Journal(path, "another").found == {}
+
+
+def test_room_is_set_aside_first_where_that_is_cheap(tmp_path: Path) -> None:
+    size = 10 << 20
+    with opened(tmp_path / "out", size, None) as target:
+        cheap = file_system_of(target) in ("ext4", "xfs")
+        assert (os.fstat(target).st_blocks * 512 >= size) == cheap
+        assert os.fstat(target).st_size == size
+
+
+def test_file_systems_are_told_apart() -> None:
+    with open("/proc/self/status") as file:
+        assert file_system_of(file.fileno()) == "proc"
+
+
+def test_only_the_rest_has_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(tmp_path, 200_000)
+    wanted: list[int] = []
+    monkeypatch.setattr("preheat.transfer.output.require_space", lambda folder, size: wanted.append(size))
+    rest(tmp_path)
+    assert wanted[0] < (tmp_path / "out").stat().st_size
