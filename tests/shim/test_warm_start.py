@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.state_dict import get_state_dict
 
 import preheat
 from preheat import CheckpointContext, CheckpointPipeline
@@ -170,6 +172,20 @@ def test_states_that_are_keyed_by_name_are_taken(halfway: Training, bundle: Call
     resumed = Training(seed=1)
     assert "by name" in resume(resumed).notes[0]
     assert resumed.steps(10, 14) == halfway.steps(10, 14)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, about the process group that there is not
+def test_a_folder_of_torch_distributed_goes_on_by_name(
+    halfway: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = get_state_dict(halfway.model, halfway.optimizer)
+    state = {"model": model, "optim": optimizer, "lr_scheduler": halfway.scheduler.state_dict(), "epoch": 3}
+    torch.distributed.checkpoint.save(state, checkpoint_id=str(tmp_path / "saved"))
+    document = {"stages": [{"local": {"path": str(tmp_path / "saved")}}, {"warmStart": {}}]}
+    monkeypatch.setenv("PREHEAT_BUNDLE", str(prepare(parse(document), Store(tmp_path / "volume"), "test").folder))
+    resumed = Training(seed=1)
+    assert "AdamW (4 parameters by name), MultiStepLR, epoch 3" in resume(resumed).notes[0]
+    assert resumed.steps(10, 20) == halfway.steps(10, 20)  # the milestone at step 12 is a number again
 
 
 def test_several_optimizers_are_given_in_the_checkpoints_order(bundle: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -152,14 +153,24 @@ def same_number(kind: str, given: list[Any], saved: Mapping[str, Any]) -> None:
 
 def _matching(saved: Mapping[str, Any], scheduler: Any) -> Mapping[str, Any]:
     """torch takes whatever a scheduler is given as its attributes, so another class's state would pass."""
-    own = scheduler.state_dict().keys()
-    if (theirs := saved.keys() - own) and (ours := own - saved.keys()):
+    own = scheduler.state_dict()
+    if (theirs := saved.keys() - own.keys()) and (ours := own.keys() - saved.keys()):
         raise CheckpointIncompatibleError(
             f"the checkpoint's scheduler has {', '.join(sorted(theirs))}, {type(scheduler).__name__} has "
             f"{', '.join(sorted(ours))}: it is another kind of scheduler",
             remedy="Build the scheduler as the checkpoint's was, or start fresh with weightsOnly or coldStart",
         )
-    return saved
+    return {key: _with_numbers(value, own.get(key)) for key, value in saved.items()}
+
+
+def _with_numbers(value: Any, own: Any) -> Any:
+    """Steps as keys are numbers again where the format, as torch.distributed.checkpoint's, keeps keys as texts."""
+    if not isinstance(value, dict) or not isinstance(own, dict) or not all(isinstance(key, int) for key in own):
+        return value
+    if not own or not all(isinstance(key, str) and key.removeprefix("-").isdecimal() for key in value):
+        return value
+    numbered = {int(key): each for key, each in value.items()}
+    return Counter(numbered) if isinstance(own, Counter) else numbered
 
 
 def _restored(found: Matches) -> list[str]:
