@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -23,7 +24,7 @@ from preheat.bundle.eviction import Policy
 from preheat.bundle.manifest import Pipeline
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Store
-from preheat.errors import CheckpointConfigError, CheckpointError, StorageError
+from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointTimeoutError, StorageError
 from preheat.prepare import Outcome, prepare, reuse
 from preheat.spec import PipelineSpec, parse
 
@@ -31,6 +32,7 @@ MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
 TERMINATED = 128 + signal.SIGTERM
 SHIMS = ("auto", "manual", "off")
 ATTEMPTS = 3  # to attach a bundle that others remove
+_MORE_TIME = "Raise loader.deadlineSeconds, or let the container start again: it goes on"
 
 log = logging.getLogger("preheat.loader")
 
@@ -48,6 +50,7 @@ class Settings:
     shim: Path | None  # folder to lay beside the bundle
     message: Path
     policy: Policy | None = None  # what may stay on the volume; None: everything
+    deadline: float | None = None  # seconds for the whole run
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
@@ -66,6 +69,7 @@ class Settings:
             shim=None if mode == "off" else Path(environment.get("PREHEAT_SHIM_FOLDER", "/shim")),
             message=message_path(environment),
             policy=_policy(environment),
+            deadline=_amount(environment, "PREHEAT_DEADLINE", seconds_of),
         )
 
 
@@ -101,13 +105,18 @@ def main() -> int:
     logging.getLogger("preheat").setLevel(logging.INFO)  # ours only; botocore would tell of its own affairs
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        outcome = load(Settings.read(os.environ))
+        settings = Settings.read(os.environ)
+        with _deadline(settings.deadline):
+            outcome = load(settings)
     except CheckpointError as error:
         log.error("%s: %s", error.reason, error)
         return _fail(error.exit_code, error.reason, error.args[0], error.remedy)
     except _TerminatedError:
         log.error("terminated; the next run goes on with what is finished")
         return _fail(TERMINATED, "Terminated", "the loader was terminated before it was done", "")
+    except _TooLateError as error:
+        log.error("Timeout: %s; the next run goes on with what is finished", error)
+        return _fail(CheckpointTimeoutError.exit_code, CheckpointTimeoutError.reason, str(error), _MORE_TIME)
     except Exception as error:
         log.exception("InternalError: this is a defect of Preheat")
         return _fail(1, "InternalError", f"{type(error).__name__} in the loader", "See the log of preheat-loader")
@@ -148,6 +157,25 @@ def _leave_message(message: dict[str, Any]) -> None:
 
 class _TerminatedError(BaseException):
     """SIGTERM arrived; unwinding sets aside what is finished, and removes the rest."""
+
+
+class _TooLateError(BaseException):
+    """The deadline has passed; no handler of errors on the way takes it for one of its own."""
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """End the block when so much time has passed, whatever it does."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise _TooLateError(f"not done within {seconds:g} s")
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

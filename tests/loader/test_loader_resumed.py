@@ -176,6 +176,19 @@ def test_wrong_content_leaves_nothing_to_go_on_with(server: FaultServer, tmp_pat
         ended = load(stages(server), volume)
 
 
+def test_a_deadline_ends_a_run_and_the_next_one_goes_on(server: FaultServer, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    server.next(count=12)
+    server.always(drip=0.05)
+    ended = load(stages(server), volume, PREHEAT_DEADLINE="3s")
+    assert (ended.code, ended.message["reason"]) == (13, "Timeout")
+    assert "not done within 3 s" in ended.message["message"]
+    server.always()
+    sent = server.sent
+    assert_complete(volume, load(stages(server), volume))
+    assert server.sent - sent < NEEDED
+
+
 def test_a_digest_of_the_whole_object_needs_it_once_more(server: FaultServer, tmp_path: Path) -> None:
     volume, digest = tmp_path / "volume", hashlib.sha256(CHECKPOINT).hexdigest()
     server.next(count=2)

@@ -1,10 +1,12 @@
 """How many connections a transfer takes, tried on networks that are only arithmetic."""
 
+import time
 from dataclasses import dataclass
 
 import pytest
 
-from preheat.transfer.pace import FIRST, LOCAL, REMOTE, Ramp
+from preheat.errors import CheckpointConfigError
+from preheat.transfer.pace import FIRST, LOCAL, REMOTE, Bucket, Pace, Ramp, ramped
 
 STEP = 0.002  # seconds
 TICK = 0.02  # until a new number of connections shows
@@ -101,3 +103,34 @@ def test_a_ramp_never_goes_beyond_its_limit() -> None:
     for step in range(1000):
         ramp.passed(step**3, step * 0.01, 0)
     assert ramp.size == 3
+
+
+def test_a_bucket_lets_pass_what_it_may_and_saves_nothing_up() -> None:
+    bucket, now = Bucket(1e6), 100.0
+    for _ in range(50):
+        now += bucket.take(100_000, now)
+    assert now == pytest.approx(105)
+    assert bucket.take(100_000, now + 60) == pytest.approx(0.1)
+
+
+def test_threads_share_a_bucket() -> None:
+    bucket = Bucket(1e6)
+    assert [round(bucket.take(100_000, 7.0), 3) for _ in range(3)] == [0.1, 0.2, 0.3]
+
+
+def test_the_bandwidth_of_the_environment_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREHEAT_BANDWIDTH", "2M")
+    told: list[int] = []
+    _, passed = ramped(LOCAL, told.append)
+    began = time.monotonic()
+    for _ in range(4):
+        passed(100_000)
+    assert time.monotonic() - began >= 0.2
+    assert told == [100_000] * 4
+
+
+@pytest.mark.parametrize("text", ["fast", "-1", "10k"])
+def test_a_bandwidth_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREHEAT_BANDWIDTH", text)
+    with pytest.raises(CheckpointConfigError):
+        ramped(Pace(1, 1, 1), lambda count: None)

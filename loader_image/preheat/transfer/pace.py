@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from preheat.errors import CheckpointConfigError
+
 #: A piece of fewer bytes takes longer to be asked for than to be sent.
 LEAST_PIECE = 1 << 20
 #: Connections at the beginning.
@@ -25,6 +27,9 @@ TRIAL = 1.0
 PAUSE = 10.0
 #: Share of the processors that work, above which nothing waits for the network.
 BUSY = 0.8
+#: The variable with the bytes a second that are read of a source at most.
+BANDWIDTH = "PREHEAT_BANDWIDTH"
+LEAST_BANDWIDTH = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,48 @@ class Ramp:
             self._rate, self._grew, self._next = rate, now, now + PAUSE
 
 
+class Bucket:
+    """Lets no more than `rate` bytes a second pass, in the mean; what was not used is not saved up. Safe in threads."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        self._full = 0.0  # when all that was taken has passed
+
+    def take(self, count: int, now: float) -> float:
+        """Seconds to wait, from `now`, after `count` bytes."""
+        with self._lock:
+            self._full = max(self._full, now) + count / self._rate
+            return self._full - now
+
+
 def ramped(pace: Pace, advance: Callable[[int], None]) -> tuple[Callable[[], int], Callable[[int], None]]:
-    """How many threads there shall be at any time, and what is to be told of bytes that pass instead of `advance`."""
-    ramp = Ramp(pace.threads, len(os.sched_getaffinity(0)))
+    """How many threads there shall be at any time, and what is to be told of bytes that pass instead of `advance`.
+
+    It waits where PREHEAT_BANDWIDTH says so; raises CheckpointConfigError when that is no size, or too small a one.
+    """
+    ramp, rate = Ramp(pace.threads, len(os.sched_getaffinity(0))), _bandwidth()
+    bucket = Bucket(rate) if rate else None
 
     def passed(count: int) -> None:
-        ramp.passed(count, time.monotonic(), time.process_time())
+        now = time.monotonic()
+        ramp.passed(count, now, time.process_time())
         advance(count)
+        if bucket:
+            time.sleep(bucket.take(count, now))
 
     return lambda: ramp.size, passed
+
+
+def _bandwidth() -> int | None:
+    text = os.environ.get(BANDWIDTH)
+    if not text:
+        return None
+    from preheat.amounts import bytes_of
+
+    if (rate := bytes_of(text)) < LEAST_BANDWIDTH:
+        raise CheckpointConfigError(
+            f"{BANDWIDTH} is {text!r:.40}, less than {LEAST_BANDWIDTH} bytes a second",
+            remedy="Connections would be idle for so long that servers close them",
+        )
+    return rate
