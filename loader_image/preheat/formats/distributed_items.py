@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from preheat.errors import TruncatedError
@@ -43,9 +44,10 @@ def readers(
     """
     coming = _windows(items)
     last: tuple[_Window, bytes] | None = None
-    with ThreadPoolExecutor(THREADS if remote else 1, thread_name_prefix="preheat") as pool:
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="preheat") as pool:
+        spread = pool.map if remote else map
         while batch := list(islice(coming, 2 * THREADS)):
-            for pair in zip(batch, pool.map(lambda each: _read(files, each), batch), strict=True):
+            for pair in zip(batch, spread(partial(_read, files), batch), strict=True):
                 for item in pair[0].ending:
                     yield item, _reader(files[item.file], item, [last, pair] if last else [pair])
                 last = pair
