@@ -5,9 +5,8 @@ The manifest is written last. A folder without one, or with one that cannot be r
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,11 +96,11 @@ class Manifest:
     preheat: str = __version__
 
     def to_json(self) -> str:
-        """The document, keys in a fixed order."""
-        text = io.StringIO()
-        for part in json.JSONEncoder(indent=1).iterencode(_document(self)):
-            text.write(part)  # json.dumps would keep all parts, of which many tensors make very many
-        return text.getvalue()
+        """The document, keys in a fixed order, a line for each tensor."""
+        # json's fast encoder knows no indentation, and many tensors would take several times as long.
+        encode = json.JSONEncoder().encode
+        parts = (f" {encode(name)}: {_lines(value, encode)}" for name, value in _document(self).items())
+        return "{\n" + ",\n".join(parts) + "\n}"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -120,6 +119,12 @@ class Manifest:
             f"its manifest has layout {layout!r}, this Preheat reads layout {LAYOUT}",
             remedy="Use the same Preheat version in loader and training image",
         )
+
+
+def _lines(value: Any, encode: Callable[[Any], str]) -> str:
+    if not isinstance(value, dict) or not value:
+        return encode(value)
+    return "{\n" + ",\n".join(f"  {encode(name)}: {encode(entry)}" for name, entry in value.items()) + "\n }"
 
 
 def _document(manifest: Manifest) -> dict[str, Any]:
