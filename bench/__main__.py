@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Bench:
 
 def main() -> None:
     """Measure; exit 1 when a goal is missed."""
-    options = _options()
+    options, started = _options(), time.monotonic()
     FOLDER.mkdir(parents=True, exist_ok=True)
     say("making the checkpoints (once; kept in the cache)")
     measure([sys.executable, HERE / "checkpoints.py", FOLDER])
@@ -66,14 +67,16 @@ def main() -> None:
     show(figures, title, versions())
     write(found, HERE / "results.json")
     if options.docs:
-        write_tables(found, f"Measured with {versions()}; {others()}.", DOCUMENT)
+        minutes = (time.monotonic() - started) / 60
+        machine = f"Measured in {minutes:.0f} minutes, parts {', '.join(found)}: {versions()}; {others()}."
+        write_tables(found, machine, DOCUMENT)
     if missed := [figure.name for figure in figures if figure.met is False]:
         raise SystemExit(f"goals missed: {', '.join(missed)}")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every part and every peer: an hour")
+    parser.add_argument("--all", action="store_true", help="every part and every peer: takes long")
     parser.add_argument("--only", dest="parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--docs", action="store_true", help="write the tables of docs/benchmarks.md, too")
     parser.add_argument("--repetitions", type=int, default=5)
