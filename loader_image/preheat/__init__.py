@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.catalog import ComponentCatalog as ComponentCatalog
+    from preheat.configuration import CheckpointPipelineConfig as CheckpointPipelineConfig
     from preheat.context import CheckpointContext as CheckpointContext
     from preheat.errors import AccessDeniedError as AccessDeniedError
     from preheat.errors import CheckpointConfigError as CheckpointConfigError
@@ -50,6 +51,7 @@ _EXPORTS = {
     "catalog": ("ComponentCatalog",),
     "verbs.comparison": ("Comparison", "compare"),
     "verbs.conversion": ("Converted", "convert_checkpoint"),
+    "configuration": ("CheckpointPipelineConfig",),
     "context": ("CheckpointContext",),
     "verbs.digest": ("calculate_checksum",),
     "errors": (

@@ -7,12 +7,13 @@ In a custom resource a stage is `{s3: {...}}`, camelCase, one key; in a file or 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from preheat.construction import construct, import_class, snake_case, suggest
+from preheat.construction import construct, import_class, plain, snake_case, suggest
 from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import MODIFIERS
@@ -28,6 +29,9 @@ Stage = TypeVar("Stage", bound=PipelineStage)
 
 #: Third parties register `name = "module:Class"` here.
 ENTRY_POINT_GROUP = "preheat.components"
+
+# Keys by which Hydra is told how to build an object; our stages are built in one way.
+_HYDRAS_OWN = frozenset({"_target_", "_recursive_", "_convert_"})
 
 # Anemoi's guide spells these packages; the class names are the same.
 _LEGACY_CLASS = re.compile(r"^anemoi\.training\.checkpoint\.(?:sources|loaders|loading|modifiers)\.(?:[\w.]+\.)?(\w+)$")
@@ -96,15 +100,18 @@ def build(stage: PipelineStage | Mapping[str, Any], where: str = "stage") -> Pip
         return stage
     if not isinstance(stage, Mapping):
         raise CheckpointConfigError(f"{where}: {stage!r:.200} is not a stage. Write {{s3: {{bucket: ..., key: ...}}}}")
-    if "_target_" in stage:
-        built: PipelineStage = instantiate(
-            stage["_target_"], {k: v for k, v in stage.items() if k != "_target_"}, where
-        )
+    described: dict[str, Any] = plain(stage)
+    if kind := _unmade(stage):
+        unmade: PipelineStage = construct(kind, described, where)
+        return unmade
+    if "_target_" in described:
+        given = {name: value for name, value in described.items() if name not in _HYDRAS_OWN}
+        built: PipelineStage = instantiate(described["_target_"], given, where)
         return built
-    if len(stage) != 1:
-        keys = ", ".join(map(str, stage)) or "none"
+    if len(described) != 1:
+        keys = ", ".join(map(str, described)) or "none"
         raise CheckpointConfigError(f"{where}: one component per stage, found {keys}")
-    [(name, parameters)] = stage.items()
+    [(name, parameters)] = described.items()
     arguments = {snake_case(key): value for key, value in (parameters or {}).items()}
     component: PipelineStage = construct(_component(snake_case(name), where), arguments, f"{where}.{name}")
     return component
@@ -144,6 +151,13 @@ def _component(name: str, where: str = "") -> type[PipelineStage]:
     return built_in().get(name) or _lookup(name, components(), "component", where)
 
 
+def _unmade(stage: Mapping[str, Any]) -> type[PipelineStage] | None:
+    """The class of a stage that Hydra built and put into a list of its own, which keeps a dataclass as a mapping."""
+    omegaconf = sys.modules.get("omegaconf")
+    kind = omegaconf.OmegaConf.get_type(stage) if omegaconf and omegaconf.OmegaConf.is_config(stage) else None
+    return kind if isinstance(kind, type) and issubclass(kind, PipelineStage) else None
+
+
 def _name_of(component: type) -> str | None:
     for table in (built_in, components):
         for name, known in table().items():
@@ -164,10 +178,10 @@ def _target(component: type) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(value[key]) for key in value}
     if isinstance(value, PipelineStage):
         return spell(value)
     if is_dataclass(value):

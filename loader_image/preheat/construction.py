@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -34,6 +34,15 @@ def construct(component: Any, parameters: Mapping[str, Any], where: str) -> Any:
 def snake_case(name: str) -> str:
     """`weightsOnly` -> `weights_only`."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+
+
+def plain(value: Any) -> Any:
+    """Mappings and lists of any configuration library as dicts and lists, references in them resolved."""
+    if isinstance(value, Mapping):
+        return {name: plain(value[name]) for name in value}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, tuple)):
+        return [plain(item) for item in value]
+    return value
 
 
 def part(component: Any, value: Any, where: str) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preheat.blob import Patience
 from preheat.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class CheckpointContext:
     source: CheckpointSource | None = None
     #: What later reads of `checkpoint_data` must verify; a `verify` stage tightens it.
     checks: Checks | None = None
+    #: How long sources are tried.
+    patience: Patience = field(default_factory=Patience)
     #: Where tensors on the meta device get memory; None: where the rest of the model is.
     device: Any = None
     #: The other processes that load the same checkpoint; None: this one answers for itself.

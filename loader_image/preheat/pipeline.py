@@ -1,6 +1,6 @@
 """Runs stages in order over one context, and refuses to end with a checkpoint that never reached its model.
 
-Knows families, never names of classes: a stage of the user's own that belongs to no family may do anything.
+Which stages go together is `composition`; what can be told before and after a run is `health`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import logging
 from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from preheat.blob import Patience
+from preheat.caching import with_cache
 from preheat.catalog import build
+from preheat.composition import check_order, check_source, may_load
+from preheat.configuration import CheckpointPipelineConfig, configuration_of, settings_of
 from preheat.context import CheckpointContext
-from preheat.convert import Convert
-from preheat.errors import CheckpointConfigError, CheckpointError, NoWeightsError
-from preheat.modifiers.custom import CustomModifier
-from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
-from preheat.verify import Verify
+from preheat.errors import CheckpointError, NoWeightsError
+from preheat.health import check_configuration, check_environment, check_outcome
+from preheat.stage import PipelineStage
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +35,24 @@ class CheckpointPipeline:
         stages: Iterable[PipelineStage | Mapping[str, Any]] = (),
         async_execution: bool = True,
         continue_on_error: bool = False,
+        *,
+        cache_dir: str | Path | None = None,
+        max_retries: int = 3,
+        timeout: float = 300,
     ) -> None:
+        folder = None if cache_dir is None else str(cache_dir)
+        CheckpointPipelineConfig([], async_execution, continue_on_error, folder, max_retries, timeout)
         self.async_execution = async_execution
         self.continue_on_error = continue_on_error
+        self.cache_dir = None if folder is None else Path(folder).expanduser()
+        self.patience = Patience(max_retries, timeout)
         self.stages: list[PipelineStage] = [_stage(s, f"stages[{i}]") for i, s in enumerate(stages)]
         check_order(self.stages)
+
+    @classmethod
+    def from_config(cls, config: Any) -> CheckpointPipeline:
+        """The pipeline of a CheckpointPipelineConfig, or of a mapping: its settings, a resource, a Hydra config."""
+        return cls(**settings_of(configuration_of(config)))
 
     def execute(self, context: CheckpointContext) -> Any:
         """Run the stages: something to await, or with `async_execution=False` the context itself."""
@@ -53,17 +69,18 @@ class CheckpointPipeline:
 
     async def execute_async(self, context: CheckpointContext) -> CheckpointContext:
         """Run the stages; with `continue_on_error` a failed one is recorded, unless it leaves the model untouched."""
-        check_order(self.stages)
-        check_source(self.stages, context)
+        self._check_before(context)
+        context.patience = self.patience
         weights_applied, failure = False, None
+        running = with_cache(self.stages, self.cache_dir, self.patience)
         for position, stage in enumerate(self.stages):
             marker = f"stage_{position}_{type(stage).__name__}"
             before, started = _fingerprint(context), perf_counter()
             try:
-                context = await self._run(position, stage, context)
+                context = await self._run(position, running[position], context)
             except CheckpointError as error:
                 context.update_metadata(**{marker: f"failed: {error}"})
-                if not self.continue_on_error:
+                if not self.continue_on_error or _out_of_memory(error):
                     raise
                 log.warning("%s failed and is passed over: %s", self._label(position), error)
                 failure = failure or error
@@ -73,6 +90,7 @@ class CheckpointPipeline:
             weights_applied |= may_load(stage) and _fingerprint(context) != before
         if not weights_applied:
             self._refuse_initial_weights(context, failure)
+        self._check_after(context)
         return context
 
     def add_stage(self, stage: PipelineStage | Mapping[str, Any]) -> None:
@@ -108,9 +126,9 @@ class CheckpointPipeline:
         except CheckpointError as error:
             error.add_note(f"in {self._label(position)}")
             raise
-        except MemoryError:
-            raise  # nothing that follows could be trusted
         except Exception as error:
+            if _out_of_memory(error):
+                raise  # nothing that follows could be trusted
             raise CheckpointError(f"{self._label(position)} failed: {type(error).__name__}: {error}") from error
         if not isinstance(result, CheckpointContext):
             raise CheckpointError(
@@ -118,6 +136,26 @@ class CheckpointPipeline:
                 remedy="End `process` with `return context`",
             )
         return result
+
+    def _check_before(self, context: CheckpointContext) -> None:
+        check_order(self.stages)
+        check_source(self.stages, context)
+        environment = check_environment(self.stages, self.cache_dir)
+        configuration = check_configuration(context.config, self.stages)
+        context.update_metadata(
+            validation_performed=True,
+            validation_environment_status=environment.status,
+            validation_config_status=configuration.status,
+        )
+        environment.require()
+        for warning in configuration.warnings:
+            log.warning("%s", warning)
+
+    def _check_after(self, context: CheckpointContext) -> None:
+        health = check_outcome(context)
+        context.update_metadata(validation_health_status=health.status)
+        for sentence in (*health.errors, *health.warnings):
+            log.warning("after the run: %s", sentence)
 
     def _label(self, position: int) -> str:
         return f"stage {position + 1}/{len(self.stages)} ({type(self.stages[position]).__name__})"
@@ -131,67 +169,6 @@ class CheckpointPipeline:
             "a checkpoint was opened and none of its weights were applied to the model",
             remedy="Add a strategy such as weights_only or transfer_learning",
         )
-
-
-def check_order(stages: Iterable[PipelineStage]) -> None:
-    """Raise CheckpointConfigError when families do not follow one another: source, conversion, strategy, modifier."""
-    converter = loader = modifier = None
-    for position, stage in enumerate(stages):
-        where = f"stages[{position}] ({type(stage).__name__})"
-        if isinstance(stage, CheckpointSource) and loader is not None:
-            raise CheckpointConfigError(
-                f"{where} is a source after the strategy {loader}", remedy=f"Move it before {loader}"
-            )
-        if isinstance(stage, CheckpointSource) and converter is not None:
-            raise CheckpointConfigError(f"{where} is a source after {converter}", remedy=f"Move it before {converter}")
-        if isinstance(stage, Convert):
-            _check_conversion(where, converter, loader)
-            converter = where
-        if isinstance(stage, LoadingStrategy):
-            if loader is not None:
-                raise CheckpointConfigError(
-                    f"{where} is a second strategy after {loader}", remedy="Keep one: the second would undo the first"
-                )
-            if modifier is not None:
-                raise CheckpointConfigError(
-                    f"{where} is a strategy after the modifier {modifier}", remedy=f"Move it before {modifier}"
-                )
-            loader = where
-        if isinstance(stage, ModelModifier) and not isinstance(stage, CustomModifier):
-            modifier = modifier or where
-
-
-def _check_conversion(where: str, converter: str | None, loader: str | None) -> None:
-    if loader is not None:
-        raise CheckpointConfigError(f"{where} comes after the strategy {loader}", remedy=f"Move it before {loader}")
-    if converter is not None:
-        raise CheckpointConfigError(f"{where} is a second convert after {converter}", remedy="Make one stage of them")
-
-
-def check_source(stages: Iterable[PipelineStage], context: CheckpointContext) -> None:
-    """Raise CheckpointConfigError for a strategy without a checkpoint; log a checkpoint without a strategy."""
-    stages = list(stages)
-    loader = next((s for s in stages if isinstance(s, LoadingStrategy)), None)
-    if loader and not context.has_checkpoint_data() and not any(map(may_open, stages)):
-        raise CheckpointConfigError(
-            f"{type(loader).__name__} has no checkpoint to load",
-            remedy="Begin the pipeline with a source such as s3, http or local, or set context.checkpoint_data",
-        )
-    source = next((s for s in stages if isinstance(s, CheckpointSource)), None)
-    if source and not any(map(may_load, stages)):
-        name = type(source).__name__
-        log.warning("%s opens a checkpoint that no stage loads. Add a strategy such as weights_only", name)
-
-
-def may_open(stage: PipelineStage) -> bool:
-    """Whether `stage` may put a checkpoint into the context; a stage of no family may."""
-    return not isinstance(stage, (LoadingStrategy, ModelModifier, Verify, Convert))
-
-
-def may_load(stage: PipelineStage) -> bool:
-    """Whether weights that change while `stage` runs count as loaded. A custom modifier may hold a loader."""
-    never = (CheckpointSource, Verify, Convert, ModelModifier)
-    return not isinstance(stage, never) or isinstance(stage, CustomModifier)
 
 
 def _stage(stage: Any, where: str) -> PipelineStage:
@@ -222,3 +199,14 @@ def _writes(tensor: Any) -> int:
         return int(tensor._version)
     except RuntimeError:  # torch counts no writes of tensors made in inference mode
         return 0
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, on the host or on a device; torch has an error of its own, or none, for either."""
+    while error is not None:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -8,6 +8,7 @@ from typing import Any
 
 from preheat.blob import Patience
 from preheat.catalog import build, spell
+from preheat.configuration import body_of
 from preheat.construction import snake_case
 from preheat.errors import CheckpointConfigError
 from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
@@ -43,7 +44,7 @@ class PipelineSpec:
 
 def parse(document: Mapping[str, Any]) -> PipelineSpec:
     """The spec in a custom resource, in its `spec` alone, or in Anemoi's `training.checkpoint_pipeline`."""
-    body = _body(document)
+    body = body_of(document)
     stages = body.get("stages")
     if not isinstance(stages, Sequence) or isinstance(stages, str) or not stages:
         raise CheckpointConfigError("the pipeline has no stages. Give a list under `stages:`")
@@ -64,13 +65,3 @@ def to_mapping(spec: PipelineSpec) -> dict[str, Any]:
         "maxRetries": spec.max_retries,
         "timeoutSeconds": spec.timeout_seconds,
     }
-
-
-def _body(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    for path in (("spec",), ("training", "checkpoint_pipeline"), ("checkpoint_pipeline",)):
-        inner: Any = document
-        for key in path:
-            inner = inner.get(key) if isinstance(inner, Mapping) else None
-        if isinstance(inner, Mapping):
-            return inner
-    return document

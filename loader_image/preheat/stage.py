@@ -144,7 +144,7 @@ class CheckpointSource(PipelineStage):
         from preheat.bundle.data import open_checkpoint
 
         context.source = self
-        blob = await asyncio.to_thread(self.open, Patience())
+        blob = await asyncio.to_thread(self.open, context.patience)
         return await asyncio.to_thread(open_checkpoint, blob, context)
 
 

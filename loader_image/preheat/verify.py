@@ -109,7 +109,7 @@ class Verify(PipelineStage):
             data = indexed(context, "verify")
             if context.source is None:
                 raise CheckpointConfigError("verify has no source that it could ask", remedy="Put it after the source")
-            pin = partial(self.pinned, data.blob, context.source, Patience(), findings)
+            pin = partial(self.pinned, data.blob, context.source, context.patience, findings)
             context.checks = await asyncio.to_thread(pin)
             self.compare(data.index, findings)
         context.add_warnings(findings.warnings)

@@ -175,11 +175,24 @@ SOURCE, LOADER, MODIFIER = LocalSource("x"), WeightsOnlyLoader(), FreezingModifi
         ([LOADER, SOURCE], r"stages\[1\] \(LocalSource\) is a source after .*Move it before stages\[0\]"),
         ([SOURCE, MODIFIER, LOADER], r"is a strategy after the modifier stages\[1\].*Move it before"),
         ([SOURCE, LOADER, TransferLearningLoader()], r"is a second strategy after stages\[1\].*Keep one"),
+        (
+            [SOURCE, Verify(), SOURCE, LOADER],
+            r"stages\[2\].*nothing reads from stages\[0\].*list both under `fall",
+        ),
     ],
 )
 def test_stages_out_of_order_are_refused_with_a_suggestion(stages, message):
     with pytest.raises(CheckpointConfigError, match=message):
         CheckpointPipeline(stages)
+
+
+def test_a_stage_of_the_users_own_may_read_from_each_of_several_sources():
+    assert len(CheckpointPipeline([SOURCE, MyLoader(), SOURCE, MyLoader()])) == 4
+
+
+async def test_a_pipeline_without_stages_says_that_it_does_nothing(context, caplog):
+    assert await CheckpointPipeline().execute(context) is context
+    assert "the pipeline has no stages" in caplog.text
 
 
 def test_a_strategy_without_a_checkpoint_is_refused(context):
@@ -245,9 +258,37 @@ def test_continue_on_error_never_goes_on_with_initial_weights(checkpoint):
         )
 
 
-def test_continue_on_error_never_swallows_memory_errors(context):
-    with pytest.raises(MemoryError):
-        CheckpointPipeline([Failing(MemoryError())], continue_on_error=True).execute_sync(context)
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's for devices, which are not at hand everywhere."""
+
+
+class Allocating(PipelineStage):
+    async def process(self, context):
+        torch.empty(1 << 60)
+
+
+class Wrapping(PipelineStage):
+    async def process(self, context):
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise CheckpointError("cannot go on") from error
+
+
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [
+        (Failing(MemoryError()), MemoryError),
+        (Failing(OutOfMemoryError("CUDA out of memory")), OutOfMemoryError),
+        (Allocating(), RuntimeError),
+        (Wrapping(), CheckpointError),
+    ],
+)
+def test_continue_on_error_never_swallows_memory_errors(checkpoint, context, stage, error):
+    stages = [LocalSource(str(checkpoint)), stage, WeightsOnlyLoader()]
+    with pytest.raises(error) as caught:
+        CheckpointPipeline(stages, continue_on_error=True).execute_sync(context)
+    assert type(caught.value) is error
 
 
 def test_importing_preheat_imports_only_the_standard_library():
