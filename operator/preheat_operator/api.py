@@ -118,6 +118,12 @@ class Loader(Part):
     resources: Resources | None = None
     """What the loader may use; never more than the pod's own containers use."""
 
+    bandwidth: Quantity | None = None
+    """Bytes per second that each loader reads at most, such as 200M; at least 1M. Default: as many as come."""
+
+    deadline_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
+    """Give up after so long whatever the progress; the container that starts again goes on with what is finished."""
+
 
 class Spec(Part):
     """What a pod that asks for this pipeline receives, and how."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from preheat.errors import CheckpointConfigError
@@ -72,6 +72,7 @@ def _environment(pipeline: Pipeline, settings: Settings, shim: str) -> list[dict
         {"name": "PREHEAT_POD_UID", "valueFrom": uid},
         {"name": "PREHEAT_SHIM", "value": shim},
         *_cache(pipeline.spec.get("volume") or {}),
+        *_limits(pipeline.spec.get("loader") or {}),
         *_credentials(pipeline.parsed.source),
     ]
 
@@ -83,6 +84,13 @@ def _cache(volume: Object) -> list[dict[str, Any]]:
     limit = {"name": "PREHEAT_CACHE_LIMIT", "value": str(int(parse_quantity(cache["maxSize"])))}
     lifetime = cache.get("podLifetimeSeconds")
     return [limit, {"name": "PREHEAT_POD_LIFETIME", "value": str(lifetime)}] if lifetime else [limit]
+
+
+def _limits(loader: Object) -> Iterator[dict[str, Any]]:
+    if bandwidth := loader.get("bandwidth"):
+        yield {"name": "PREHEAT_BANDWIDTH", "value": str(int(parse_quantity(bandwidth)))}
+    if deadline := loader.get("deadlineSeconds"):
+        yield {"name": "PREHEAT_DEADLINE", "value": str(deadline)}
 
 
 def _described(pipeline: Pipeline) -> str:
