@@ -8,11 +8,11 @@ over several processes only the bytes of this process's part are read.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
-from threading import Lock
 
 import torch
 
@@ -41,6 +41,9 @@ _ROWS = 1 << 20
 
 # More threads than this gain nothing: memory bandwidth is the limit.
 _THREADS = 8
+
+#: Reads that are planned before the first of them is done.
+_AHEAD = 256
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def fill(blob: Blob, moves: Iterable[Move]) -> int:
     return sum(move.size for move in moves)
 
 
-def plan_reads(moves: Iterable[Move]) -> Generator[Read]:
+def plan_reads(moves: Iterable[Move]) -> Iterator[Read]:
     """Direct moves, sorted by start, as reads of about PORTION bytes: neighbours in the file share a read."""
     yield from _joined(view for move in moves for view in _views(move.spans(), memory_of(move.target)))
 
@@ -141,29 +144,24 @@ def _joined(views: Iterable[tuple[int, memoryview]]) -> Iterator[Read]:
         yield read
 
 
-def _read_all(blob: Blob, reads: Generator[Read], size: int) -> None:
+def _read_all(blob: Blob, reads: Iterable[Read], size: int) -> None:
     """The plan is made while it is executed: rows of many tensors would make a long one."""
     workers = min(_THREADS, len(os.sched_getaffinity(0)), -(-size // PORTION))
-    taking = Lock()
-
-    def work() -> None:
-        while read := _next(reads, taking):
-            read_into(blob, read.start, read.views)
-
     if workers <= 1:
-        return work()
+        for read in reads:
+            read_into(blob, read.start, read.views)
+        return
+    pending: deque[Future[None]] = deque()
     with ThreadPoolExecutor(workers, "preheat-read") as threads:
-        pending = [threads.submit(work) for _ in range(workers)]
-        done, _ = wait(pending, return_when=FIRST_EXCEPTION)
-        with taking:
-            reads.close()  # after an error nothing is left for the others
-        for future in done:
-            future.result()
-
-
-def _next(reads: Iterator[Read], taking: Lock) -> Read | None:
-    with taking:
-        return next(reads, None)
+        try:
+            for read in reads:
+                if len(pending) == _AHEAD:
+                    pending.popleft().result()
+                pending.append(threads.submit(read_into, blob, read.start, read.views))
+            while pending:
+                pending.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def _fill_staged(blob: Blob, move: Move, buffer: torch.Tensor) -> None:
