@@ -96,9 +96,33 @@ def test_deepspeeds_own_script_gives_the_same(tmp_path: Path, stage: int) -> Non
 def test_everything_else_is_state(tmp_path: Path) -> None:
     index = index_of(save(tmp_path / "saved", 2, epoch=4))
     assert (index.state["epoch"], index.state["global_steps"]) == (4, 5)
-    assert len(index.state["zero_optimizer_states"]) == 3
+    assert len(index.state["zero"]) == 3
     assert "module" not in index.state
     assert "torch.nn.modules.linear.Identity" in index.opaque
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_warm_start_has_the_optimizer_by_the_names_of_the_weights(tmp_path: Path, stage: int) -> None:
+    folder = save(tmp_path / "saved", stage)
+    spec = parse({"stages": [{"local": {"path": str(folder)}}, {"warmStart": {}}]})
+    bundle = prepare(spec, Store(tmp_path / "volume"), "me").folder
+    tensors = load_file(bundle / "state.safetensors")
+    for name, weight in (GROUPS[0] | GROUPS[1]).items():
+        assert torch.equal(tensors[f"optimizer.state.{name}.exp_avg"], weight * 2)
+        assert torch.equal(tensors[f"optimizer.state.{name}.exp_avg_sq"], weight.square())
+    [decayed, others] = index_of(folder).state["optimizer"]["param_groups"]
+    assert (decayed["lr"], decayed["params"]) == (0.1, list(GROUPS[0]))
+    assert others["params"] == list(GROUPS[1])
+
+
+def test_an_optimizer_of_another_kind_stays_in_the_parts_of_its_ranks(tmp_path: Path) -> None:
+    folder = save(tmp_path / "saved", 2)
+    change_optimizer(folder, base_optimizer_state=[torch.ones(3)])
+    index = index_of(folder)
+    assert index.state["optimizer"] is None
+    assert [sorted(rank.keys() & {"base_optimizer_state"}) for rank in index.state["zero"]] == [
+        ["base_optimizer_state"]
+    ] * 3
 
 
 def test_lightning_is_recognised_and_its_old_wrapper_taken_off(tmp_path: Path) -> None:
@@ -108,6 +132,8 @@ def test_lightning_is_recognised_and_its_old_wrapper_taken_off(tmp_path: Path) -
     )  # fmt: skip
     index = index_of(folder)
     assert (index.layout, list(index.tensors)) == ("lightning", ["w"])
+    [optimizer] = index.state["optimizer_states"]
+    assert (list(optimizer["state"]), optimizer["param_groups"]) == (["w"], [{"lr": 0.1, "params": ["w"]}])
 
 
 def test_without_zero_the_module_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -191,6 +217,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], type[CheckpointError], str]] = {
     "fewer groups": (lambda f: change_model(f, param_shapes=[]), CheckpointValidationError, "number of groups"),
     "tensor parallelism": (lambda f: change_model(f, mp_world_size=2), UnsupportedFormatError, "mp_world_size"),
     "experts": (lambda f: change_model(f, ds_autoep_layers=[{}]), UnsupportedFormatError, "experts"),
+    "no table of tied weights": (lambda f: change_model(f, shared_params=[1]), UnsupportedFormatError, "shared_params"),
     "no module": (lambda f: change_model(f, module=None), UnsupportedFormatError, "module is a NoneType"),
     "frozen weights of other shapes": (
         lambda f: change_model(f, frozen_param_shapes={"old.bias": (9,)}), CheckpointValidationError, "has 1 elements"

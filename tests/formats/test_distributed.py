@@ -22,6 +22,7 @@ from formats.samples import BytesBlob, Call, same, saved, value_of
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 
+import preheat
 from preheat.blob import Blob, Patience
 from preheat.bundle.store import Store
 from preheat.errors import (
@@ -139,6 +140,21 @@ def test_everything_else_is_state_in_the_tree_that_was_saved(sharded: Path) -> N
     assert index.state.keys() == {"optimizer", "train_state", "0._extra_state"}
 
 
+def test_one_process_goes_on_with_what_four_ranks_have_trained(
+    sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = parse({"stages": [{"local": {"path": str(sharded / "fsdp")}}, {"warmStart": {}}]})
+    monkeypatch.setenv("PREHEAT_BUNDLE", str(prepare(spec, Store(tmp_path), "me").folder))
+    model = torch.nn.Sequential(distributed_saves.Counting(), torch.nn.Linear(5, 3), torch.nn.LayerNorm(3))
+    optimizer = torch.optim.AdamW(model.parameters())
+    preheat.apply(model, optimizer)
+    tree = whole_tree(sharded, "fsdp")
+    assert all(torch.equal(value, tree["model"][name]) for name, value in tensors_of(model.state_dict()).items())
+    for number, (name, _) in enumerate(model.named_parameters()):
+        restored, saved = optimizer.state_dict()["state"][number], tree["optim"]["state"][name]
+        assert all(torch.equal(restored[key], saved[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+
+
 def test_one_process_saves_the_same(tmp_path: Path) -> None:
     weights = {
         "w": torch.randn(3, 4),
@@ -166,11 +182,12 @@ def test_each_item_carries_the_checksum_of_its_bytes(tmp_path: Path) -> None:
 
 
 def test_what_lightning_keeps_beside_the_shards_is_state(tmp_path: Path) -> None:
-    folder = save(tmp_path / "epoch=1.ckpt", {"model": {"w": torch.ones(2)}, "optimizer_0": {"state": {}}})
+    folder = save(tmp_path / "epoch=1.ckpt", {"model": {"w": torch.ones(2)}, "optimizer_0": {"lr": 0.5}})
     (folder / "meta.pt").write_bytes(saved({"pytorch-lightning_version": "2.6.6", "epoch": 1, "seen": torch.ones(2)}))
     index, content = read(folder)
     assert index.layout == "lightning"
-    assert_state(index.state, {"pytorch-lightning_version": "2.6.6", "epoch": 1, "seen": torch.ones(2)}, content)
+    meta = {"pytorch-lightning_version": "2.6.6", "epoch": 1, "seen": torch.ones(2)}
+    assert_state(index.state, {**meta, "optimizer_states": [{"lr": 0.5}]}, content)
 
 
 def test_long_objects_and_strange_ones_stay_opaque(tmp_path: Path) -> None:

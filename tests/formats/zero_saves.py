@@ -75,16 +75,18 @@ def save(
 
 
 def _stage12(groups: list[Tensors], rank: int, ranks: int) -> dict[str, Any]:
-    """A group in a row, filled up to a multiple of twice the ranks; the last rank saves none of what fills it up."""
-    pieces, paddings = [], []
+    """A group in a row, filled up to a multiple of twice the ranks; the last rank saves no weights that fill it up."""
+    pieces, filled, paddings = [], [], []
     for group in groups:
         row = torch.cat([tensor.reshape(-1) for tensor in group.values()])
         length = 2 * ranks * math.ceil(len(row) / (2 * ranks)) // ranks
         pieces.append(row[rank * length : (rank + 1) * length].clone())
-        paddings.append(length * ranks - len(row) if rank == ranks - 1 else 0)
+        padding = length * ranks - len(row)
+        filled.append(torch.nn.functional.pad(row, (0, padding))[rank * length : (rank + 1) * length])
+        paddings.append(padding if rank == ranks - 1 else 0)
     return {
         "single_partition_of_fp32_groups": pieces,
-        "base_optimizer_state": {"state": {0: {"exp_avg": torch.zeros_like(pieces[0])}}},
+        "base_optimizer_state": _moments(filled),
         "group_paddings": paddings,
         "param_alignment_paddings": [[0] * len(group) for group in groups],
         "partition_count": [ranks] * len(groups),
@@ -92,13 +94,22 @@ def _stage12(groups: list[Tensors], rank: int, ranks: int) -> dict[str, Any]:
 
 
 def _stage3(groups: list[Tensors], rank: int, ranks: int, sub_groups: int) -> dict[str, Any]:
-    """Every weight filled up to a multiple of the ranks and cut; what a rank has is in a row, or in several."""
-    row = torch.cat([_share(tensor, rank, ranks) for group in groups for tensor in group.values()])
+    """Every weight filled up to a multiple of the ranks and cut; the pieces of a group are in a row, or in several."""
+    rows = [torch.cat([_share(tensor, rank, ranks) for tensor in group.values()]) for group in groups]
     return {
-        "fp32_flat_groups": [piece.clone() for piece in row.chunk(sub_groups)],
-        "optimizer_state_dict": {"state": {0: {"exp_avg": torch.zeros_like(row)}}},
+        "fp32_flat_groups": [piece.clone() for row in rows for piece in row.chunk(sub_groups)],
+        "optimizer_state_dict": _moments(rows),
         "partition_count": ranks,
     }
+
+
+def _moments(rows: list[torch.Tensor]) -> dict[str, Any]:
+    """Moments that tell which weights they belong to: twice the weight, and its square."""
+    states = {
+        number: {"step": torch.tensor(2.0), "exp_avg": row * 2, "exp_avg_sq": row.square()}
+        for number, row in enumerate(rows)
+    }
+    return {"state": states, "param_groups": [{"lr": 0.1 * (number + 1), "params": [number]} for number in states]}
 
 
 def _share(tensor: torch.Tensor, rank: int, ranks: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 from preheat.blob import Blob, Folder
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
-from preheat.formats import torch_zip, zero
+from preheat.formats import torch_zip, zero, zero_optimizer
 from preheat.formats.companions import present
 from preheat.formats.inert import Node
 from preheat.formats.layouts import LIGHTNING_VERSION, checked_name, split
@@ -34,6 +34,7 @@ _OPTIMIZER = "mp_rank_00_optim_states.pt"
 _PRECISIONS = ("", "bf16_", "fp16_")  # what names of the optimizer's files may begin with
 _TAG = re.compile(r"[^/\\\x00-\x1f]+")
 _FLAT = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_flat_groups"}
+_INNER = {1: "base_optimizer_state", 2: "base_optimizer_state", 3: "optimizer_state_dict"}
 _WEIGHTS = (
     "module", "param_shapes", "buffer_names", "shared_params", "frozen_param_shapes", "frozen_param_fragments",
 )  # fmt: skip
@@ -74,13 +75,14 @@ def read_index(blob: JoinedBlob) -> Index:
     optimizers = [_optimizer(tree) for name, tree in trees if name.endswith(_OPTIMIZER)]
     models = [_dict(tree, "file") for name, tree in trees if name.endswith(_MODEL)]
     _refuse_parallelism(models[0])
-    layout = f"zero-{_stage(optimizers[0])}" if optimizers else "module"
-    tensors, rest = _consolidated(optimizers, models) if optimizers else split(_part(models[0], "module"))
+    if optimizers:
+        layout, (tensors, rest) = f"zero-{_stage(optimizers[0])}", _consolidated(optimizers, models)
+    else:
+        layout, (tensors, rest) = "module", split(_part(models[0], "module"))
+    state = {key: value for key, value in models[0].items() if key not in _WEIGHTS} | ({"module": rest} if rest else {})
+    state |= _optimizer_state(optimizers, _groups(models[0])) if optimizers else {}
     if LIGHTNING_VERSION in models[0]:
-        layout, tensors = "lightning", {name.removeprefix(_WRAPPER): tensor for name, tensor in tensors.items()}
-    state = {key: value for key, value in models[0].items() if key not in _WEIGHTS}
-    state |= {"module": rest} if rest else {}
-    state |= {"zero_optimizer_states": [_moments(optimizer) for optimizer in optimizers]} if optimizers else {}
+        layout, tensors, state = "lightning", _unwrapped(tensors), _as_lightning(state)
     opaque = uninterpreted({name for pickle in pickles for name in pickle.opaque})
     index = Index("deepspeed", layout, tensors, state, opaque, blob.fetched - before)
     check_tensors(index, blob.size)
@@ -93,19 +95,28 @@ def _consolidated(optimizers: Sequence[Tree], models: Sequence[Tree]) -> tuple[d
     kept, rest = split(_part(model, "module"))
     tensors = {name: zero.in_float32(kept[name]) for name in _list(model, "buffer_names") if name in kept}
     tensors |= _frozen(stage, models)
-    ranks = [_flat(optimizer, _FLAT[stage]) for optimizer in optimizers]
-    groups = [_shapes(shapes) for shapes in _list(model, "param_shapes")]
+    ranks, groups = [_flat(optimizer, _FLAT[stage]) for optimizer in optimizers], _groups(model)
     if len({len(rank) for rank in ranks} | ({len(groups)} if stage < 3 else set())) != 1:
         raise CheckpointValidationError("the ranks have not the same number of groups", remedy=_RESAVE)
     if stage == 3:
         tensors |= zero.in_shares({name: shape for shapes in groups for name, shape in shapes.items()}, ranks)
     else:
         tensors |= zero.in_groups(groups, ranks, _paddings(optimizers[0], groups))
-    tied = model.get("shared_params") or {}
+    tied = _dict(model.get("shared_params") or {}, "shared_params")
     tensors |= {name: tensors[source] for name, source in tied.items() if _is_name(source) and source in tensors}
     if stage < 3:  # what stage 1 does not train is nowhere else
         tensors |= {name: zero.in_float32(tensor) for name, tensor in kept.items() if name not in tensors}
     return {checked_name(name): tensor for name, tensor in tensors.items()}, rest
+
+
+def _optimizer_state(optimizers: Sequence[Tree], groups: Sequence[zero.Shapes]) -> Tree:
+    """The optimizer's state by the names of the weights, and what else each rank has; all of it as it is if need be."""
+    stage = _stage(optimizers[0])
+    inner = [optimizer.get(_INNER[stage]) for optimizer in optimizers]
+    found = zero_optimizer.gathered(stage, inner, groups, _paddings(optimizers[0], groups))
+    dropped = {_FLAT[stage], "param_slice_mappings", *([_INNER[stage]] if found else [])}
+    ranks = [{key: value for key, value in optimizer.items() if key not in dropped} for optimizer in optimizers]
+    return {"zero": ranks} | ({"optimizer": found} if found else {})
 
 
 def _frozen(stage: int, models: Sequence[Tree]) -> dict[str, Tensor]:
@@ -122,9 +133,19 @@ def _frozen(stage: int, models: Sequence[Tree]) -> dict[str, Tensor]:
     return found
 
 
-def _moments(optimizer: Tree) -> Tree:
-    """What a rank's optimizer has besides the weights."""
-    return {key: value for key, value in optimizer.items() if key not in (*_FLAT.values(), "param_slice_mappings")}
+def _as_lightning(state: Tree) -> Tree:
+    """The state with the optimizer where Lightning has it."""
+    optimizer = state.pop("optimizer", None)
+    if isinstance(optimizer, dict):
+        options = [
+            {**group, "params": list(_unwrapped(dict.fromkeys(group["params"])))} for group in optimizer["param_groups"]
+        ]
+        state["optimizer_states"] = [{"state": _unwrapped(optimizer["state"]), "param_groups": options}]
+    return state
+
+
+def _unwrapped(entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(_WRAPPER): value for name, value in entries.items()}
 
 
 def _tag(entry: Blob) -> str:
@@ -189,6 +210,10 @@ def _tensor(value: Any, name: str) -> Tensor:
     if not isinstance(value, Tensor) or not value.contiguous:
         raise CheckpointLoadError(f"{name[:80]!r} should be a dense tensor in a rank's file", remedy=_RESAVE)
     return value
+
+
+def _groups(model: Tree) -> list[dict[str, tuple[int, ...]]]:
+    return [_shapes(shapes) for shapes in _list(model, "param_shapes")]
 
 
 def _shapes(value: Any) -> dict[str, tuple[int, ...]]:

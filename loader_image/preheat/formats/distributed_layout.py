@@ -46,9 +46,19 @@ def take_apart(values: Mapping[str, Any], paths: Mapping[str, Path], meta: Mappi
             holder[key] = rest
             if not rest:
                 del holder[key]
-            name = "lightning" if LIGHTNING_VERSION in meta else ".".join(map(str, (*around, key)))
-            return Layout(name, tensors, {**meta, **_with_lists(tree)})
+            state = {**meta, **_with_lists(tree)}
+            if LIGHTNING_VERSION in meta:
+                return Layout("lightning", tensors, _as_lightning(state))
+            return Layout(".".join(map(str, (*around, key))), tensors, state)
     return _raw(tree, paths, meta)
+
+
+def _as_lightning(state: dict[Any, Any]) -> dict[Any, Any]:
+    """The state with its optimizers in a list, as in Lightning's files, not each under a key of its own."""
+    optimizers: list[Any] = []
+    while (key := f"optimizer_{len(optimizers)}") in state:
+        optimizers.append(state.pop(key))
+    return {**state, "optimizer_states": optimizers} if optimizers else state
 
 
 def _raw(tree: dict[Any, Any], paths: Mapping[str, Path], meta: Mapping[Any, Any]) -> Layout:
