@@ -369,3 +369,28 @@ def test_a_torch_that_cannot_be_watched_does_not_import(pod, tmp_path):
     pod.environment["PYTHONPATH"] += f":{fake.parent}"
     done = pod.python("import torch")
     assert "ImportError: Preheat cannot watch this process" in done.stderr
+
+
+def test_lightning_shards_a_model_that_has_no_memory_yet(pod, weights):
+    done = pod.succeed(script("""
+        from lightning.pytorch.strategies import ModelParallelStrategy
+        from torch.distributed.fsdp import fully_shard
+
+        class Sharded(Model):
+            def __init__(self):
+                L.LightningModule.__init__(self)
+            def configure_model(self):
+                with torch.device("meta"):
+                    self.encoder, self.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 1)
+                for layer in (self.encoder, self.head):
+                    fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+            def on_train_start(self):
+                whole = {{name: value.full_tensor() for name, value in self.state_dict().items()}}
+                if self.global_rank == 0:
+                    torch.save(whole, "out.pt")
+
+        trainer(devices=2, strategy=ModelParallelStrategy(process_group_backend="gloo")).fit(Sharded(), data)
+    """, save=False), OMP_NUM_THREADS="1")  # fmt: skip
+    assert equal(torch.load(pod.work / "out.pt", weights_only=True), weights)
+    assert done.stderr.count("Preheat, rank 1: loaded 4 of 4 tensors") == 1
+    assert done.stderr.count("frozen 2 tensors (encoder); gave 4 tensors memory on cpu") == 2
