@@ -163,7 +163,7 @@ def test_in_the_middle_of_an_epoch_it_is_what_lightnings_own_restore_does(
     ours, theirs = training.Model(), training.Model()
     ours_facts = training.facts(ours, training.fit(ours, callbacks=[applying_callback()]))
     theirs_facts = training.facts(theirs, training.fit(theirs, finished.folder / "step=6.ckpt"))
-    assert ours_facts["step"] == 8
+    assert ours_facts["step"] > 6  # how far an epoch goes on is Lightning's affair, and changed between versions
     assert same(ours_facts, theirs_facts)
 
 
@@ -171,9 +171,10 @@ def test_a_checkpoint_of_the_run_itself_wins(
     training: Any, finished: SimpleNamespace, given: Given, tmp_path: Path
 ) -> None:
     given(finished.folder / "epoch.ckpt")
-    model = training.Model()
+    model, without = training.Model(), training.Model()
     training.fit(model, finished.folder / "step=6.ckpt", callbacks=[applying_callback()])
-    assert len(model.losses) == 2
+    training.fit(without, finished.folder / "step=6.ckpt")
+    assert model.losses == without.losses
     assert "Lightning then restored" in notes(tmp_path)
 
 

@@ -188,6 +188,18 @@ def test_a_folder_of_torch_distributed_goes_on_by_name(
     assert resumed.steps(10, 20) == halfway.steps(10, 20)  # the milestone at step 12 is a number again
 
 
+def test_a_compiled_model_has_the_same_parameters(bundle: Callable[..., Path]) -> None:
+    halfway = Training(optimizer=by_name(NAMES))
+    halfway.steps(0, 3)
+    checkpoint = halfway.saved()
+    [group] = checkpoint["optimizer_state_dict"]["param_groups"]
+    group["param_names"] = [f"_orig_mod.{name}" for name in NAMES]
+    bundle(checkpoint)
+    resumed = Training(seed=1, optimizer=by_name(NAMES[::-1]))
+    assert "AdamW (4 parameters by name)" in resume(resumed).notes[0]
+    assert resumed.steps(3, 6) == halfway.steps(3, 6)
+
+
 def test_several_optimizers_are_given_in_the_checkpoints_order(bundle: Callable[..., Path]) -> None:
     one, other = Training(), Training(seed=2)
     one.steps(0, 3)

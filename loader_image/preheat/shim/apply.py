@@ -28,8 +28,9 @@ _history: list[Report] = []
 def apply(model: Any, optimizer: Any = None, scheduler: Any = None, *, device: Any = None) -> Report:
     """Run the stages that the bundle in PREHEAT_BUNDLE leaves to this process; call it before the model is wrapped.
 
-    Tensors on the meta device get memory on `device`, by default where the rest of the model is. In a process group all
-    ranks call it and return together. Raises a CheckpointError that says whether the model was touched, on every rank.
+    A warm start restores `optimizer` and `scheduler`, each one object or a list of them. Tensors on the meta device get
+    memory on `device`, by default where the rest of the model is. In a process group all ranks call it and return
+    together. Raises a CheckpointError that says whether the model was touched, on every rank.
     """
     return apply_to(CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler, device=device))
 

@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import CheckpointIncompatibleError
+from preheat.strategies.wrapping import followed
 
 #: Entries of torch's own optimizers that have the shape of their parameter.
 _LIKE_PARAMETER = frozenset(
@@ -122,8 +123,10 @@ def _in_order(number: int, given: Mapping[str, Any], own: list[str]) -> tuple[li
                 remedy=_FRESH,
             )
         return list(keys), False
-    by_name = dict(zip(theirs, keys, strict=True))
-    added, removed = [name for name in own if name not in by_name], [name for name in theirs if name not in own]
+    wrapped = followed(theirs, own)
+    by_name = {wrapped.get(name, name): key for name, key in zip(theirs, keys, strict=True)}
+    known = set(own)
+    added, removed = [name for name in own if name not in by_name], [name for name in by_name if name not in known]
     if added or removed:
         said = [f"{word} {_some(those)}" for word, those in (("without", added), ("with", removed)) if those]
         raise CheckpointIncompatibleError(
