@@ -165,31 +165,36 @@ class HttpBlob:
             position = start
             while position < stop:
                 view = buffer[: min(len(buffer), stop - position)]
-                filled = 0
-                try:
-                    while filled < len(view):
-                        filled += self._receive_some(answer, view[filled:], position + filled, stop, attempts)
-                except Interrupted:
-                    if filled:
-                        yield view[:filled]
-                    raise
+                filled, fault = self._fill(answer, view, attempts)
                 position += filled
-                yield view
+                if filled:
+                    yield view[:filled]
+                if fault:
+                    raise fault
+                if filled < len(view):
+                    raise self._cut(position, stop)
 
-    def _receive_some(self, answer: Answer, view: memoryview, position: int, stop: int, attempts: Attempts) -> int:
-        with faults(self.uri):
-            count = answer.receive(view)
-        if not count:
-            raise Interrupted(
-                TruncatedError(
-                    f"{self.uri}: the server closed the connection at byte {position} of {position}...{stop}",
-                    remedy="Check the server's log and any proxy on the way",
-                )
-            )
-        with self._lock:
-            self.fetched += count
-        attempts.received(count)
-        return count
+    def _fill(self, answer: Answer, view: memoryview, attempts: Attempts) -> tuple[int, Interrupted | None]:
+        """Bytes received: fewer than `view` has when the answer ends or there is a fault."""
+        filled = 0
+        try:
+            with faults(self.uri):  # around all: TLS gives 16 KiB at a time
+                while filled < len(view) and (count := answer.receive(view[filled:])):
+                    filled += count
+                    attempts.received(count)
+        except Interrupted as fault:
+            return filled, fault
+        finally:
+            with self._lock:
+                self.fetched += filled
+        return filled, None
+
+    def _cut(self, position: int, stop: int) -> Interrupted:
+        error = TruncatedError(
+            f"{self.uri}: the server closed the connection at byte {position} of {position}...{stop}",
+            remedy="Check the server's log and any proxy on the way",
+        )
+        return Interrupted(error)
 
     # The first request.
 
@@ -219,9 +224,11 @@ class HttpBlob:
             start, stop, size = part
             self.version = self.name_version(headers, size)
             buffer = bytearray(length)
-            view, filled = memoryview(buffer), 0
-            while filled < length:
-                filled += self._receive_some(answer, view[filled:], start + filled, stop, attempts)
+            filled, fault = self._fill(answer, memoryview(buffer), attempts)
+            if fault:
+                raise fault
+            if filled < length:
+                raise self._cut(start + filled, stop)
             return size, Pin.of(headers), Kept(start, bytes(buffer))
 
     # One request and its answer.
