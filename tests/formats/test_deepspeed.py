@@ -15,6 +15,7 @@ from formats.test_distributed import MemoryFolder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from sources.fault_server import FaultServer
 
 from preheat.blob import Patience
 from preheat.bundle.store import Store
@@ -49,6 +50,10 @@ def save(folder: Path, stage: int, ranks: int = 3, **options: Any) -> Path:
     return zero_saves.save(
         folder, stage, GROUPS, ranks=ranks, **{"buffers": BUFFERS, "frozen": FROZEN, "tied": TIED, **options}
     )
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def index_of(folder: Path) -> Index:
@@ -145,12 +150,15 @@ def test_without_zero_the_module_is_taken_as_it_is(tmp_path: Path) -> None:
     assert index_of(folder).layout == "module"
 
 
-def test_a_folder_behind_requests_is_read_without_a_listing(tmp_path: Path) -> None:
+def test_a_folder_behind_a_url_is_one_checkpoint(tmp_path: Path) -> None:
     folder = save(tmp_path / "saved", 3)
-    remote = MemoryFolder(
-        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    )
-    assert read_index(open_in(remote, "latest")).tensors.keys() == EXPECTED.keys()
+    with FaultServer().running() as server:
+        for name, content in contents_of(folder).items():
+            server.serve(f"/run/{name}", content)
+        spec = parse({"stages": [{"http": {"url": f"{server.origin}/run/"}}]})
+        found = load_file(prepare(spec, Store(tmp_path / "volume"), "me").folder / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in EXPECTED.items() if name in found)
+    assert EXPECTED.keys() - found.keys() == set(TIED)
 
 
 def test_a_checkpoint_called_latest_is_a_checkpoint(tmp_path: Path) -> None:
@@ -245,7 +253,7 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", [2, 3])
 def test_damage_ends_in_an_error_of_preheat_or_does_no_harm(tmp_path: Path, stage: int) -> None:
     folder = save(tmp_path / "saved", stage, 2)
-    contents = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    contents = contents_of(folder)
     chance = random.Random(stage)
     for _ in range(200):
         name = chance.choice(list(contents))

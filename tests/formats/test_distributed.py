@@ -20,6 +20,7 @@ import torch.distributed.checkpoint as dcp
 from formats import distributed_saves
 from formats.samples import BytesBlob, Call, same, saved, value_of
 from safetensors.torch import load_file
+from sources.fault_server import FaultServer
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 
 import preheat
@@ -235,6 +236,17 @@ def requests_of(folder: Path) -> tuple[int, int]:
     assert index.tensors
     reads = [read for name, blob in remote.files.items() if name.endswith(".distcp") for read in blob.reads]
     return len(reads), sum(stop - start for start, stop in reads)
+
+
+def test_a_folder_behind_a_url_is_one_checkpoint(sharded: Path, tmp_path: Path) -> None:
+    with FaultServer().running() as server:
+        for file in (sharded / "boxes").iterdir():
+            server.serve(f"/run/{file.name}", file.read_bytes())
+        spec = parse({"stages": [{"http": {"url": f"{server.origin}/run/"}}]})
+        found = load_file(prepare(spec, Store(tmp_path), "me").folder / "model.safetensors")
+    expected = whole_tree(sharded, "boxes")["state_dict"]
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_neighbours_come_in_one_request(tmp_path: Path) -> None:
