@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import preheat
 from preheat.cli import app
 from preheat.errors import CheckpointConfigError
-from preheat.shim.report_facts import read
+from preheat.shim.report_facts import facts, read
 from preheat.shim.report_html import page
 from preheat.shim.report_table import table
 from preheat.shim.report_tree import join_chains, leaves, model_tree, size_text, skipped_tree
@@ -207,3 +207,9 @@ def test_a_page_that_cannot_be_written_is_a_failure_with_a_reason(path, tmp_path
     assert refused.exit_code == 50
     assert "StorageFailed" in refused.output
     assert "No such file" in refused.output
+
+
+def test_the_report_of_a_rank_says_what_it_is_part_of(report):
+    given = {**report, "rank": 1, "ranks": 4, "totals": {**report["totals"], "partial": 7}}
+    assert ("rank", "1 of 4, which agree; it holds parts of 7 tensors") in facts(given)
+    assert "rank" not in dict(facts(report))
