@@ -44,7 +44,8 @@ def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "strategy", report["strategy"]
     yield "loaded", _loaded(totals, seconds.get("load", 0.0))
     if (ranks := report.get("ranks", 1)) > 1:
-        yield "rank", f"{report.get('rank', 0)} of {ranks}, which agree; it holds parts of {totals.get('partial', 0)} tensors"
+        partial = f"it holds parts of {totals.get('partial', 0)} tensors"
+        yield "rank", f"{report.get('rank', 0)} of {ranks}, which agree; {partial}"
     if seconds:
         yield "took", ", ".join(f"{phase} {value:.3f} s" for phase, value in seconds.items())
     for entry in report["modifiers"]:
