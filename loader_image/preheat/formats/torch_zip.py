@@ -24,6 +24,16 @@ def read_index(reader: MetadataReader) -> Index:
 
 def read_tree(reader: MetadataReader, *, suffix: int = SUFFIX) -> Pickle:
     """What a torch zip file holds, be it a checkpoint or not; its directory is sought in the last `suffix` bytes."""
+    content, records = _members(reader, suffix)
+    budget = MAX_OPCODES + 200 * len(records)
+    pickle = read_pickle(content, CONSTRUCTORS, partial(_storage, records), max_opcodes=budget)
+    if pickle.stop != len(content):
+        raise CheckpointLoadError(f"{len(content) - pickle.stop} bytes follow the end of the pickle")
+    return pickle
+
+
+def _members(reader: MetadataReader, suffix: int) -> tuple[bytes, dict[str, Record]]:
+    """The pickle, and the storages by their keys; the directory is let go before the pickle is followed."""
     members = read_directory(reader, suffix)
     root = _root(members)
     check_stored(members.values())
@@ -35,12 +45,7 @@ def read_tree(reader: MetadataReader, *, suffix: int = SUFFIX) -> Pickle:
         name.removeprefix(f"{root}/data/"): members[name] for name in members if name.startswith(f"{root}/data/")
     }
     records = dict(zip(storages, locate(reader, list(storages.values()), alignment), strict=True))
-    content = read_member(reader, members[f"{root}/data.pkl"])
-    budget = MAX_OPCODES + 200 * len(records)
-    pickle = read_pickle(content, CONSTRUCTORS, partial(_storage, records), max_opcodes=budget)
-    if pickle.stop != len(content):
-        raise CheckpointLoadError(f"{len(content) - pickle.stop} bytes follow the end of the pickle")
-    return pickle
+    return read_member(reader, members[f"{root}/data.pkl"]), records
 
 
 def _root(members: Mapping[str, Member]) -> str:
