@@ -16,6 +16,7 @@ from shim.pod import Pod, lay_out_shim
 from preheat.bundle.store import Store
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError, NoWeightsError
 from preheat.prepare import prepare
+from preheat.shim.apply import report_on
 from preheat.shim.lightning import applying_callback
 from preheat.spec import parse
 
@@ -239,6 +240,9 @@ def test_a_callbacks_object_is_left_out_and_told(
     training.fit(model, callbacks=[applying_callback()])
     assert model.losses == finished.whole["losses"][4:]
     assert "not made of the state: callbacks.Other.path (pathlib.PosixPath)" in notes(tmp_path)
+    report = report_on(model)
+    assert report is not None
+    assert report.state == {"epoch": 1, "global_step": 4}  # Lightning has the rest; it is not kept twice
 
 
 def test_a_checkpoint_without_optimizers_makes_no_bundle(

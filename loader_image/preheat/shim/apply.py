@@ -57,7 +57,7 @@ def apply_to(context: CheckpointContext) -> Report:
     waited = {"wait": context.ranks.waited} if context.ranks else {}
     seconds = {**report.seconds, **waited, "total": perf_counter() - started}
     report = _reports[model] = replace(report, seconds=seconds)
-    _history.append(report)
+    _history.append(replace(report, state={}))  # tensors that whoever called may drop
     guard.release()
     publish(report)
     return report

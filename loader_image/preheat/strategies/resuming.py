@@ -20,6 +20,7 @@ from preheat.formats.training_state import Parts, opaque_in, require_optimizer
 from preheat.strategies.loading import load_matching, origin, touching
 from preheat.strategies.matching import Tolerance
 from preheat.strategies.optimizer_state import Matched, match_optimizer
+from preheat.strategies.spread_state import read_entry
 
 _PROGRESS = ("epoch", "global_step")
 
@@ -35,25 +36,27 @@ class Matches:
 def resume(context: CheckpointContext, tolerance: Tolerance) -> CheckpointContext:
     """Fill the context's model, optimizer and scheduler from its checkpoint.
 
-    A framework that restores its own optimizers (`context.pl_module`) gets them elsewhere. Raises before anything is
-    touched, or says that the model was.
+    A framework that restores its own optimizers (`context.pl_module`) gets them elsewhere, with all the rest. Raises
+    before anything is touched, or says that the model was.
     """
     context.validate_for_stage("warm_start", ["model", "checkpoint_data"])
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
     with closing(training_state(context.checkpoint_data)) as training:
         parts = require_optimizer(training.tree, origin(context) or "the checkpoint")
-        found = Matches((), ()) if context.pl_module is not None else match(context, parts)
+        progress = {key: parts.rest[key] for key in _PROGRESS if isinstance(parts.rest.get(key), int)}
+        elsewhere = context.pl_module is not None
+        found = Matches((), ()) if elsewhere else match(context, parts)
         kept = context.optimizer, context.scheduler
         context = load_matching(context, "warm_start", tolerance)
         context.optimizer, context.scheduler = kept
         with touching():
             restore(found, training)
-            state = training.read(parts.rest)
+            state = progress if elsewhere else training.read(parts.rest)
     context.update_metadata(
         training_state=state,
-        restored=[*_restored(found), *(f"{key} {state[key]}" for key in _PROGRESS if isinstance(state.get(key), int))],
+        restored=[*_restored(found), *(f"{key} {value}" for key, value in progress.items())],
         not_made=dict(opaque_in(parts.rest)),
-        **{key: state[key] for key in _PROGRESS if isinstance(state.get(key), int)},
+        **progress,
     )
     return context
 
@@ -96,9 +99,10 @@ def match(context: CheckpointContext, parts: Parts) -> Matches:
 def restore(found: Matches, training: TrainingState) -> None:
     """Hand each object its state; tensors go where the optimizer's own `load_state_dict` takes them."""
     for optimizer, matched in found.optimizers:
-        entries = _Entries(matched.state["state"], training) if _takes_one_by_one(optimizer) else None
+        entries: Mapping[int, Any] = _Entries(matched, training)
         rest = {key: value for key, value in matched.state.items() if key != "state"}
-        optimizer.load_state_dict({"state": entries or training.read(matched.state["state"]), **training.read(rest)})
+        state = entries if _takes_one_by_one(optimizer) else dict(entries)
+        optimizer.load_state_dict({"state": state, **training.read(rest)})
     for scheduler, state in found.schedulers:
         scheduler.load_state_dict(training.read(state))
 
@@ -109,11 +113,14 @@ class _Entries(Mapping[int, Any]):
     So that what is on its way to a device is never all in memory.
     """
 
-    def __init__(self, entries: Mapping[int, Any], training: TrainingState) -> None:
-        self._entries, self._training = entries, training
+    def __init__(self, matched: Matched, training: TrainingState) -> None:
+        self._entries, self._spread, self._training = matched.state["state"], matched.spread, training
 
     def __getitem__(self, key: int) -> Any:
-        return self._training.read(self._entries[key])
+        entry = self._entries[key]
+        if key in self._spread and isinstance(entry, Mapping):
+            return read_entry(entry, self._spread[key], self._training)
+        return self._training.read(entry)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._entries)
