@@ -1,9 +1,16 @@
 """How many connections a transfer takes, tried on networks that are only arithmetic."""
 
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import torch
+from loader.loader_process import environment
+from safetensors.torch import save
+from sources.fault_server import FaultServer
 
 from preheat.errors import CheckpointConfigError
 from preheat.transfer.pace import FIRST, LOCAL, REMOTE, Bucket, Pace, Ramp, ramped
@@ -134,3 +141,28 @@ def test_a_bandwidth_that_is_none_is_refused(text: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("PREHEAT_BANDWIDTH", text)
     with pytest.raises(CheckpointConfigError):
         ramped(Pace(1, 1, 1), lambda count: None)
+
+
+MEASURED = """
+import preheat.transfer.pace
+preheat.transfer.pace.FIRST = 32
+import preheat.loader
+assert preheat.loader.main() == 0
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def test_memory_stays_small_with_all_connections_at_work(tmp_path: Path) -> None:
+    weights = {f"w{number}": torch.ones(1_000_000) for number in range(20)}
+    with FaultServer().running() as server:
+        server.etags["/model.safetensors"] = '"1"'
+        url = server.serve("/model.safetensors", save(weights))
+        stages = [{"http": {"url": url}}, {"verify": {"finite": True}}, {"convert": {"dtype": "bfloat16"}}]
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED],
+            env=environment([*stages, {"weightsOnly": {}}], tmp_path / "volume"),
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) / 1024 <= 64

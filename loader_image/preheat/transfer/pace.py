@@ -46,7 +46,7 @@ class Pace:
 
 
 LOCAL = Pace(threads=2, buffer=1024 * 1024, piece=32 << 20)
-REMOTE = Pace(threads=32, buffer=256 * 1024, piece=16 << 20)
+REMOTE = Pace(threads=32, buffer=128 * 1024, piece=16 << 20)
 
 
 class Ramp:
