@@ -18,7 +18,7 @@ PROJECT = PACKAGE.parent.parent / "pyproject.toml"
 def lay_out_shim(folder: Path) -> Path:
     """What the image has in /shim: the package, the loose module, and the entry points that pip would write."""
     shutil.copytree(PACKAGE, folder / "preheat", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PACKAGE.parent / "pod" / "sitecustomize.py", folder)
+    shutil.copy(PACKAGE / "shim" / "pod" / "sitecustomize.py", folder)
     info = folder / f"preheat-{preheat.__version__}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: preheat\nVersion: {preheat.__version__}\n")

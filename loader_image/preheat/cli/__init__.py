@@ -11,6 +11,7 @@ from preheat.cli.cache import cache
 from preheat.cli.checksum import checksum
 from preheat.cli.compare import compare
 from preheat.cli.convert import convert
+from preheat.cli.exec import exec_
 from preheat.cli.inspect import inspect
 from preheat.cli.plan import plan
 from preheat.cli.report import report
@@ -26,6 +27,8 @@ app = typer.Typer(
 
 for _verb in (run, plan, inspect, verify, compare, convert, checksum, report):
     app.command()(_verb)
+# What follows the command's name is the command's.
+app.command(name="exec", context_settings={"allow_interspersed_args": False})(exec_)
 app.add_typer(cache, name="cache")
 
 

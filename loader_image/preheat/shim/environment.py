@@ -14,6 +14,6 @@ def bundle_folder() -> Path:
         raise CheckpointConfigError(
             "PREHEAT_BUNDLE is not set, so there is no checkpoint to apply",
             remedy="Label the pod `preheat.dev/pipeline: NAME`; outside Kubernetes run "
-            "`preheat run pipeline.yaml --output DIR` and set PREHEAT_BUNDLE to the bundle's folder",
+            "`preheat exec --pipeline FILE -- COMMAND`, or set PREHEAT_BUNDLE to the folder of what `preheat run` made",
         )
     return Path(folder)
