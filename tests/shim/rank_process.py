@@ -169,6 +169,26 @@ def flattened(wanted: dict[str, torch.Tensor]) -> Seen:
     return {**seen, "equal": same, "trains": bool(model(torch.arange(4)).backward() is None)}
 
 
+def resumed(wanted: dict[str, torch.Tensor]) -> Seen:
+    """One step after a warm start, sharded from the meta device, beside the same step in one process."""
+    alone = Net()
+    alone.load_state_dict(wanted)
+    optimizer = torch.optim.AdamW(alone.parameters(), lr=0.1)
+    optimizer.load_state_dict(torch.load(Path(os.environ["PREHEAT_BUNDLE"]).parent / "run.pt")["optimizer_state_dict"])
+    with torch.device("meta"):
+        model = fsdp(Net())
+    sharded = torch.optim.AdamW(model.parameters(), lr=0.1)
+    seen = applied(model, optimizer=sharded)
+    moments = [state["exp_avg"] for state in sharded.state.values()]
+    for each, own in ((alone, optimizer), (model, sharded)):
+        each(torch.arange(4)).backward()
+        own.step()
+    same = all(
+        torch.allclose(whole(a), b, atol=1e-6) for a, b in zip(model.parameters(), alone.parameters(), strict=True)
+    )
+    return {**seen, "equal": same, "moments": [type(each).__name__ for each in moments]}
+
+
 def another_shape_on_one(wanted: dict[str, torch.Tensor]) -> Seen:
     model = Net(classes=5 if dist.get_rank() == 1 else 33)
     before = model.up.weight.detach().clone()
@@ -201,8 +221,8 @@ def alone(wanted: dict[str, torch.Tensor]) -> Seen:
 SCENARIOS: list[tuple[str, Callable[[dict[str, torch.Tensor]], Seen]]] = [
     ("exact", sharded), ("exact", sharded_in_bfloat16), ("exact", sharded_from_meta),
     ("transfer", sharded_with_other_head), ("freezing", frozen), ("exact", tensor_parallel), ("exact", both),
-    ("exact", wrapped), ("transfer", flattened), ("exact", another_shape_on_one), ("broken", broken_modifier),
-    ("differing", other_bytes_on_one),
+    ("exact", wrapped), ("transfer", flattened), ("resumed", resumed), ("exact", another_shape_on_one),
+    ("broken", broken_modifier), ("differing", other_bytes_on_one),
     ("exact", one_that_stays_away), ("exact", alone),
 ]  # fmt: skip
 

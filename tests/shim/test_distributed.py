@@ -11,6 +11,10 @@ import torch
 from shim import rank_process
 from shim.bundles import WEIGHTS_ONLY, write_bundle
 
+from preheat.bundle.store import Store
+from preheat.prepare import prepare
+from preheat.spec import parse
+
 STAGES = {
     "exact": [WEIGHTS_ONLY],
     "transfer": [{"transferLearning": {"skipMismatched": True}}],
@@ -27,11 +31,26 @@ def tensors():
     return {**state, "head.weight": state["embed.weight"].clone()}
 
 
+def resumable(folder, wanted):
+    """The bundle of a training that has made a step."""
+    model = rank_process.Net()
+    model.load_state_dict(wanted)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.arange(4)).backward()
+    optimizer.step()
+    torch.save(
+        {"model_state_dict": wanted, "optimizer_state_dict": optimizer.state_dict(), "epoch": 1}, folder / "run.pt"
+    )
+    document = {"stages": [{"local": {"path": str(folder / "run.pt")}}, {"warmStart": {}}]}
+    return prepare(parse(document), Store(folder / "volume"), "test").folder
+
+
 def play(folder, world):
     wanted = tensors()
     for name, stages in STAGES.items():
         write_bundle(folder / name, wanted, stages)
     write_bundle(folder / "differing-rank1", {**wanted, "wide.weight": wanted["wide.weight"] + 1}, STAGES["differing"])
+    (folder / "resumed").symlink_to(resumable(folder, wanted))
     environment = os.environ | {
         "PYTHONPATH": str(Path(rank_process.__file__).parent), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world),
         "PREHEAT_REPORT": str(folder / "report.json"), "PREHEAT_RANKS_TIMEOUT": "60",
@@ -124,6 +143,13 @@ def test_flattened_parameters_are_gathered_filled_and_kept(seen):
         assert rank["equal"], rank
         assert (rank["loaded"], rank["skipped"]) == (9, 1)
         assert "up.weight" in rank["names"]
+
+
+def test_a_training_goes_on_with_each_rank_s_part_of_the_optimizers_state(seen):
+    for rank in of(seen, "resumed"):
+        assert rank["equal"], rank
+        assert set(rank["moments"]) == {"DTensor"}
+        assert "restored AdamW (8 parameters by position), epoch 1" in rank["notes"]
 
 
 def test_when_one_rank_fails_all_do_for_its_reason_and_untouched(seen):

@@ -384,9 +384,19 @@ def test_a_bundle_without_state_is_refused(halfway: Training, bundle: Callable[.
         resume(Training())
 
 
-def test_parameters_without_memory_are_refused(halfway: Training, bundle: Callable[..., Path]) -> None:
+def test_a_model_without_memory_goes_on_too(halfway: Training, bundle: Callable[..., Path]) -> None:
     bundle(halfway.saved())
     with torch.device("meta"):
         resumed = Training()
-    with pytest.raises(CheckpointIncompatibleError, match=r"parameter 0\.weight is on the meta device"):
-        resume(resumed)
+    resume(resumed)
+    assert resumed.steps(10, 15) == halfway.steps(10, 15)
+
+
+def test_parameters_of_another_model_without_memory_are_refused(halfway: Training, bundle: Callable[..., Path]) -> None:
+    bundle(halfway.saved())
+    with torch.device("meta"):
+        other = Training()
+    with pytest.raises(
+        CheckpointIncompatibleError, match=r"parameter 0 is on the meta device, and not one of the model"
+    ):
+        preheat.apply(Training().model, other.optimizer, other.scheduler)

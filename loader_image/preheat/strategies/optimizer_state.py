@@ -8,13 +8,14 @@ by position; what can be compared is compared, and nothing is touched.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import CheckpointIncompatibleError
+from preheat.strategies.shards import is_spread, target_of
 from preheat.strategies.wrapping import followed
 
 #: Entries of torch's own optimizers that have the shape of their parameter.
@@ -38,6 +39,7 @@ class Matched:
     state: Mapping[str, Any]
     parameters: int
     named: bool  # matched by name, not by position
+    spread: Mapping[int, torch.Tensor] = field(default_factory=dict)  # parameters of several processes, by position
 
 
 def match_optimizer(saved: Mapping[str, Any], optimizer: Any, names: Mapping[int, str]) -> Matched:
@@ -48,6 +50,7 @@ def match_optimizer(saved: Mapping[str, Any], optimizer: Any, names: Mapping[int
     theirs, ours = saved["param_groups"], optimizer.param_groups
     _compare_groups(theirs, ours, type(optimizer).__name__)
     states: dict[int, Any] = {}
+    spread: dict[int, torch.Tensor] = {}
     groups: list[dict[str, Any]] = []
     known: set[Any] = set()
     named = True
@@ -58,7 +61,9 @@ def match_optimizer(saved: Mapping[str, Any], optimizer: Any, names: Mapping[int
         named &= by_name
         first = sum(len(each["params"]) for each in groups)
         for position, (key, name, parameter) in enumerate(zip(keys, own, group["params"], strict=True), first):
-            _refuse_unsupported(name, parameter)
+            _refuse_unsupported(name, parameter, names)
+            if is_spread(parameter):
+                spread[position] = parameter
             if key in saved["state"]:
                 _compare_shapes(name, saved["state"][key], parameter)
                 states[position] = saved["state"][key]
@@ -68,7 +73,7 @@ def match_optimizer(saved: Mapping[str, Any], optimizer: Any, names: Mapping[int
         raise CheckpointIncompatibleError(
             f"the checkpoint's optimizer has a state for {_some(strangers)}, of no group", remedy=_FRESH
         )
-    return Matched({"state": states, "param_groups": groups}, len(known), named)
+    return Matched({"state": states, "param_groups": groups}, len(known), named, spread)
 
 
 def _group(given: Mapping[str, Any], group: Mapping[str, Any], positions: Iterable[int]) -> dict[str, Any]:
@@ -137,17 +142,18 @@ def _in_order(number: int, given: Mapping[str, Any], own: list[str]) -> tuple[li
     return [by_name[name] for name in own], True
 
 
-def _refuse_unsupported(name: str, parameter: torch.Tensor) -> None:
-    if parameter.is_meta:
+def _refuse_unsupported(name: str, parameter: torch.Tensor, names: Mapping[int, str]) -> None:
+    if parameter.is_meta and id(parameter) not in names:
         raise CheckpointIncompatibleError(
-            f"the optimizer's parameter {name} is on the meta device",
-            remedy="Give the model memory before its optimizer is built: model.to_empty(device=...)",
+            f"the optimizer's parameter {name} is on the meta device, and not one of the model, which is to get memory",
+            remedy="Build the optimizer from the parameters of the model that is given",
         )
-    if is_traceable_wrapper_subclass(parameter):
+    held = target_of(name, parameter).tensor
+    if is_traceable_wrapper_subclass(held):
         raise CheckpointIncompatibleError(
-            f"the optimizer's parameter {name} is a {type(parameter).__name__}; the state of sharded parameters is not "
+            f"the optimizer's parameter {name} is a {type(held).__name__}; the state of such parameters is not "
             "restored yet",
-            remedy="Restore it before sharding, or start a fresh optimizer with weightsOnly",
+            remedy="Restore it before they are made, or start a fresh optimizer with weightsOnly",
         )
 
 

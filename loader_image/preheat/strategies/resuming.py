@@ -101,8 +101,9 @@ def restore(found: Matches, training: TrainingState) -> None:
     for optimizer, matched in found.optimizers:
         entries: Mapping[int, Any] = _Entries(matched, training)
         rest = {key: value for key, value in matched.state.items() if key != "state"}
-        state = entries if _takes_one_by_one(optimizer) else dict(entries)
-        optimizer.load_state_dict({"state": state, **training.read(rest)})
+        optimizer.load_state_dict(
+            {"state": entries if _takes_one_by_one(optimizer) else dict(entries), **training.read(rest)}
+        )
     for scheduler, state in found.schedulers:
         scheduler.load_state_dict(training.read(state))
 
