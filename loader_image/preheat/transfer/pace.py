@@ -20,9 +20,9 @@ LEAST_PIECE = 1 << 20
 FIRST = 8
 #: Seconds for which the rate is measured.
 WINDOW = 0.05
-#: Twice as many connections have to bring so much more within so many seconds.
-GAIN = 1.15
-TRIAL = 1.0
+#: Twice as many connections have to bring so much more within so many seconds, or they are given up again.
+GAIN = 1.4
+TRIAL = 0.6
 #: Seconds until more are tried after some that brought nothing.
 PAUSE = 10.0
 #: Share of the processors that work, above which nothing waits for the network.
@@ -62,16 +62,15 @@ class Ramp:
         self._lock = threading.Lock()
         self._bytes = 0
         self._began: tuple[float, float] | None = None  # the window: now, and what the processors had worked
-        self._rate = 0.0  # the best one before the last growth
-        self._grew = 0.0  # when that was
-        self._next = 0.0  # when to grow though it brought nothing
+        self._trial: tuple[int, float, float] | None = None  # size and rate before it, and its end
+        self._next = 0.0  # when more are tried
 
     def passed(self, count: int, now: float, worked: float) -> None:
         """Another `count` bytes have passed, at `now`; the processors have worked for so many seconds so far."""
         with self._lock:
             self._bytes += count
             if self._began is None:
-                self._began, self._next = (now, worked), now
+                self._began = now, worked
                 return
             seconds = now - self._began[0]
             if seconds >= WINDOW:
@@ -80,12 +79,15 @@ class Ramp:
                 self._bytes, self._began = 0, (now, worked)
 
     def _look(self, rate: float, now: float, busy: bool) -> None:
-        if busy or self.size == self._limit:
-            return
-        gained = rate >= GAIN * self._rate and now < self._grew + TRIAL
-        if gained or now >= self._next:
+        if self._trial:
+            before, least, end = self._trial
+            if rate >= GAIN * least:
+                self._trial = None
+            elif now >= end:
+                self.size, self._trial, self._next = before, None, now + PAUSE
+        if not (self._trial or busy or self.size == self._limit or now < self._next):
+            self._trial = self.size, rate, now + TRIAL
             self.size = min(2 * self.size, self._limit)
-            self._rate, self._grew, self._next = rate, now, now + PAUSE
 
 
 class Bucket:
