@@ -63,17 +63,17 @@ class ComponentCatalog:
     @staticmethod
     def get_source_target(name: str) -> str:
         """Dotted path of a source's class, for `_target_`."""
-        return _target(_lookup(name, SOURCES, "source"))
+        return dotted_path(_lookup(name, SOURCES, "source"))
 
     @staticmethod
     def get_loader_target(name: str) -> str:
         """Dotted path of a loading strategy's class, for `_target_`."""
-        return _target(_lookup(name, STRATEGIES, "loading strategy"))
+        return dotted_path(_lookup(name, STRATEGIES, "loading strategy"))
 
     @staticmethod
     def get_modifier_target(name: str) -> str:
         """Dotted path of a modifier's class, for `_target_`."""
-        return _target(_lookup(name, MODIFIERS, "modifier"))
+        return dotted_path(_lookup(name, MODIFIERS, "modifier"))
 
 
 def built_in() -> dict[str, type[PipelineStage]]:
@@ -131,7 +131,12 @@ def spell(stage: PipelineStage) -> dict[str, Any]:
     parameters = _parameters(stage)
     if name := _name_of(type(stage)):
         return {camel_case(name): parameters}
-    return {"_target_": _target(type(stage)), **{snake_case(k): v for k, v in parameters.items()}}
+    return {"_target_": dotted_path(type(stage)), **{snake_case(k): v for k, v in parameters.items()}}
+
+
+def dotted_path(component: type) -> str:
+    """What `_target_` holds for a class."""
+    return f"{component.__module__}.{component.__qualname__}"
 
 
 def camel_case(name: str) -> str:
@@ -171,10 +176,6 @@ def _legacy_class(class_name: str, target: str, where: str) -> type[PipelineStag
     if class_name not in by_class:
         raise CheckpointConfigError(f"{where}: {target} has no equivalent{suggest(class_name, sorted(by_class))}")
     return by_class[class_name]
-
-
-def _target(component: type) -> str:
-    return f"{component.__module__}.{component.__qualname__}"
 
 
 def _plain(value: Any) -> Any:

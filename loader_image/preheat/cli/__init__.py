@@ -12,6 +12,7 @@ from preheat.cli.checksum import checksum
 from preheat.cli.compare import compare
 from preheat.cli.convert import convert
 from preheat.cli.exec import exec_
+from preheat.cli.init import init
 from preheat.cli.inspect import inspect
 from preheat.cli.plan import plan
 from preheat.cli.report import report
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (run, plan, inspect, verify, compare, convert, checksum, report):
+for _verb in (run, plan, inspect, verify, compare, convert, checksum, report, init):
     app.command()(_verb)
 # What follows the command's name is the command's.
 app.command(name="exec", context_settings={"allow_interspersed_args": False})(exec_)
