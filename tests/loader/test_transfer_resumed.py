@@ -1,21 +1,25 @@
 """One transfer goes on where another ended, however that was."""
 
 import hashlib
+import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from formats.samples import BytesBlob, same, saved
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from preheat.blob import Patience
 from preheat.checks import Checks, Findings
 from preheat.errors import CheckpointValidationError
 from preheat.formats import read_index
+from preheat.joined_blob import JoinedBlob
 from preheat.plan import make_plan
+from preheat.sources.local import LocalSource
 from preheat.spec import parse
 from preheat.transfer import engine
 from preheat.transfer.engine import transfer
@@ -275,3 +279,41 @@ def test_only_the_rest_has_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("preheat.transfer.output.require_space", lambda folder, size: wanted.append(size))
     rest(tmp_path)
     assert wanted[0] < (tmp_path / "out").stat().st_size
+
+
+def test_files_that_were_finished_need_not_be_read_for_their_digests_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [{f"w{shard}.{number}": torch.randn(5000) for number in range(4)} for shard in range(4)]
+    names = [f"model-{number}.safetensors" for number in range(4)]
+    (tmp_path / "source").mkdir()
+    for name, tensors in zip(names, shards, strict=True):
+        save_file(tensors, tmp_path / "source" / name)
+    weight_map = {key: name for name, tensors in zip(names, shards, strict=True) for key in tensors}
+    index_file = tmp_path / "source" / "model.safetensors.index.json"
+    index_file.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    blob = LocalSource(str(index_file)).open(Patience())
+    signed = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in index_file.parent.iterdir()}
+    plan = make_plan(read_index(blob), parse({"stages": [{"local": {"path": "x"}}, {"weightsOnly": {}}]}))
+    read = blob.fetched
+
+    def run() -> None:
+        transfer(plan, blob, tmp_path / "out", Checks(signed=signed), journal=tmp_path / "journal")
+
+    def end_early(self: JoinedBlob, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
+        if start >= 3 * blob.size // 4:
+            raise KeyboardInterrupt
+        yield from stream(self, start, stop, buffer)
+
+    stream = JoinedBlob.stream
+    with monkeypatch.context() as patch:
+        patch.setattr(JoinedBlob, "stream", end_early)
+        patch.setattr(JoinedBlob, "close", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    first, read = blob.fetched - read, blob.fetched
+    run()
+    assert first > blob.size // 4
+    assert blob.fetched - read <= blob.size - first
+    assert load_file(tmp_path / "out").keys() == weight_map.keys()
+    blob.close()
