@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: What an error says that came too late to leave the model as it was.
+TOUCHED = "the model was touched: do not train with it"
+
 
 class CheckpointError(Exception):
     """Anything that keeps a checkpoint from reaching its model."""

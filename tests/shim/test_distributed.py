@@ -180,7 +180,7 @@ def test_a_rank_that_stays_away_is_named_after_a_while(seen):
     for number, rank in enumerate(of(seen, "one_that_stays_away")):
         if number != 1:
             assert rank["reason"] == "Timeout"
-            assert "rank 1 did not come to apply the checkpoint (open) within 1 s" in rank["error"]
+            assert "rank 1 did not come to apply the checkpoint (open) 1 s after rank" in rank["error"]
 
 
 def test_ranks_can_be_left_to_themselves(seen):

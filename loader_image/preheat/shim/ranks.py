@@ -18,7 +18,13 @@ from typing import Any
 
 from preheat import errors
 from preheat.bundle.data import CheckpointData
-from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointIncompatibleError, CheckpointTimeoutError
+from preheat.errors import (
+    TOUCHED,
+    CheckpointConfigError,
+    CheckpointError,
+    CheckpointIncompatibleError,
+    CheckpointTimeoutError,
+)
 
 #: Seconds that a process waits for the others at each step, unless PREHEAT_RANKS_TIMEOUT says otherwise.
 TIMEOUT = 600.0
@@ -67,7 +73,8 @@ class Ranks:
             ) from error
         if verdict:
             kind = getattr(errors, verdict["class"], CheckpointError)
-            raise kind(verdict["message"], remedy=verdict["remedy"])
+            touched = f"; {TOUCHED}" if step == "load" and TOUCHED not in verdict["message"] else ""
+            raise kind(verdict["message"] + touched, remedy=verdict["remedy"])
 
     def _fail(self, step: str, error: Exception) -> None:
         """Tell the others, also those that wait at a step which this process did not come to."""
@@ -94,9 +101,9 @@ class Ranks:
 
     def _absent(self, step: str) -> dict[str, str]:
         absent = [str(rank) for rank in range(self.world) if not self._store.check([f"{step}/{rank}"])]
+        names = f"{', '.join(absent[:8]) or '?'}{' and others' if absent[8:] else ''}"
         error = CheckpointTimeoutError(
-            f"rank {', '.join(absent[:8])}{' and others' if absent[8:] else ''} did not come to apply the checkpoint "
-            f"({step}) within {self._timeout:g} s of rank {self.rank}",
+            f"rank {names} did not come to apply the checkpoint ({step}) {self._timeout:g} s after rank {self.rank}",
             remedy="Call preheat.apply at the same place on all ranks; look at what those ranks say; "
             "PREHEAT_RANKS_TIMEOUT allows for more seconds, 0 lets each rank go on by itself",
         )
@@ -135,7 +142,7 @@ def identity(data: CheckpointData) -> str:
     manifest, blob = data.manifest, data.blob
     digest = hashlib.sha256(repr([blob.size, *sorted(data.index.tensors.items())]).encode())
     if manifest:
-        digest.update(json.dumps([manifest.digest, manifest.stages, str(manifest.tensors)]).encode())
+        digest.update(json.dumps([manifest.digest, manifest.stages, manifest.files, str(manifest.tensors)]).encode())
     for start in () if blob.remote else range(0, blob.size, max(blob.size // _SAMPLES, _SAMPLE)):
         digest.update(blob.read(start, min(start + _SAMPLE, blob.size)))
     source = f"{manifest.source.uri} version {manifest.source.version}" if manifest else f"{blob.uri} {blob.version}"

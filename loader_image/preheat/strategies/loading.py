@@ -11,7 +11,7 @@ import torch
 
 from preheat.checks import Checks, Findings
 from preheat.context import CheckpointContext
-from preheat.errors import CheckpointError, CheckpointLoadError
+from preheat.errors import TOUCHED, CheckpointError, CheckpointLoadError
 from preheat.strategies.checking import check_finite
 from preheat.strategies.flattened import gathered
 from preheat.strategies.leaving import REASON as RESET
@@ -23,8 +23,6 @@ from preheat.strategies.sizes import sizes_in, sizes_of_tensors
 from preheat.strategies.targets import entries_of, memory_key, tensors_of
 from preheat.strategies.weights import Weights, open_weights
 from preheat.strategies.wrapping import followed, note
-
-TOUCHED = "the model was touched: do not train with it"
 
 
 def load_matching(
