@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+
+LONGEST = 600  # seconds
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class RunError(RuntimeError):
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command to its end; raises RunError with its output when it fails."""
+    """Run a command to its end; raises RunError with its output when it fails, or takes longer than ten minutes."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -34,8 +37,11 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
         text=True,
     )
     assert process.stdout
+    timer = threading.Timer(LONGEST, process.kill)
+    timer.start()
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
+    timer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - started
     if process.returncode:

@@ -20,7 +20,7 @@ from processes import measure
 from cluster.binaries import VERSITYGW, binary
 
 HERE = Path(__file__).parent
-KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret"}
+KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_REGION": "us-east-1"}
 BUCKET = "bench"
 FIRST_BYTE = "30ms"
 BYTES_PER_SECOND = 90_000_000

@@ -37,7 +37,7 @@ func check(err error) {
 	}
 }
 
-// files answers GET and HEAD with ranges, If-Match and an ETag.
+// files answers GET and HEAD with ranges, If-Match and an ETag: without a dash, behind which clients of S3 look for parts.
 func files(folder string) http.Handler {
 	return http.HandlerFunc(func(answer http.ResponseWriter, request *http.Request) {
 		file, err := os.Open(filepath.Join(folder, filepath.Base(request.URL.Path)))
@@ -51,7 +51,7 @@ func files(folder string) http.Handler {
 			http.Error(answer, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		answer.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, facts.ModTime().UnixNano(), facts.Size()))
+		answer.Header().Set("ETag", fmt.Sprintf(`"%x.%x"`, facts.ModTime().UnixNano(), facts.Size()))
 		answer.Header().Set("Content-Type", "application/octet-stream")
 		http.ServeContent(answer, request, "", facts.ModTime(), file)
 	})
