@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import DeviceMesh, DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import preheat
@@ -152,6 +152,15 @@ def both(wanted: dict[str, torch.Tensor]) -> Seen:
     return {**applied(model), "equal": equal(model, wanted), "strided": strided}
 
 
+def of_one_rank(wanted: dict[str, torch.Tensor]) -> Seen:
+    model, mesh = Net(), DeviceMesh("cpu", [0])
+    for name, placement in (("weight", Shard(0)), ("bias", Replicate())):
+        spread = distribute_tensor(getattr(model.norm, name).detach(), mesh, [placement])
+        setattr(model.norm, name, torch.nn.Parameter(spread))
+    seen, held = applied(model), model.norm.weight.to_local()
+    return {**seen, "equal": torch.equal(held, wanted["norm.weight"]) if dist.get_rank() == 0 else not held.numel()}
+
+
 def wrapped(wanted: dict[str, torch.Tensor]) -> Seen:
     model = torch.nn.parallel.DistributedDataParallel(Net())
     return {**applied(model), "equal": equal(model.module, wanted)}
@@ -221,6 +230,7 @@ def alone(wanted: dict[str, torch.Tensor]) -> Seen:
 SCENARIOS: list[tuple[str, Callable[[dict[str, torch.Tensor]], Seen]]] = [
     ("exact", sharded), ("exact", sharded_in_bfloat16), ("exact", sharded_from_meta),
     ("transfer", sharded_with_other_head), ("freezing", frozen), ("exact", tensor_parallel), ("exact", both),
+    ("exact", of_one_rank),
     ("exact", wrapped), ("transfer", flattened), ("resumed", resumed), ("exact", another_shape_on_one),
     ("broken", broken_modifier), ("differing", other_bytes_on_one),
     ("exact", one_that_stays_away), ("exact", alone),

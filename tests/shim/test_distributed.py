@@ -131,6 +131,10 @@ def test_tensor_parallel_parameters_get_their_part(seen, scenario):
         assert rank.get("strided", True) or len(seen) == 2
 
 
+def test_a_rank_that_holds_nothing_of_a_tensor_reads_nothing_of_it(seen):
+    assert all(rank["equal"] for rank in of(seen, "of_one_rank"))
+
+
 def test_a_wrapped_model_is_known_by_its_plain_names(seen):
     for rank in of(seen, "wrapped"):
         assert rank["equal"], rank

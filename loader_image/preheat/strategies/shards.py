@@ -41,6 +41,8 @@ def target_of(name: str, tensor: torch.Tensor) -> Target:
     if not is_spread(tensor):
         return Target(tensor)
     held, spread = local(tensor), _Spread(tensor)
+    if not spread.here:
+        return Target(held, tuple(() for _ in tensor.shape))
     region = region_of(tensor.shape, spread.cuts(name))
     if shape_of(region) != tuple(held.shape) and prod(shape_of(region)) + held.numel():
         raise CheckpointIncompatibleError(
@@ -57,13 +59,12 @@ class _Spread:
     def __init__(self, tensor: Any) -> None:
         self.placements: Sequence[Any] = tensor.placements
         self._sizes: Sequence[int] = tensor.device_mesh.shape
-        self._place: Sequence[int] | None = tensor.device_mesh.get_coordinate()
+        place: Sequence[int] | None = tensor.device_mesh.get_coordinate()
+        self.here = place is not None  # else this is no process of the mesh, and holds nothing
+        self._place = place or ()
 
     def cuts(self, name: str) -> Iterator[Cut]:
         """In the order in which the processes' parts came about."""
-        if self._place is None:  # not a process of the mesh: it holds nothing
-            yield Cut(0, 1, 1)
-            return
         late = [axis for axis in range(len(self.placements)) if self._cut_last(axis)]
         for axis in [*(axis for axis in range(len(self.placements)) if axis not in late), *reversed(late)]:
             placement = self.placements[axis]
