@@ -6,19 +6,17 @@ signals and exit code are its own. Every process of a job may do the same: one m
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from preheat.bundle.contents import BUNDLE_LINK, PODS
 from preheat.bundle.lease import owner_here
-from preheat.bundle.leftovers import bury
 from preheat.bundle.manifest import Pipeline
+from preheat.bundle.processes import forget_ended, show_life
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import SHIM_FOLDER
 from preheat.loader import Settings, load, message_path
@@ -26,9 +24,6 @@ from preheat.shim.layout import shim_folder
 from preheat.spec import PipelineSpec
 
 log = logging.getLogger(__name__)
-
-#: In the folder of a process: locked for as long as the process lives, which the kernel knows best.
-RUNNING = "running"
 
 
 def default_volume(environment: Mapping[str, str]) -> Path:
@@ -45,7 +40,7 @@ def provide(spec: PipelineSpec, name: str, volume: Path, shim: str) -> dict[str,
     `shim` is `auto`, `manual` or `off`. Raises what the loader raises, and then nothing is left to train with.
     """
     volume, process = volume.expanduser().absolute(), owner_here()
-    forget_ended(volume)
+    forget_ended(volume / PODS)
     with shim_folder() as laid_out:
         beside = None if shim == "off" else laid_out
         outcome = load(Settings(spec, Pipeline(name), volume, process, beside, message_path({})))
@@ -53,7 +48,7 @@ def provide(spec: PipelineSpec, name: str, volume: Path, shim: str) -> dict[str,
     said = f"{totals.tensors} tensors, {megabytes(totals.selected_bytes)}"
     log.info("the bundle was %s, in %.2f s: %s", how, outcome.seconds, said)
     folder = volume / PODS / process
-    _show_life(folder)
+    show_life(folder)
     told = {"PREHEAT_BUNDLE": str(folder / BUNDLE_LINK), "PREHEAT_SHIM": shim, "PREHEAT_POD_UID": process}
     return told if shim == "off" else told | {"PYTHONPATH": _in_front(folder / SHIM_FOLDER, os.environ)}
 
@@ -64,22 +59,6 @@ def become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     os.execvpe(command[0], list(command), {**os.environ, **variables})  # noqa: S606 - the user's own command
-
-
-def forget_ended(volume: Path) -> None:
-    """Remove the folders of processes that have ended, so that their bundles count as unused."""
-    for lock in volume.glob(f"{PODS}/*/{RUNNING}"):
-        with suppress(OSError), lock.open() as file:  # gone, another user's, or a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            bury(lock.parent)
-
-
-def _show_life(folder: Path) -> None:
-    """Lock the folder's file by a descriptor that the command inherits and knows nothing of."""
-    fd = os.open(folder / RUNNING, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    os.set_inheritable(fd, True)
-    with suppress(OSError):  # a file system without locks: then the folder stays until `cache gc`
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _in_front(folder: Path, environment: Mapping[str, str]) -> str:

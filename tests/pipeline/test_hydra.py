@@ -108,6 +108,46 @@ def test_a_configuration_of_the_guide_runs_without_anemoi(checkpoint, composed):
     assert not done.model["head"].weight.eq(1).any()
 
 
+MY_MODULE = """
+    from preheat import CheckpointContext, PipelineStage
+    import torch
+
+    class MyLoader(PipelineStage):
+        \"\"\"Custom checkpoint loader.\"\"\"
+
+        def __init__(self, strict: bool = True):
+            self.strict = strict
+
+        async def process(self, context: CheckpointContext) -> CheckpointContext:
+            if context.checkpoint_data and context.model:
+                state_dict = context.checkpoint_data.get("state_dict", {})
+                context.model.load_state_dict(state_dict, strict=self.strict)
+                context.update_metadata(loading_strategy="custom", strict=self.strict)
+            return context
+"""
+WITH_MY_LOADER = """
+    training:
+      checkpoint_pipeline:
+        stages:
+        - _target_: anemoi.training.checkpoint.sources.LocalSource
+          path: ${oc.env:PRETRAINED}
+        - _target_: my_module.MyLoader
+          strict: false
+        async_execution: true
+"""
+
+
+async def test_the_guides_custom_stage_is_used_by_its_class_path(composed, tmp_path, monkeypatch):
+    (tmp_path / "my_module.py").write_text(dedent(MY_MODULE))
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save({"state_dict": {"encoder.weight": torch.ones(2, 2)}}, tmp_path / "model.ckpt")
+    monkeypatch.setenv("PRETRAINED", str(tmp_path / "model.ckpt"))
+    done = await CheckpointPipeline.from_config(composed(WITH_MY_LOADER)).execute(CheckpointContext(model=model()))
+    assert done.model["encoder"].weight.eq(1).all()
+    assert done.get_metadata("strict") is False
+    assert done.get_metadata("stage_1_MyLoader") == "completed"
+
+
 def test_hydra_instantiates_class_paths_of_the_guide_when_the_pipeline_builds_them(checkpoint, composed):
     here = GUIDE.replace("checkpoint_pipeline:", "checkpoint_pipeline:\n        _target_: preheat.CheckpointPipeline")
     here = here.replace("[net]", "[head]").replace("async_execution", "_recursive_: false\n        async_execution")

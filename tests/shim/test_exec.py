@@ -11,7 +11,9 @@ import pytest
 import torch
 from shim.test_training_process import LIGHTNING, SAVE
 
-from preheat.launch import RUNNING, default_volume, forget_ended
+from preheat.bundle.eviction import Policy, collect
+from preheat.bundle.processes import RUNNING, forget_ended
+from preheat.launch import default_volume
 
 PIPELINE = "stages:\n- local: {path: model.ckpt}\n- weightsOnly: {}\n- freezing: {layers: [encoder]}\n"
 SAY = "import json, os; print(json.dumps(dict(os.environ)))"
@@ -35,11 +37,14 @@ class Job:
         self.environment = {**inherited, "PREHEAT_VOLUME": str(self.volume), "CUDA_VISIBLE_DEVICES": ""}
         self.environment["PREHEAT_REPORT"] = str(folder / "report.json")
 
-    def start(self, *command: str, options: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *command: str, options: tuple[str, ...] = (), stdin=None, **environment: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "preheat", "exec", *options, "--", *command],
             cwd=self.folder,
             env=self.environment | environment,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -131,13 +136,20 @@ def test_several_processes_of_a_job_share_one_bundle(job):
 
 
 def test_the_folder_of_a_process_goes_when_it_has_ended_and_not_before(job):
-    with job.start(sys.executable, "-c", "print(1, flush=True); input()") as process:
+    def forget():
+        forget_ended(job.volume / "pods")
+
+    with job.start(sys.executable, "-c", "print(1, flush=True); input()", stdin=subprocess.PIPE) as process:
         assert process.stdout.readline() == "1\n"
         [living] = job.folders()
-        forget_ended(job.volume)
+        assert len(collect(job.volume, Policy(max_size=0)).left.bundles) == 1
+        forget()
         assert (living / RUNNING).exists()
-        process.kill()
-    forget_ended(job.volume)
+        process.communicate("\n")
+    assert collect(job.volume, Policy(), dry_run=True).pods == collect(job.volume, Policy()).pods != ()
+    assert job.folders() == []
+    job.exec("true")
+    forget()
     assert job.folders() == []
 
 

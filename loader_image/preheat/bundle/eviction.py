@@ -32,6 +32,7 @@ from preheat.bundle.contents import (
     survey,
 )
 from preheat.bundle.leftovers import bury
+from preheat.bundle.processes import has_ended
 from preheat.bundle.storage import megabytes, storage_errors, touch
 from preheat.errors import BundleInUseError, CheckpointError, CheckpointNotFoundError
 
@@ -54,6 +55,8 @@ class Policy:
 
     def ended(self, pod: PodFolder, now: float) -> bool:
         """Whether the pod's folder can go."""
+        if has_ended(pod.folder):
+            return True
         age = now - pod.attached
         if age <= FORGOTTEN:
             return False
@@ -157,7 +160,9 @@ def _evict(root: Path, now: float, bundle: Bundle) -> bool:
 
 def _end(pod: PodFolder, policy: Policy, now: float) -> bool:
     """Remove a pod's folder, unless its loader has run again and laid it anew."""
-    return _take_away(pod.folder, lambda grave: policy.ended(replace(pod, attached=grave.lstat().st_mtime), now))
+    return _take_away(
+        pod.folder, lambda grave: policy.ended(replace(pod, folder=grave, attached=grave.lstat().st_mtime), now)
+    )
 
 
 def _referred(root: Path, digest: str) -> bool:
