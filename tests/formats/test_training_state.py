@@ -117,8 +117,8 @@ def test_too_much_is_refused_not_cut(tree: Any) -> None:
 
 
 def test_levels_without_end_are_refused() -> None:
-    deep: Any = Node(SET)
-    deep.items.append(deep)
+    deep = Node(SET)
+    deep.items = [deep]
     with pytest.raises(CheckpointLoadError, match="levels"):
         spell_state({"deep": deep})
 
