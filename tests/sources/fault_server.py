@@ -46,6 +46,10 @@ class FaultServer:
         self.etags: dict[str, str] = {}  # by path; else the digest of the object, which takes its time for a large one
         self.requests: list[Request] = []
         self.sent = 0
+        self.most: int | None = None  # answers at once; beyond them there is a 503
+        self.refused = 0
+        self.answering = 0
+        self.counting = threading.Lock()
         self.stopping = threading.Event()
         self._faults: deque[Answer] = deque()
         self._always = Answer()
@@ -99,6 +103,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.owner.requests.append(Request(self.path, dict(self.headers)))
         answer = self.owner.choose()
+        with self.owner.counting:
+            self.owner.answering += 1
+            if self.owner.most is not None and self.owner.answering > self.owner.most:
+                self.owner.refused += 1
+                answer = Answer(status=503)
+        try:
+            self._answer(answer)
+        finally:
+            with self.owner.counting:
+                self.owner.answering -= 1
+
+    def _answer(self, answer: Answer) -> None:
         if answer.drop:
             self.close_connection = True
             return

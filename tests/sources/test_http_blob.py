@@ -503,3 +503,22 @@ def test_a_connection_that_is_ended_before_its_first_request_sends_none(server: 
         connection.get("/model", {})
     connection.close()
     assert server.requests == []
+
+
+def test_a_server_that_serves_few_connections_at_once_is_asked_until_it_has_time(server: FaultServer) -> None:
+    blob = open_blob(server, retries=1, timeout=30)
+    server.most = 2
+    with ThreadPoolExecutor(16) as pool:
+        for content in pool.map(lambda number: collect(blob, number, SIZE), range(60)):
+            assert content in CONTENT
+    assert server.refused > 20
+    blob.close()
+
+
+def test_a_server_that_serves_nobody_is_given_up_after_the_retries(server: FaultServer) -> None:
+    blob = open_blob(server, retries=2)
+    server.most, asked = 0, len(server.requests)
+    with pytest.raises(CheckpointSourceError, match="503"):
+        collect(blob, 0, SIZE // 2)
+    assert len(server.requests) - asked == 3
+    blob.close()

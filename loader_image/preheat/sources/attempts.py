@@ -20,14 +20,18 @@ RENEWAL = 16 << 20
 class Interrupted(Exception):  # noqa: N818 - never leaves the sources; `error` is what the caller sees
     """A fault that may pass. `error` is raised when it does not; `retry_after` is the server's wish in seconds.
 
-    `at_once`: on a connection that was used before, the fault is none; ask again on a new one.
+    `at_once`: on a connection that was used before, the fault is none; ask again on a new one. `busy`: the server has
+    too much to do, or so it says.
     """
 
-    def __init__(self, error: CheckpointError, retry_after: float | None = None, *, at_once: bool = False) -> None:
+    def __init__(
+        self, error: CheckpointError, retry_after: float | None = None, *, at_once: bool = False, busy: bool = False
+    ) -> None:
         super().__init__(str(error))
         self.error = error
         self.retry_after = retry_after
         self.at_once = at_once
+        self.busy = busy
 
 
 class Attempts:
@@ -41,6 +45,7 @@ class Attempts:
         self._since = time.monotonic()
         self._bytes = 0
         self._since_fault = 0
+        self._fetched = 0
 
     def received(self, count: int) -> None:
         """Count bytes; raises CheckpointTimeoutError when they come too slowly to be called progress."""
@@ -51,10 +56,16 @@ class Attempts:
         elif self._left() <= 0:
             raise self._timeout()
 
-    def again(self, fault: Interrupted) -> None:
-        """Wait for the next attempt; raises the fault's error when there is none left."""
+    def again(self, fault: Interrupted, fetched: int = 0) -> None:
+        """Wait for the next attempt; raises the fault's error when there is none left.
+
+        `fetched` is what all connections have received so far: a busy server that serves others meanwhile is asked
+        until time is up, however often that is.
+        """
         self._failures = 1 if self._since_fault >= RENEWAL else self._failures + 1
-        self._since_fault = 0
+        if fault.busy and fetched > self._fetched:
+            self._failures = min(self._failures, self._patience.max_retries)
+        self._since_fault, self._fetched = 0, fetched
         if self._failures > self._patience.max_retries or self._ended.is_set():
             raise fault.error
         pause = fault.retry_after

@@ -18,6 +18,8 @@ from preheat.errors import (
 
 #: Worth another attempt: the server is busy, restarting, or its upstream is.
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Of these, what a server answers that would serve fewer connections.
+BUSY = frozenset({429, 503})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 MAX_DIGITS = 19  # of a position; Python refuses to read numbers of thousands of digits

@@ -26,6 +26,7 @@ from preheat.errors import (
 )
 from preheat.sources.attempts import Attempts, Interrupted
 from preheat.sources.http_answer import (
+    BUSY,
     PASSING,
     REDIRECTS,
     Headers,
@@ -156,7 +157,7 @@ class HttpBlob:
                     position += len(view)
                     yield view
             except Interrupted as fault:
-                attempts.again(fault)
+                attempts.again(fault, self.fetched)
 
     def _receive(self, start: int, stop: int, buffer: memoryview, attempts: Attempts) -> Iterator[memoryview]:
         headers = {"Range": f"bytes={start}-{stop - 1}", **self._pin.condition()}
@@ -335,7 +336,7 @@ class HttpBlob:
             error = CheckpointSourceError(
                 f"{self.uri}: the server answered {answer.status} {answer.reason}", remedy="Try again later"
             )
-            raise Interrupted(error, retry_after(answer.headers, time.time()))
+            raise Interrupted(error, retry_after(answer.headers, time.time()), busy=answer.status in BUSY)
         return self.refuse(answer.status, answer.reason, answer.headers, body)
 
 

@@ -41,8 +41,8 @@ class Pace:
     piece: int
 
     def piece_of(self, total: int) -> int:
-        """Bytes per piece of a transfer of `total`: of a small one there are pieces for all threads, too."""
-        return min(self.piece, max(LEAST_PIECE, total // (2 * self.threads)))
+        """Bytes per piece of a transfer of `total`: of a small one there are some for all threads, and few are lost."""
+        return min(self.piece, max(LEAST_PIECE, total // (4 * self.threads)))
 
 
 LOCAL = Pace(threads=2, buffer=1024 * 1024, piece=32 << 20)
