@@ -187,7 +187,8 @@ class Store:
             scratch.mkdir()
             (scratch / BUNDLE_LINK).symlink_to(link_to(digest))
             if shim is not None:
-                shutil.copytree(shim, scratch / SHIM_FOLDER, copy_function=shutil.copyfile)
+                compiled = shutil.ignore_patterns("__pycache__")  # it would count as out of date at its new place
+                shutil.copytree(shim, scratch / SHIM_FOLDER, copy_function=shutil.copyfile, ignore=compiled)
             remove(folder)
             scratch.rename(folder)
             sync(self.pods)

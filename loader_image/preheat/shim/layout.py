@@ -5,8 +5,6 @@ The loader's image holds the same, made when the image is built; here it is made
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
@@ -23,9 +21,7 @@ def shim_folder() -> Iterator[Path]:
     package = Path(preheat.__file__).parent
     with TemporaryDirectory(prefix="preheat-shim-") as name:
         folder = Path(name)
-        shutil.copytree(
-            package, folder / "preheat", copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        (folder / "preheat").symlink_to(package)
         (folder / "sitecustomize.py").symlink_to(package / "shim" / "pod" / "sitecustomize.py")
         information = folder / f"preheat-{preheat.__version__}.dist-info"
         information.mkdir()
