@@ -59,7 +59,7 @@ class Stored:
         start = len(self.content)
         backwards = tuple(range(values.dim()))[::-1]
         dense = values.permute(backwards).contiguous() if turned else values.contiguous()
-        raw = dense.reshape(-1).view(torch.uint8).numpy().tobytes()
+        raw = dense.numpy().tobytes()
         self.content += raw + b"\0" * self.chance.randrange(3)
         strides = dense.permute(backwards).stride() if turned else None
         return Tensor("F32", tuple(values.shape), Record(str(start), start, start + len(raw), crc32(raw)), 0, strides)
