@@ -20,7 +20,6 @@ from pathlib import Path
 import local
 import remote
 import whole
-from certificate import CERTIFICATE
 from damage import damage
 from loader import LoaderRuns
 from peers import REQUIREMENTS, Peer
@@ -28,7 +27,7 @@ from processes import measure
 from results import Figure, show, write, write_tables
 from scale import scale
 from scattered import scattered
-from servers import file_server, s3_server, s3_server_with_tls, slowed
+from servers import CERTIFICATE, file_server, s3_server, s3_server_with_tls, slowed
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("PREHEAT_CACHE", Path.home() / ".cache" / "preheat")) / "bench"

@@ -1,7 +1,8 @@
-"""A certificate for 127.0.0.1 that is its own authority, for servers that live as long as a benchmark."""
+"""Makes a certificate for 127.0.0.1 that is its own authority. Usage: certificate.py CERTIFICATE KEY"""
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,11 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-CERTIFICATE, KEY = "certificate.pem", "key.pem"
 
-
-def make(folder: Path) -> None:
-    """Write both files, as PEM; a day later they are of no use."""
+def make(certificate_file: Path, key_file: Path) -> None:
+    """Write both as PEM; a day later they are of no use."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -32,7 +31,11 @@ def make(folder: Path) -> None:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    (folder / CERTIFICATE).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     private = serialization.PrivateFormat.PKCS8
     pem = key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption())
-    (folder / KEY).write_bytes(pem)
+    key_file.write_bytes(pem)
+
+
+if __name__ == "__main__":
+    make(*map(Path, sys.argv[1:]))

@@ -7,13 +7,13 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from certificate import CERTIFICATE, KEY, make
 from peers import python
 from processes import measure
 
@@ -22,6 +22,7 @@ from cluster.binaries import VERSITYGW, binary
 HERE = Path(__file__).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_REGION": "us-east-1"}
 BUCKET = "bench"
+CERTIFICATE, KEY = "certificate.pem", "key.pem"
 FIRST_BYTE = "30ms"
 BYTES_PER_SECOND = 90_000_000
 
@@ -46,7 +47,7 @@ def s3_server(folder: Path) -> Iterator[str]:
 @contextmanager
 def s3_server_with_tls(folder: Path) -> Iterator[str]:
     """The same behind TLS, with a certificate that is put into the environment; `s3_server` has uploaded the files."""
-    make(folder)
+    measure([sys.executable, HERE / "certificate.py", folder / CERTIFICATE, folder / KEY])
     trusted = str(folder / CERTIFICATE)
     os.environ |= {"AWS_CA_BUNDLE": trusted, "SSL_CERT_FILE": trusted}
     try:
