@@ -16,6 +16,7 @@ from typing import Any
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
+from preheat.modifiers.custom import CustomModifier
 from preheat.modifiers.freezing import FreezingModifier
 from preheat.sources.fsspec import FsspecSource
 from preheat.sources.s3 import S3Source
@@ -66,7 +67,7 @@ def check_environment(stages: Iterable[PipelineStage], cache_dir: Path | None = 
         errors.append("Python {}.{} is too old, 3.11 is the oldest that works".format(*sys.version_info))
     for stage in stages:
         for kind, module, requirement in _LIBRARIES:
-            if isinstance(stage, kind) and not _importable(module):
+            if isinstance(stage, kind) and _is_ours(stage) and not _importable(module):
                 errors.append(f"{type(stage).__name__} needs {module}: install {requirement}")
     if cache_dir is not None and not _importable("numpy"):
         errors.append("cache_dir needs numpy: install preheat[loader]")
@@ -110,13 +111,21 @@ def _untrainable(model: Any) -> Iterable[str]:
         yield "no parameter needs a gradient: nothing is left to train"
 
 
+def _is_ours(stage: PipelineStage) -> bool:
+    """Whether we know what it imports; a class of somebody else's may do without torch."""
+    return type(stage).__module__.startswith("preheat.") and not isinstance(stage, CustomModifier)
+
+
 def _importable(module: str) -> bool:
     return module in sys.modules or find_spec(module) is not None
 
 
 def _setting(config: Any, path: str) -> Any:
     for key in path.split("."):
-        config = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+        try:
+            config = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+        except Exception:  # a reference that leads nowhere is the program's own affair
+            return None
         if config is None:
             return None
     return config

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
 from sources.fault_server import FaultServer
 
@@ -16,7 +17,8 @@ from preheat import (
     CheckpointSourceError,
 )
 from preheat.convert import Convert
-from preheat.modifiers import FreezingModifier
+from preheat.health import check_configuration, check_environment
+from preheat.modifiers import CustomModifier, FreezingModifier
 from preheat.sources import HTTPSource, LocalSource
 from preheat.strategies import WarmStartLoader, WeightsOnlyLoader
 from preheat.verify import Verify
@@ -202,6 +204,20 @@ def test_legacy_settings_of_the_programs_own_configuration_are_answered_with_the
     assert done.get_metadata("validation_config_status") == "warning"
     assert done.get_metadata("validation_environment_status") == "ok"
     assert done.get_metadata("validation_performed") is True
+
+
+def test_settings_that_cannot_be_read_are_passed_over():
+    config = OmegaConf.create({"training": {"load_weights_only": "???", "submodules_to_freeze": "${nothing}"}})
+    assert check_configuration(config, []).status == "ok"
+
+
+def test_a_strategy_of_somebody_elses_may_do_without_torch(monkeypatch):
+    class Mine(WeightsOnlyLoader):
+        pass
+
+    monkeypatch.setattr("preheat.health._importable", lambda module: False)
+    assert check_environment([Mine(), CustomModifier("a.B")]).status == "ok"
+    assert check_environment([WeightsOnlyLoader()]).status == "error"
 
 
 def test_a_library_that_is_missing_is_named_before_anything_is_read(server, url, monkeypatch):
