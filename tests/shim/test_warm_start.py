@@ -287,6 +287,15 @@ def test_groups_with_other_names_say_which(bundle: Callable[..., Path]) -> None:
         resume(Training(optimizer=by_name(NAMES[1:])))
 
 
+def test_a_second_optimizer_is_not_left_fresh_without_a_word(halfway: Training, bundle: Callable[..., Path]) -> None:
+    bundle(halfway.saved())
+    resumed = Training(seed=1)
+    assert resume(resumed) is resume(resumed)
+    assert preheat.apply(resumed.model).strategy == "warm_start"
+    with pytest.raises(CheckpointConfigError, match="gone on from its checkpoint already, with another optimizer"):
+        preheat.apply(resumed.model, two_groups(resumed.model))
+
+
 def test_what_is_missing_on_either_side_is_refused(halfway: Training, bundle: Callable[..., Path]) -> None:
     bundle(halfway.saved())
     fresh = Training(seed=1)

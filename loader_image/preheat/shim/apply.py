@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from preheat.bundle.data import CheckpointData, open_bundle
 from preheat.context import CheckpointContext
@@ -19,10 +19,12 @@ from preheat.pipeline import CheckpointPipeline
 from preheat.shim import guard, ranks
 from preheat.shim.environment import bundle_folder
 from preheat.shim.report import Report, publish, report_of
+from preheat.strategies.warm_start import WARM_START
 
 # Weak: a report must not keep a model's memory.
 _reports: WeakKeyDictionary[Any, Report] = WeakKeyDictionary()
 _history: list[Report] = []
+_restored: WeakSet[Any] = WeakSet()  # optimizers
 
 
 def apply(model: Any, optimizer: Any = None, scheduler: Any = None, *, device: Any = None) -> Report:
@@ -41,7 +43,9 @@ def apply_to(context: CheckpointContext) -> Report:
     if not callable(getattr(model, "state_dict", None)):
         raise CheckpointConfigError(f"preheat.apply needs a torch.nn.Module, not {type(model).__name__}")
     if model in _reports:
+        _refuse_unrestored(context, _reports[model])
         return _reports[model]
+    given = context.optimizer
     started = perf_counter()
     context.ranks = ranks.present()
     with ExitStack() as opened:
@@ -58,9 +62,28 @@ def apply_to(context: CheckpointContext) -> Report:
     seconds = {**report.seconds, **waited, "total": perf_counter() - started}
     report = _reports[model] = replace(report, seconds=seconds)
     _history.append(replace(report, state={}))  # tensors that whoever called may drop
+    if report.strategy == WARM_START:
+        _remember(given)
     guard.release()
     publish(report)
     return report
+
+
+def _remember(optimizer: Any) -> None:
+    from preheat.strategies.resuming import listed  # torch
+
+    _restored.update(listed(optimizer))
+
+
+def _refuse_unrestored(context: CheckpointContext, report: Report) -> None:
+    """A warm start that leaves an optimizer fresh must not pass for one that restored it."""
+    from preheat.strategies.resuming import listed  # torch
+
+    if report.strategy == WARM_START and any(each not in _restored for each in listed(context.optimizer)):
+        raise CheckpointConfigError(
+            "this model has gone on from its checkpoint already, with another optimizer",
+            remedy="Call preheat.apply once, when the optimizer that trains is built",
+        )
 
 
 def note(model: Any, text: str) -> None:

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from preheat.context import CheckpointContext
 from preheat.shim.apply import applied_any, apply_to, is_applied, note, report_on
+from preheat.strategies.warm_start import WARM_START
 
 if TYPE_CHECKING:
     from preheat.shim.lightning_resume import Resumption
@@ -87,7 +88,7 @@ class ApplyCheckpoint:
 
     def _resume(self, trainer: Any, pl_module: Any, stage: str) -> None:
         report = report_on(pl_module)
-        if stage != "fit" or report is None or report.strategy != "warm_start" or pl_module in _resumed:
+        if stage != "fit" or report is None or report.strategy != WARM_START or pl_module in _resumed:
             return
         from preheat.shim.lightning_resume import Resumption  # torch
 

@@ -21,6 +21,7 @@ from preheat.strategies.loading import load_matching, origin, touching
 from preheat.strategies.matching import Tolerance
 from preheat.strategies.optimizer_state import Matched, match_optimizer
 from preheat.strategies.spread_state import read_entry
+from preheat.strategies.warm_start import WARM_START
 
 _PROGRESS = ("epoch", "global_step")
 
@@ -39,7 +40,7 @@ def resume(context: CheckpointContext, tolerance: Tolerance) -> CheckpointContex
     A framework that restores its own optimizers (`context.pl_module`) gets them elsewhere, with all the rest. Raises
     before anything is touched, or says that the model was.
     """
-    context.validate_for_stage("warm_start", ["model", "checkpoint_data"])
+    context.validate_for_stage(WARM_START, ["model", "checkpoint_data"])
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
     with closing(training_state(context.checkpoint_data)) as training:
         parts = require_optimizer(training.tree, origin(context) or "the checkpoint")
@@ -47,7 +48,7 @@ def resume(context: CheckpointContext, tolerance: Tolerance) -> CheckpointContex
         elsewhere = context.pl_module is not None
         found = Matches((), ()) if elsewhere else match(context, parts)
         kept = context.optimizer, context.scheduler
-        context = load_matching(context, "warm_start", tolerance)
+        context = load_matching(context, WARM_START, tolerance)
         context.optimizer, context.scheduler = kept
         with touching():
             restore(found, training)
@@ -76,7 +77,7 @@ def training_state(data: Mapping[str, Any]) -> TrainingState:
 
 def match(context: CheckpointContext, parts: Parts) -> Matches:
     """Each optimizer and scheduler of the context with its state, in the order of the checkpoint."""
-    optimizers, schedulers = _listed(context.optimizer), _listed(context.scheduler)
+    optimizers, schedulers = listed(context.optimizer), listed(context.scheduler)
     if not optimizers:
         raise CheckpointConfigError(
             "a warm start needs the optimizer, and was given none",
@@ -146,7 +147,8 @@ def refuse_opaque(states: Mapping[str, Any]) -> None:
             )
 
 
-def _listed(given: Any) -> list[Any]:
+def listed(given: Any) -> list[Any]:
+    """One object, several or none, as a list."""
     return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
 
 

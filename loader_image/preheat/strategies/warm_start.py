@@ -8,6 +8,9 @@ from typing import ClassVar
 from preheat.context import CheckpointContext
 from preheat.stage import LoadingStrategy
 
+#: What a report calls this strategy.
+WARM_START = "warm_start"
+
 
 @dataclass(frozen=True)
 class WarmStartLoader(LoadingStrategy):
