@@ -120,9 +120,20 @@ def test_a_warm_start_has_the_optimizer_by_the_names_of_the_weights(tmp_path: Pa
     assert others["params"] == list(GROUPS[1])
 
 
-def test_an_optimizer_of_another_kind_stays_in_the_parts_of_its_ranks(tmp_path: Path) -> None:
+OTHER_OPTIMIZERS = [
+    [torch.ones(3)],
+    {"state": {}, "param_groups": []},
+    {"state": {0: {"a": 1}, 1: {"b": 1}}, "param_groups": []},
+    {"state": {0: {"a": 1}, 1: {"a": 1}}, "param_groups": []},
+    {"state": {number: {"exp_avg": torch.ones(2)} for number in (0, 1)}, "param_groups": []},
+    {"state": {0: {"exp_avg": 1}, 1: {"exp_avg": 1}}, "param_groups": [{"params": [7]}]},
+]
+
+
+@pytest.mark.parametrize("other", OTHER_OPTIMIZERS, ids=str)
+def test_an_optimizer_of_another_kind_stays_in_the_parts_of_its_ranks(tmp_path: Path, other: Any) -> None:
     folder = save(tmp_path / "saved", 2)
-    change_optimizer(folder, base_optimizer_state=[torch.ones(3)])
+    change_optimizer(folder, base_optimizer_state=other)
     index = index_of(folder)
     assert index.state["optimizer"] is None
     assert [sorted(rank.keys() & {"base_optimizer_state"}) for rank in index.state["zero"]] == [
@@ -214,6 +225,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], type[CheckpointError], str]] = {
     "fewer ranks": (lambda f: change_optimizer(f, partition_count=[2, 2]), CheckpointValidationError, "to element 90"),
     "endless ranks": (lambda f: change_optimizer(f, partition_count=10**9), CheckpointLoadError, "how many ranks"),
     "ranks that differ": (lambda f: change_optimizer(f, partition_count=[3, 1]), UnsupportedFormatError, "different"),
+    "ranks in a list of lists": (lambda f: change_optimizer(f, partition_count=[[]]), CheckpointLoadError, "how many"),
     "another stage": (lambda f: change_optimizer(f, zero_stage=7), UnsupportedFormatError, "no stage of ZeRO"),
     "no flat groups": (lambda f: change_optimizer(f, single_partition_of_fp32_groups=7), UnsupportedFormatError, ""),
     "other paddings": (lambda f: change_optimizer(f, param_alignment_paddings=[[], []]), CheckpointError, "paddings"),
@@ -224,6 +236,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], type[CheckpointError], str]] = {
     "no shape": (shapes(**{"a.weight": "7"}), CheckpointLoadError, "no numbers"),
     "fewer groups": (lambda f: change_model(f, param_shapes=[]), CheckpointValidationError, "number of groups"),
     "tensor parallelism": (lambda f: change_model(f, mp_world_size=2), UnsupportedFormatError, "mp_world_size"),
+    "parallelism of no degree": (lambda f: change_model(f, mp_world_size=[]), UnsupportedFormatError, "unknown parts"),
     "experts": (lambda f: change_model(f, ds_autoep_layers=[{}]), UnsupportedFormatError, "experts"),
     "no table of tied weights": (lambda f: change_model(f, shared_params=[1]), UnsupportedFormatError, "shared_params"),
     "no module": (lambda f: change_model(f, module=None), UnsupportedFormatError, "module is a NoneType"),

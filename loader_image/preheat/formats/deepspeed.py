@@ -93,7 +93,9 @@ def _consolidated(optimizers: Sequence[Tree], models: Sequence[Tree]) -> tuple[d
     """The weights in fp32, and what the module has that is no tensor."""
     stage, model = _stage(optimizers[0]), models[0]
     kept, rest = split(_part(model, "module"))
-    tensors = {name: zero.in_float32(kept[name]) for name in _list(model, "buffer_names") if name in kept}
+    tensors = {
+        name: zero.in_float32(kept[name]) for name in _list(model, "buffer_names") if _is_name(name) and name in kept
+    }
     tensors |= _frozen(stage, models)
     ranks, groups = [_flat(optimizer, _FLAT[stage]) for optimizer in optimizers], _groups(model)
     if len({len(rank) for rank in ranks} | ({len(groups)} if stage < 3 else set())) != 1:
@@ -170,19 +172,19 @@ def _stage(optimizer: Tree) -> int:
 
 def _ranks(optimizer: Tree) -> int:
     count = optimizer.get("partition_count")
-    counts = set(count) if isinstance(count, list) and all(type(each) is int for each in count) else {count}
-    if len(counts) > 1:
-        raise UnsupportedFormatError("groups of weights are spread over different ranks", remedy=_CONSOLIDATE)
-    [count] = counts
-    if type(count) is not int or not 0 < count <= MAX_RANKS:
+    counts: list[Any] = count if isinstance(count, list) else [count]
+    if not counts or not all(type(each) is int and 0 < each <= MAX_RANKS for each in counts):
         raise CheckpointLoadError("the optimizer's file does not say how many ranks there are")
-    return count
+    if len(set(counts)) > 1:
+        raise UnsupportedFormatError("groups of weights are spread over different ranks", remedy=_CONSOLIDATE)
+    return int(counts[0])
 
 
 def _refuse_parallelism(model: Tree) -> None:
     size = model.get("mp_world_size", 1)
     if size != 1:
-        raise UnsupportedFormatError(f"the model is cut into {size!r:.20} parts (mp_world_size)", remedy=_CONSOLIDATE)
+        parts = size if type(size) is int else "unknown"
+        raise UnsupportedFormatError(f"the model is cut into {parts} parts (mp_world_size)", remedy=_CONSOLIDATE)
     if any(model.get(key) is not None for key in _EXPERTS):
         raise UnsupportedFormatError("the model's experts are in files of their own", remedy=_CONSOLIDATE)
 

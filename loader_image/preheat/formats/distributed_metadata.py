@@ -124,7 +124,8 @@ def _item(key: Any, place: Any, tensors: Mapping[str, Declared]) -> Item:
     name = _text(index["fqn"])
     fields = _fields(place, "relative_path", "offset", "length")
     if transforms := fields.get("transform_descriptors"):
-        names = ", ".join(map(str, transforms)) if isinstance(transforms, (list, tuple)) else "unknown"
+        given = transforms if isinstance(transforms, (list, tuple)) else ()
+        names = ", ".join(name for name in given if isinstance(name, str)) or "unknown"
         raise UnsupportedFormatError(
             f"{name[:80]!r} was transformed when it was saved ({names:.80})", remedy="Save it without extensions"
         )

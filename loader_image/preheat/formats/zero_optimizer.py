@@ -19,10 +19,10 @@ def gathered(
     stage: int, saved: Sequence[Any], groups: Sequence[zero.Shapes], paddings: Sequence[Sequence[int]] | None
 ) -> dict[str, Any] | None:
     """The state with an entry for each weight; None where the ranks hold something else than flat moments."""
-    if not all(_is_plain(each, len(groups)) for each in saved):
+    if not all(_is_plain(each, len(groups)) for each in saved) or len({frozenset(_keys(each)) for each in saved}) > 1:
         return None
     states: dict[str, dict[Any, Any]] = {name: {} for shapes in groups for name in shapes}
-    for key in saved[0]["state"][0]:
+    for key in _keys(saved[0]):
         rows = [[rank["state"][number][key] for number in range(len(groups))] for rank in saved]
         try:
             found = _moment(stage, rows, groups, paddings)
@@ -46,6 +46,11 @@ def _moment(
     if stage == 3:
         return zero.in_shares({name: shape for shapes in groups for name, shape in shapes.items()}, rows)
     return zero.in_groups(groups, rows, paddings)
+
+
+def _keys(saved: Saved) -> Saved:
+    first: Saved = saved["state"][0]
+    return first
 
 
 def _is_flat(value: Any) -> bool:
