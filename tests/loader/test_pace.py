@@ -1,5 +1,6 @@
 """How many connections a transfer takes, tried on networks that are only arithmetic."""
 
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from safetensors.torch import save
 from sources.fault_server import FaultServer
 
 from preheat.errors import CheckpointConfigError
-from preheat.transfer.pace import FIRST, LOCAL, REMOTE, Bucket, Pace, Ramp, ramped
+from preheat.transfer.pace import FIRST, LOCAL, REMOTE, Bucket, Pace, Ramp, processors, ramped
 
 STEP = 0.002  # seconds
 TICK = 0.02  # until a new number of connections shows
@@ -110,6 +111,13 @@ def test_a_ramp_never_goes_beyond_its_limit() -> None:
     for step in range(1000):
         ramp.passed(step**3, step * 0.01, 0)
     assert ramp.size == 3
+
+
+@pytest.mark.parametrize(("limits", "expected"), [("50000 100000\n", 0.5), ("max 100000\n", None), ("", None)])
+def test_a_containers_limit_counts(limits: str, expected: float | None, tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text(limits)
+    assert processors(tmp_path / "cpu.max") == (expected or len(os.sched_getaffinity(0)))
+    assert processors(tmp_path / "nothing") == len(os.sched_getaffinity(0))
 
 
 def test_a_bucket_lets_pass_what_it_may_and_saves_nothing_up() -> None:

@@ -10,7 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from preheat.errors import CheckpointConfigError
 
@@ -55,7 +57,7 @@ class Ramp:
     Safe in threads, and without a clock of its own.
     """
 
-    def __init__(self, limit: int, processors: int) -> None:
+    def __init__(self, limit: int, processors: float) -> None:
         self.size = min(FIRST, limit)
         self._limit = limit
         self._processors = processors
@@ -110,7 +112,7 @@ def ramped(pace: Pace, advance: Callable[[int], None]) -> tuple[Callable[[], int
 
     It waits where PREHEAT_BANDWIDTH says so; raises CheckpointConfigError when that is no size, or too small a one.
     """
-    ramp, rate = Ramp(pace.threads, len(os.sched_getaffinity(0))), _bandwidth()
+    ramp, rate = Ramp(pace.threads, processors()), _bandwidth()
     bucket = Bucket(rate) if rate else None
 
     def passed(count: int) -> None:
@@ -121,6 +123,15 @@ def ramped(pace: Pace, advance: Callable[[int], None]) -> tuple[Callable[[], int
             time.sleep(bucket.take(count, now))
 
     return lambda: ramp.size, passed
+
+
+def processors(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
+    """How many this process may use; a container's limit on Linux counts, and may be a fraction."""
+    count: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or one without a limit: "max 100000"
+        quota, period = map(int, limits.read_text().split())
+        count = min(count, quota / period)
+    return count
 
 
 def _bandwidth() -> int | None:
