@@ -385,3 +385,16 @@ def test_damage_ends_in_an_error_of_preheat_or_does_no_harm(folder: Path) -> Non
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         with contextlib.suppress(CheckpointError):
             read_index(open_in(MemoryFolder({**contents, name: bytes(damaged)}), ".metadata"))
+
+
+def test_an_object_that_repeats_itself_stays_as_small_as_it_is(tmp_path: Path) -> None:
+    tree: Any = [0]
+    for _ in range(17):
+        tree = [tree, tree]
+    nested: Any = {"x": 0}
+    for _ in range(17):
+        nested = {"a": (nested,), "b": (nested,)}
+    folder = save(tmp_path / "one", {"model": {"w": torch.ones(2)}, "list": (tree,), "dictionary": (nested,)})
+    state = index_of(folder).state
+    assert state["list"][0][0] is state["list"][0][1]
+    assert state["dictionary"][0]["a"] is not None

@@ -27,6 +27,10 @@ _AROUND: tuple[Path, ...] = ((), ("app",))
 _NO_WEIGHTS = ("optim.", "optimizer.")
 
 
+class _Branch(dict[Any, Any]):
+    """A part of the tree that was saved; dictionaries that an item holds are leaves, whatever is in them."""
+
+
 def take_apart(values: Mapping[str, Any], paths: Mapping[str, Path], meta: Mapping[Any, Any]) -> Layout:
     """Weights under the names that their module gives them, and all the rest, that of `meta` included.
 
@@ -43,7 +47,7 @@ def take_apart(values: Mapping[str, Any], paths: Mapping[str, Path], meta: Mappi
             if len(weights) < len(leaves):
                 raise CheckpointValidationError(f"two values under {key!r} have the same name")
             tensors, rest = split(weights)
-            holder[key] = rest
+            holder[key] = _Branch(rest)
             if not rest:
                 del holder[key]
             state = {**meta, **_with_lists(tree)}
@@ -61,7 +65,7 @@ def _as_lightning(state: dict[Any, Any]) -> dict[Any, Any]:
     return {**state, "optimizer_states": optimizers} if optimizers else state
 
 
-def _raw(tree: dict[Any, Any], paths: Mapping[str, Path], meta: Mapping[Any, Any]) -> Layout:
+def _raw(tree: _Branch, paths: Mapping[str, Path], meta: Mapping[Any, Any]) -> Layout:
     """Weights without a key of their own, as torchtitan saves them beside the optimizer."""
     weights = {
         name: value
@@ -71,19 +75,19 @@ def _raw(tree: dict[Any, Any], paths: Mapping[str, Path], meta: Mapping[Any, Any
     if not weights:
         raise no_weights(tree)
     tensors, _ = split(weights)
-    rest = {key: value for key, value in tree.items() if key not in weights}
+    rest = _Branch((key, value) for key, value in tree.items() if key not in weights)
     return Layout("raw", tensors, {**meta, **_with_lists(rest)})
 
 
-def _tree(values: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[Any, Any]:
+def _tree(values: Mapping[str, Any], paths: Mapping[str, Path]) -> _Branch:
     """What was saved, its lists as dictionaries by number; names without a way stay as they are."""
-    root: dict[Any, Any] = {}
+    root = _Branch()
     for name, value in values.items():
         *above, last = paths.get(name, (name,))
         at = root
         for step in above:
-            at = at.setdefault(step, {})
-            if not isinstance(at, dict):
+            at = at.setdefault(step, _Branch())
+            if not isinstance(at, _Branch):
                 raise _taken(name)
         if last in at:
             raise _taken(name)
@@ -95,16 +99,16 @@ def _taken(name: str) -> CheckpointValidationError:
     return CheckpointValidationError(f"{name[:80]!r} has its place in the saved tree where another value is")
 
 
-def _at(tree: dict[Any, Any], path: Path) -> dict[Any, Any]:
+def _at(tree: _Branch, path: Path) -> dict[Any, Any]:
     at: Any = tree
     for step in path:
-        at = at.get(step) if isinstance(at, dict) else None
-    return at if isinstance(at, dict) else {}
+        at = at.get(step) if isinstance(at, _Branch) else None
+    return at if isinstance(at, _Branch) else {}
 
 
 def _flat(entries: Any) -> Iterator[tuple[str, Any]]:
     """A state dict's values by name; a model in several stages has a level more, and dotted names."""
-    for key, value in entries.items() if isinstance(entries, dict) else ():
+    for key, value in entries.items() if isinstance(entries, _Branch) else ():
         inside = [] if str(key).endswith("_extra_state") else list(_flat(value))
         if any(is_tensor(leaf) for _, leaf in inside):
             yield from ((f"{key}.{name}", leaf) for name, leaf in inside)
@@ -113,8 +117,8 @@ def _flat(entries: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _with_lists(value: Any) -> Any:
-    """The tree with lists where there were some: dictionaries whose keys count from 0."""
-    if not isinstance(value, dict):
+    """The tree with lists where there were some: branches whose keys count from 0."""
+    if not isinstance(value, _Branch):
         return value
     inside = {key: _with_lists(inner) for key, inner in value.items()}
     if inside and all(type(key) is int for key in inside) and inside.keys() == set(range(len(inside))):

@@ -23,14 +23,27 @@ def read_file(file: Member) -> Pickle:
 
 
 def moved(tree: Any, start: int, name: str) -> Any:
-    """A tree without cycles, its tensors moved by `start` bytes; raises where one points outside its storage."""
-    if isinstance(tree, Tensor):
-        tree.check_inside(name)
-        record = tree.record
+    """A tree without cycles, its tensors moved by `start` bytes; raises where one points outside its storage.
+
+    What is there twice stays one thing: a few bytes can say it a million times.
+    """
+    known: dict[int, Any] = {}
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, (Tensor, dict, list, tuple)):
+            return value
+        if id(value) not in known:
+            known[id(value)] = moved_once(value)
+        return known[id(value)]
+
+    def moved_once(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: move(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(move, value))
+        value.check_inside(name)
+        record = value.record
         place = Record(f"{name}: {record.name}", start + record.start, start + record.stop, record.crc32)
-        return replace(tree, record=place)
-    if isinstance(tree, dict):
-        return {key: moved(value, start, name) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(moved(value, start, name) for value in tree)
-    return tree
+        return replace(value, record=place)
+
+    return move(tree)
