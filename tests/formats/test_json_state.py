@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from typing import Any
 
@@ -36,7 +37,7 @@ from preheat.index import Record, Tensor
         ("x" * 5000, {"$omitted": "5000 characters"}),
         (b"x" * 5000, {"$omitted": "5000 bytes"}),
     ],
-    ids=repr,
+    ids=lambda value: re.sub(" object at 0x[0-9a-f]+", "", repr(value)),
 )
 def test_values_are_spelled(value: Any, spelled: Any) -> None:
     assert to_json({"it": value}) == {"it": spelled}

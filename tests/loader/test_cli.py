@@ -17,7 +17,9 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "offline"
 
 
 def preheat(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "preheat", *arguments], capture_output=True, text=True, cwd=folder)
+    wide = {**os.environ, "COLUMNS": "200"}  # for paths of any length
+    command = [sys.executable, "-m", "preheat", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=wide)
 
 
 @pytest.fixture(scope="module")

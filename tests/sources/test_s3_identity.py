@@ -55,26 +55,26 @@ class _AmazonHandler(_Handler):
             error = (
                 b"<ErrorResponse><Error><Code>InvalidIdentityToken</Code><Message>m</Message></Error></ErrorResponse>"
             )
-            return self._answer(400, error)
+            return self._reply(400, error)
         fields = "".join(f"<{name}>{value}</{name}>" for name, value in self.owner.trade(token).items())
         result = (
             f"<AssumeRoleWithWebIdentityResult><Credentials>{fields}</Credentials></AssumeRoleWithWebIdentityResult>"
         )
         name = "AssumeRoleWithWebIdentityResponse"
-        self._answer(200, f'<{name} xmlns="https://sts.amazonaws.com/doc/2011-06-15/">{result}</{name}>'.encode())
+        self._reply(200, f'<{name} xmlns="https://sts.amazonaws.com/doc/2011-06-15/">{result}</{name}>'.encode())
 
     def do_GET(self) -> None:  # noqa: N802
         """The container credential service at /credentials, else S3."""
         if self.path == "/credentials":
             found = self.owner.trade(self.headers["Authorization"])
-            return self._answer(200, json.dumps({**found, "Token": found["SessionToken"]}).encode())
+            return self._reply(200, json.dumps({**found, "Token": found["SessionToken"]}).encode())
         query = parse_qs(urlsplit(self.path).query)
         [credential] = query.get("X-Amz-Credential", [""])
         if credential.partition("/")[0] != self.owner.valid:
-            return self._answer(400, b"<Error><Code>ExpiredToken</Code></Error>")
+            return self._reply(400, b"<Error><Code>ExpiredToken</Code></Error>")
         super().do_GET()
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _reply(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Connection", "close")  # botocore would leave it open
