@@ -21,8 +21,8 @@ from formats.samples import BytesBlob, Member, same, value_of, zip_of
 from preheat import formats
 from preheat.formats import safetensors as own_safetensors
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.torch_tensors import DTYPES
-from preheat.formats.zip_directory import read_directory
+from preheat.formats.pytorch.tensors import DTYPES
+from preheat.formats.pytorch.zip_directory import read_directory
 from preheat.index import Index
 from preheat.plan import make_plan
 from preheat.spec import PipelineSpec

@@ -14,12 +14,12 @@ from documents import training_document
 from formats.samples import BytesBlob
 
 from preheat.errors import CheckpointLoadError
-from preheat.formats.inert import SET, Global, Key, Node, check_tree, members
-from preheat.formats.inert_pickle import read_pickle
+from preheat.formats.inert.reader import read_pickle
+from preheat.formats.inert.values import SET, Global, Key, Node, check_tree, members
 from preheat.formats.json_state import to_json
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.torch_pickle import make_index, refuse_reference
-from preheat.formats.torch_tensors import CONSTRUCTORS, storage, storage_size
+from preheat.formats.pytorch.checkpoint import make_index, refuse_reference
+from preheat.formats.pytorch.tensors import CONSTRUCTORS, storage, storage_size
 from preheat.formats.training_state import spell_state
 from preheat.index import Record
 

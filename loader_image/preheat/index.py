@@ -205,7 +205,7 @@ class Index:
     """Everything a checkpoint declares about itself.
 
     `tensors` are the model's weights by name; `state` is the tree of all the rest (epoch, optimizer, hyper-parameters):
-    its leaves are JSON values, `Tensor`s and opaque `Node`s (see `formats.inert_pickle`). `opaque` names the classes
+    its leaves are JSON values, `Tensor`s and opaque `Node`s (see `formats.inert.reader`). `opaque` names the classes
     that were found and not interpreted.
     """
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from preheat.blob import Blob
 from preheat.checks import Checks, Findings
-from preheat.formats.torch_pickle import check_tensors
+from preheat.formats.pytorch.checkpoint import check_tensors
 from preheat.formats.training_state import require_optimizer, spell_state
 from preheat.index import Index
 from preheat.plan import Plan, make_plan

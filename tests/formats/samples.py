@@ -19,7 +19,7 @@ import torch
 from preheat.bundle.data import CheckpointData
 from preheat.errors import TruncatedError
 from preheat.formats import read_index
-from preheat.formats.torch_tensors import DTYPES
+from preheat.formats.pytorch.tensors import DTYPES
 from preheat.index import Index, Tensor
 from preheat.sources.file_blob import FileBlob
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preheat.errors import CheckpointError, CheckpointLoadError, TruncatedError, UnsupportedFormatError
-from preheat.formats.inert import FROZENSET, SET, Global, Key, Node, check_tree
-from preheat.formats.inert_pickle import read_pickle
+from preheat.formats.inert.reader import read_pickle
+from preheat.formats.inert.values import FROZENSET, SET, Global, Key, Node, check_tree
 
 
 def refuse(identity: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preheat.formats.inert import FROZENSET, SET, Global, Key, Node
+from preheat.formats.inert.values import FROZENSET, SET, Global, Key, Node
 from preheat.formats.json_state import to_json
 from preheat.index import Record, Tensor
 

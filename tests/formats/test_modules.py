@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from preheat.errors import CheckpointError, CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
-from preheat.formats import modules
+from preheat.formats.pytorch import modules
 
 FORMATS = {"zip": saved, "before 1.6": saved_before_1_6}
 

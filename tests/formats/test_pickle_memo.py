@@ -11,9 +11,9 @@ from formats.samples import index_of, saved
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preheat.formats import pickle_machine
-from preheat.formats.inert_pickle import read_pickle
-from preheat.formats.pickle_memo import asked_for
+from preheat.formats.inert import machine
+from preheat.formats.inert.memo import asked_for
+from preheat.formats.inert.reader import read_pickle
 
 TWICE = ("x",)
 TREES = st.recursive(
@@ -32,7 +32,7 @@ TREES = st.recursive(
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_machine, "WORTH_IT", 0)
+    monkeypatch.setattr(machine, "WORTH_IT", 0)
 
 
 def read(content: bytes) -> Any:
@@ -49,7 +49,7 @@ def test_a_pickle_says_the_same_with_only_what_it_asks_for_remembered(tree: Any,
 
 def read_again(content: bytes) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pickle_machine, "WORTH_IT", 1 << 60)
+        patch.setattr(machine, "WORTH_IT", 1 << 60)
         return read(content)
 
 

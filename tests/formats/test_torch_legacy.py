@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 
 from preheat.errors import CheckpointError, CheckpointLoadError, TruncatedError, UnsupportedFormatError
 from preheat.formats import read_index
-from preheat.formats.torch_legacy import MAGIC, MAX_COUNTS, PROTOCOL
-from preheat.formats.torch_tensors import DTYPES
+from preheat.formats.pytorch.legacy import MAGIC, MAX_COUNTS, PROTOCOL
+from preheat.formats.pytorch.tensors import DTYPES
 from preheat.index import Index
 
 MACHINE = {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}

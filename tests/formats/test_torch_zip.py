@@ -31,7 +31,7 @@ from torch.utils import serialization
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
 from preheat.formats import read_index
-from preheat.formats.torch_tensors import DTYPES
+from preheat.formats.pytorch.tensors import DTYPES
 
 
 def values(dtype: torch.dtype, *shape: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preheat.errors import CheckpointLoadError, NothingMatchedError
-from preheat.formats.inert import SET, Global, Key, Node
+from preheat.formats.inert.values import SET, Global, Key, Node
 from preheat.formats.training_state import (
     Opaque,
     opaque_in,

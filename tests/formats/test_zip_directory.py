@@ -25,8 +25,8 @@ from formats.samples import (
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, TruncatedError, UnsupportedFormatError
 from preheat.formats import read_index
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.zip_directory import SUFFIX, read_directory
-from preheat.formats.zip_members import locate, read_member
+from preheat.formats.pytorch.zip_directory import SUFFIX, read_directory
+from preheat.formats.pytorch.zip_members import locate, read_member
 from preheat.sources.file_blob import FileBlob
 
 DATA = bytes(16)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from preheat.blob import Blob
 from preheat.errors import CheckpointLoadError, UnsupportedFormatError
-from preheat.formats import safetensors, torch_legacy, torch_zip
+from preheat.formats import safetensors
 from preheat.formats.metadata import MetadataReader
+from preheat.formats.pytorch import legacy, zip_file
 from preheat.index import Index
 
 _RESAVE = "Save the model's state_dict() with torch.save of torch 1.6 or later"
@@ -24,9 +25,9 @@ def _web_page(head: bytes) -> bool:
 
 
 READERS: tuple[tuple[str, Callable[[bytes], bool], Callable[[MetadataReader], Index]], ...] = (
-    ("torch zip", _starts(b"PK\3\4"), torch_zip.read_index),
+    ("torch zip", _starts(b"PK\3\4"), zip_file.read_index),
     ("safetensors", lambda head: head[8:9] == b"{", safetensors.read_index),
-    ("torch before 1.6", torch_legacy.recognise, torch_legacy.read_index),
+    ("torch before 1.6", legacy.recognise, legacy.read_index),
 )
 
 KNOWN: tuple[tuple[str, Callable[[bytes], bool], str], ...] = (

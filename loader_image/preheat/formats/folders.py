@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 from preheat.blob import Blob, Folder
 from preheat.errors import AccessDeniedError, CheckpointLoadError, CheckpointNotFoundError, CheckpointSourceError
-from preheat.formats import adapters, deepspeed, distributed, shards
+from preheat.formats import adapters, shards
+from preheat.formats.distributed import index as distributed
+from preheat.formats.zero import index as zero
 from preheat.index import Index
 from preheat.joined_blob import JoinedBlob
 
@@ -51,9 +53,7 @@ FOLDERS: tuple[FolderFormat, ...] = (
     FolderFormat(
         "torch.distributed.checkpoint", re.compile(r"(^|/)\.metadata$"), distributed.members, distributed.read_index
     ),
-    FolderFormat(
-        "DeepSpeed", re.compile(r"(^|/)latest$"), deepspeed.members, deepspeed.read_index, longest=deepspeed.MAX_TAG
-    ),
+    FolderFormat("DeepSpeed", re.compile(r"(^|/)latest$"), zero.members, zero.read_index, longest=zero.MAX_TAG),
 )
 
 #: What is looked for in a folder, the first that is there is taken.

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from preheat.formats.inert import FROZENSET, MAX_LEVELS, SET, Global, Key, Node, members
+from preheat.formats.inert.values import FROZENSET, MAX_LEVELS, SET, Global, Key, Node, members
 from preheat.index import Tensor
 
 MAX_VALUES = 10_000

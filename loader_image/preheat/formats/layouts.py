@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.errors import CheckpointLoadError, UnsupportedFormatError
-from preheat.formats.inert import Node
-from preheat.formats.modules import is_module, module_entries
+from preheat.formats.inert.values import Node
+from preheat.formats.pytorch.modules import is_module, module_entries
 from preheat.index import Tensor
 
 #: Keys that hold a state dict or a whole module, the first that does is taken.

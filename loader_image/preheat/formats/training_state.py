@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.errors import CheckpointLoadError, NothingMatchedError
-from preheat.formats.inert import FROZENSET, MAX_LEVELS, SET, Global, Key, Node, members
+from preheat.formats.inert.values import FROZENSET, MAX_LEVELS, SET, Global, Key, Node, members
 from preheat.formats.json_state import CHARACTERS, is_plain, opaque_name, spell_plain
 from preheat.index import Tensor
 

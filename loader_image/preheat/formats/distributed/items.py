@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 
 from preheat.errors import TruncatedError
-from preheat.formats.distributed_metadata import Item
+from preheat.formats.distributed.metadata import Item
 from preheat.formats.metadata import MetadataReader
 from preheat.joined_blob import Member
 

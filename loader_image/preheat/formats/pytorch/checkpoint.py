@@ -6,11 +6,11 @@ from collections.abc import Collection
 from typing import Any, NoReturn
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError
-from preheat.formats.inert import FROZENSET, SET, Global, check_tree
+from preheat.formats.inert.machine import Pickle
+from preheat.formats.inert.values import FROZENSET, SET, Global, check_tree
 from preheat.formats.layouts import take_apart
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.pickle_machine import Pickle
-from preheat.formats.torch_tensors import FAMILIAR
+from preheat.formats.pytorch.tensors import FAMILIAR
 from preheat.index import Index
 
 #: Views may repeat stored bytes; a file of a few bytes must not become a bundle of many gigabytes.

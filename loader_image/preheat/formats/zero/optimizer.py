@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from preheat.errors import CheckpointValidationError
-from preheat.formats import zero
+from preheat.formats.zero import partitions
 from preheat.index import Tensor
 
 Saved = Mapping[Any, Any]  # what an optimizer's state_dict() gives
 
 
 def gathered(
-    stage: int, saved: Sequence[Any], groups: Sequence[zero.Shapes], paddings: Sequence[Sequence[int]] | None
+    stage: int, saved: Sequence[Any], groups: Sequence[partitions.Shapes], paddings: Sequence[Sequence[int]] | None
 ) -> dict[str, Any] | None:
     """The state with an entry for each weight; None where the ranks hold something else than flat moments."""
     if not all(_is_plain(each, len(groups)) for each in saved) or len({frozenset(_keys(each)) for each in saved}) > 1:
@@ -38,14 +38,14 @@ def gathered(
 
 
 def _moment(
-    stage: int, rows: list[list[Any]], groups: Sequence[zero.Shapes], paddings: Sequence[Sequence[int]] | None
+    stage: int, rows: list[list[Any]], groups: Sequence[partitions.Shapes], paddings: Sequence[Sequence[int]] | None
 ) -> Mapping[str, Any]:
     """One entry of all weights: cut as they are, or a number that holds for a whole group."""
     if not all(_is_flat(value) for row in rows for value in row):
         return {name: value for shapes, value in zip(groups, rows[0], strict=True) for name in shapes}
     if stage == 3:
-        return zero.in_shares({name: shape for shapes in groups for name, shape in shapes.items()}, rows)
-    return zero.in_groups(groups, rows, paddings)
+        return partitions.in_shares({name: shape for shapes in groups for name, shape in shapes.items()}, rows)
+    return partitions.in_groups(groups, rows, paddings)
 
 
 def _keys(saved: Saved) -> Saved:

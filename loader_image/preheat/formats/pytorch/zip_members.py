@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from preheat.errors import CheckpointValidationError
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.zip_directory import STREAMED, Member
+from preheat.formats.pytorch.zip_directory import STREAMED, Member
 from preheat.index import Record
 
 ALIGNMENT = 64  # of torch's storages, where the file does not say

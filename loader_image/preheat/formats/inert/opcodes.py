@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from preheat.errors import TruncatedError, UnsupportedFormatError
-from preheat.formats.inert import FROZENSET, SET, Global, Node, as_key
-from preheat.formats.pickle_machine import Machine, refuse_code
+from preheat.formats.inert.machine import Machine, refuse_code
+from preheat.formats.inert.values import FROZENSET, SET, Global, Node, as_key
 
 MAX_DIGITS = 4300  # of an integer: beyond it Python itself takes quadratic time
 

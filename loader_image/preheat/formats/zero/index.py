@@ -14,14 +14,16 @@ from typing import Any
 
 from preheat.blob import Blob, Folder
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
-from preheat.formats import torch_zip, zero, zero_optimizer
 from preheat.formats.companions import present
-from preheat.formats.inert import Node
+from preheat.formats.inert.values import Node
 from preheat.formats.layouts import LIGHTNING_VERSION, checked_name, split
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.torch_files import read_file
-from preheat.formats.torch_pickle import check_tensors, uninterpreted
-from preheat.formats.torch_tensors import is_counts
+from preheat.formats.pytorch import zip_file
+from preheat.formats.pytorch.checkpoint import check_tensors, uninterpreted
+from preheat.formats.pytorch.files import read_file
+from preheat.formats.pytorch.tensors import is_counts
+from preheat.formats.zero import optimizer as zero_optimizer
+from preheat.formats.zero import partitions
 from preheat.index import Index, Tensor
 from preheat.joined_blob import JoinedBlob
 
@@ -54,7 +56,7 @@ def members(folder: Folder, entry: Blob) -> Sequence[str]:
         return [f"{tag}/{_MODEL}"]
     blob = folder.open(found[0])
     try:
-        first = _optimizer(torch_zip.read_tree(MetadataReader(blob)).value)
+        first = _optimizer(zip_file.read_tree(MetadataReader(blob)).value)
     finally:
         blob.close()
     numbers = range(_ranks(first))
@@ -94,24 +96,26 @@ def _consolidated(optimizers: Sequence[Tree], models: Sequence[Tree]) -> tuple[d
     stage, model = _stage(optimizers[0]), models[0]
     kept, rest = split(_part(model, "module"))
     tensors = {
-        name: zero.in_float32(kept[name]) for name in _list(model, "buffer_names") if _is_name(name) and name in kept
+        name: partitions.in_float32(kept[name])
+        for name in _list(model, "buffer_names")
+        if _is_name(name) and name in kept
     }
     tensors |= _frozen(stage, models)
     ranks, groups = [_flat(optimizer, _FLAT[stage]) for optimizer in optimizers], _groups(model)
     if len({len(rank) for rank in ranks} | ({len(groups)} if stage < 3 else set())) != 1:
         raise CheckpointValidationError("the ranks have not the same number of groups", remedy=_RESAVE)
     if stage == 3:
-        tensors |= zero.in_shares({name: shape for shapes in groups for name, shape in shapes.items()}, ranks)
+        tensors |= partitions.in_shares({name: shape for shapes in groups for name, shape in shapes.items()}, ranks)
     else:
-        tensors |= zero.in_groups(groups, ranks, _paddings(optimizers[0], groups))
+        tensors |= partitions.in_groups(groups, ranks, _paddings(optimizers[0], groups))
     tied = _dict(model.get("shared_params") or {}, "shared_params")
     tensors |= {name: tensors[source] for name, source in tied.items() if _is_name(source) and source in tensors}
     if stage < 3:  # what stage 1 does not train is nowhere else
-        tensors |= {name: zero.in_float32(tensor) for name, tensor in kept.items() if name not in tensors}
+        tensors |= {name: partitions.in_float32(tensor) for name, tensor in kept.items() if name not in tensors}
     return {checked_name(name): tensor for name, tensor in tensors.items()}, rest
 
 
-def _optimizer_state(optimizers: Sequence[Tree], groups: Sequence[zero.Shapes]) -> Tree:
+def _optimizer_state(optimizers: Sequence[Tree], groups: Sequence[partitions.Shapes]) -> Tree:
     """The optimizer's state by the names of the weights, and what else each rank has; all of it as it is if need be."""
     stage = _stage(optimizers[0])
     inner = [optimizer.get(_INNER[stage]) for optimizer in optimizers]
@@ -128,10 +132,10 @@ def _frozen(stage: int, models: Sequence[Tree]) -> dict[str, Tensor]:
     found = {}
     for name, shape in shapes.items():
         pieces = [_tensor(fragment.get(name), name) for fragment in fragments]
-        row = zero.Row(pieces)
+        row = partitions.Row(pieces)
         if row.elements < prod(shape) or (stage < 3 and pieces[0].shape != shape):
             raise CheckpointValidationError(f"tensor {name[:80]!r} has {row.elements} elements, not {shape}")
-        found[name] = zero.whole(name, shape, row.pieces(0, prod(shape)))
+        found[name] = partitions.whole(name, shape, row.pieces(0, prod(shape)))
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from preheat.errors import CheckpointValidationError
-from preheat.formats.distributed_metadata import Path
+from preheat.formats.distributed.metadata import Path
 from preheat.formats.layouts import (
     LIGHTNING_VERSION,
     WEIGHT_KEYS,

@@ -12,16 +12,16 @@ from typing import Any
 
 from preheat.blob import Blob, Folder
 from preheat.errors import CheckpointValidationError, UnsupportedFormatError, about
-from preheat.formats import torch_zip
 from preheat.formats.companions import present
-from preheat.formats.distributed_items import TAIL, readers
-from preheat.formats.distributed_layout import take_apart
-from preheat.formats.distributed_metadata import Declared, Description, Item, describe
-from preheat.formats.inert import Global, Node, check_tree
+from preheat.formats.distributed.items import TAIL, readers
+from preheat.formats.distributed.layout import take_apart
+from preheat.formats.distributed.metadata import Declared, Description, Item, describe
+from preheat.formats.inert.machine import Pickle
+from preheat.formats.inert.values import Global, Node, check_tree
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.pickle_machine import Pickle
-from preheat.formats.torch_files import moved, read_file
-from preheat.formats.torch_pickle import check_tensors, uninterpreted
+from preheat.formats.pytorch import zip_file
+from preheat.formats.pytorch.checkpoint import check_tensors, uninterpreted
+from preheat.formats.pytorch.files import moved, read_file
 from preheat.index import ITEMSIZE, Index, Part, Tensor, joined
 from preheat.joined_blob import JoinedBlob, Member
 
@@ -117,7 +117,7 @@ def _zip(reader: MetadataReader) -> Pickle:
         raise UnsupportedFormatError(
             "the item is no file of torch.save", remedy="Save it with torch's FileSystemWriter, without extensions"
         )
-    return torch_zip.read_tree(reader, suffix=TAIL)
+    return zip_file.read_tree(reader, suffix=TAIL)
 
 
 def _kind(value: Any) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
-from preheat.formats.inert import FROZENSET, MAX_LEVELS, SET, Node, members
+from preheat.formats.inert.values import FROZENSET, MAX_LEVELS, SET, Node, members
 from preheat.index import Tensor
 
 MAX_ENTRIES = 1_000_000  # parameters, buffers and modules; shared modules count wherever they are

@@ -14,10 +14,10 @@ from typing import Any
 
 from preheat.blob import Blob
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
-from preheat.formats.inert import Global, Node
-from preheat.formats.inert_pickle import MAX_OPCODES, read_pickle
-from preheat.formats.torch_pickle import refuse_reference
-from preheat.formats.torch_tensors import CONSTRUCTORS, DTYPES, MAX_RANK
+from preheat.formats.inert.reader import MAX_OPCODES, read_pickle
+from preheat.formats.inert.values import Global, Node
+from preheat.formats.pytorch.checkpoint import refuse_reference
+from preheat.formats.pytorch.tensors import CONSTRUCTORS, DTYPES, MAX_RANK
 
 MAX_BYTES = 64 << 20  # some 250,000 items
 MAX_STEPS = 32  # from the root of the saved tree

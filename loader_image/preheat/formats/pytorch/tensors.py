@@ -11,8 +11,8 @@ from math import prod
 from typing import Any
 
 from preheat.errors import CheckpointValidationError
-from preheat.formats.inert import Global, Node
-from preheat.formats.pickle_machine import Constructors
+from preheat.formats.inert.machine import Constructors
+from preheat.formats.inert.values import Global, Node
 from preheat.index import ITEMSIZE, Record, Tensor, row_major
 
 MAX_RANK = 64

@@ -12,12 +12,12 @@ from typing import Any
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, TruncatedError, UnsupportedFormatError
 from preheat.formats.front import Front
-from preheat.formats.inert import Global
-from preheat.formats.inert_pickle import MAX_BYTES, MAX_OPCODES, read_pickle
+from preheat.formats.inert.machine import Constructors, Pickle
+from preheat.formats.inert.reader import MAX_BYTES, MAX_OPCODES, read_pickle
+from preheat.formats.inert.values import Global
 from preheat.formats.metadata import SMALL, MetadataReader
-from preheat.formats.pickle_machine import Constructors, Pickle
-from preheat.formats.torch_pickle import make_index, refuse_reference
-from preheat.formats.torch_tensors import CONSTRUCTORS, Storage, storage, storage_size
+from preheat.formats.pytorch.checkpoint import make_index, refuse_reference
+from preheat.formats.pytorch.tensors import CONSTRUCTORS, Storage, storage, storage_size
 from preheat.index import Index, Record
 
 MAGIC = 0x1950A86A20F9469CFC6C

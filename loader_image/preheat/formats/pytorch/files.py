@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from preheat.errors import about
-from preheat.formats import torch_zip
-from preheat.formats.inert import check_tree
+from preheat.formats.inert.machine import Pickle
+from preheat.formats.inert.values import check_tree
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.pickle_machine import Pickle
+from preheat.formats.pytorch import zip_file
 from preheat.index import Record, Tensor
 from preheat.joined_blob import Member
 
@@ -17,7 +17,7 @@ from preheat.joined_blob import Member
 def read_file(file: Member) -> Pickle:
     """What is in it; raises a CheckpointLoadError or CheckpointValidationError that names it."""
     with about(file.name):
-        pickle = torch_zip.read_tree(MetadataReader(file.blob))
+        pickle = zip_file.read_tree(MetadataReader(file.blob))
         check_tree(pickle.value)
         return replace(pickle, value=moved(pickle.value, file.start, file.name))
 

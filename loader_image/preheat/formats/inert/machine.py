@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.errors import CheckpointLoadError, TruncatedError
-from preheat.formats.inert import Global, Node
-from preheat.formats.pickle_memo import WORTH_IT, asked_for
+from preheat.formats.inert.memo import WORTH_IT, asked_for
+from preheat.formats.inert.values import Global, Node
 
 #: What calls of a name mean: functions of Preheat's own. They take constant time, for a pickle repeats them cheaply.
 Constructors = Mapping[Global, Callable[..., Any]]

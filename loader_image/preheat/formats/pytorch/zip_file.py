@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, UnsupportedFormatError
-from preheat.formats.inert_pickle import MAX_OPCODES, read_pickle
+from preheat.formats.inert.machine import Pickle
+from preheat.formats.inert.reader import MAX_OPCODES, read_pickle
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.pickle_machine import Pickle
-from preheat.formats.torch_pickle import make_index, refuse_reference
-from preheat.formats.torch_tensors import CONSTRUCTORS, Storage, storage
-from preheat.formats.zip_directory import SUFFIX, Member, check_stored, read_directory
-from preheat.formats.zip_members import ALIGNMENT, locate, read_ahead, read_member
+from preheat.formats.pytorch.checkpoint import make_index, refuse_reference
+from preheat.formats.pytorch.tensors import CONSTRUCTORS, Storage, storage
+from preheat.formats.pytorch.zip_directory import SUFFIX, Member, check_stored, read_directory
+from preheat.formats.pytorch.zip_members import ALIGNMENT, locate, read_ahead, read_member
 from preheat.index import Index, Record
 
 

@@ -1,8 +1,8 @@
 """Reads pickles of every protocol without importing or calling anything that they name.
 
-Each opcode is carried out on inert values (`formats.inert`). A global is a name; a call of it is a `Node`, unless the
-name stands in the table of constructors that the caller passes in, whose functions are Preheat's own. There is no list
-of allowed names to get around: nothing named by the file is ever looked up.
+Each opcode is carried out on inert values (`formats.inert.values`). A global is a name; a call of it is a `Node`,
+unless the name stands in the table of constructors that the caller passes in, whose functions are Preheat's own. There
+is no list of allowed names to get around: nothing named by the file is ever looked up.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from preheat.errors import CheckpointError, CheckpointLoadError
-from preheat.formats.inert import Global, as_key
-from preheat.formats.pickle_machine import Constructors, Machine, More, Pickle
-from preheat.formats.pickle_opcodes import OPCODES, STOP
+from preheat.formats.inert.machine import Constructors, Machine, More, Pickle
+from preheat.formats.inert.opcodes import OPCODES, STOP
+from preheat.formats.inert.values import Global, as_key
 
 MAX_BYTES = 256 << 20
 MAX_OPCODES = 4_000_000  # about 80,000 tensors; callers that know of more allow more

@@ -1,0 +1,1 @@
+"""Reads pickles of every protocol without importing or calling anything that they name."""

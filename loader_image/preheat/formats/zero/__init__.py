@@ -1,0 +1,1 @@
+"""DeepSpeed's folders, whose ranks keep slices of what ZeRO has flattened."""
