@@ -40,15 +40,16 @@ lock: $(UV)  ## pin the Python dependencies with hashes (LOCK=--upgrade moves th
 
 setup: .venv/.synced  ## install everything the other verbs need
 
+# Three processes keep two cores busy: many tests wait for a process of their own.
+APART := .venv/bin/pytest -m "not cluster" -n 3 --dist loadfile
+
 test: setup  ## run every test, the real cluster included
 	@$(CLUSTER_PY) prepare || [ "$$CI" != true ]  # a machine that cannot run it skips those tests, and says so
-	@.venv/bin/pytest $(ARGS)
+	@$(APART) $(ARGS)
+	@.venv/bin/pytest -m cluster $(ARGS)
 
 test-fast: setup  ## run the tests that need no cluster
-	@.venv/bin/pytest -m "not cluster" $(ARGS)
-
-fuzz: setup $(ATHERIS)  ## search inputs that break a parser (SECONDS=60 for each target, ARGS="TARGET ...")
-	@PYTHONPATH=tests:$(ATHERIS) $(PY) fuzz --seconds $(SECONDS) $(ARGS)
+	@$(APART) $(ARGS)
 
 lint: setup  ## ruff, mypy, import rules, generated files
 	@.venv/bin/ruff check .
