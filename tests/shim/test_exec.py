@@ -122,14 +122,15 @@ def test_a_checkpoint_that_is_not_there_stops_before_the_command(job):
 
 
 def test_several_processes_of_a_job_share_one_bundle(job):
-    processes = [job.start(sys.executable, "-c", SAY, SLURM_PROCID=str(rank)) for rank in range(3)]
+    link = "import json, os; print(json.dumps(os.readlink(os.environ['PREHEAT_BUNDLE'])))"  # goes when they have ended
+    processes = [job.start(sys.executable, "-c", link, SLURM_PROCID=str(rank)) for rank in range(3)]
     ended = []
     for process in processes:
         with process:
             out, err = process.communicate(timeout=120)
             ended.append((process.returncode, json.loads(out), err))
     assert [code for code, _, _ in ended] == [0, 0, 0]
-    bundles = {os.readlink(told["PREHEAT_BUNDLE"]) for _, told, _ in ended}
+    bundles = {told for _, told, _ in ended}
     assert len(bundles) == len(list((job.volume / "bundles").iterdir())) == 1
     assert "the bundle was" in ended[0][2]
     assert [err for _, _, err in ended[1:]] == ["", ""]
