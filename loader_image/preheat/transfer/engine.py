@@ -142,7 +142,7 @@ class _Transfer:
 
     def _move_pieces(self, pieces: Iterator[Piece]) -> None:
         """One thread's work."""
-        buffer = memoryview(bytearray(self._pace.buffer))
+        buffer = memoryview(bytearray(self._pace.buffer_of(self._size())))
         placement = Placement(self._target, self._finite)
         for piece in pieces:
             watch = self._digests.of(piece, self._received)

@@ -20,6 +20,8 @@ from preheat.errors import CheckpointConfigError
 LEAST_PIECE = 1 << 20
 #: Connections at the beginning.
 FIRST = 8
+#: Threads that have buffers of full length; those of more are shorter, so that all take no more memory.
+LONG = 8
 #: Seconds for which the rate is measured.
 WINDOW = 0.05
 #: Twice as many connections have to bring so much more within so many seconds, or they are given up again.
@@ -36,11 +38,15 @@ LEAST_BANDWIDTH = 1_000_000
 
 @dataclass(frozen=True)
 class Pace:
-    """Threads at most, each with a connection and a buffer, and bytes per piece at most."""
+    """Threads at most, each with a connection and a buffer of bytes at most, and bytes per piece at most."""
 
     threads: int
     buffer: int
     piece: int
+
+    def buffer_of(self, threads: int) -> int:
+        """Bytes of one thread's buffer where there are so many: long reads cost least, and all of them stay small."""
+        return self.buffer if threads <= LONG else self.buffer * LONG // threads
 
     def piece_of(self, total: int) -> int:
         """Bytes per piece of a transfer of `total`: of a small one there are some for all threads, and few are lost."""
@@ -48,7 +54,7 @@ class Pace:
 
 
 LOCAL = Pace(threads=2, buffer=1024 * 1024, piece=32 << 20)
-REMOTE = Pace(threads=32, buffer=128 * 1024, piece=16 << 20)
+REMOTE = Pace(threads=32, buffer=512 * 1024, piece=16 << 20)
 
 
 class Ramp:

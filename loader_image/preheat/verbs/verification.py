@@ -121,7 +121,7 @@ class _Checking:
         """Read and check; returns how many records were compared."""
 
         def work(pieces: Iterator[Piece]) -> None:
-            buffer = memoryview(bytearray(pace.buffer))
+            buffer = memoryview(bytearray(pace.buffer_of(size())))
             see = partial(self._feed, finite_check(self._findings) if self._checks.finite else None)
             for piece in pieces:
                 read = read_piece(self._blob, piece, buffer, see, self._digests.of(piece, passed))
