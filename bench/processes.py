@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 LONGEST = 600  # seconds
@@ -47,6 +48,15 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
     if process.returncode:
         raise RunError(f"{' '.join(map(str, command))} exited with {process.returncode}\n{output[-2000:]}")
     return Run(seconds, usage.ru_maxrss / 1024, output)
+
+
+def touch_memory(folder: Path, size: int) -> None:
+    """Write and remove `size` bytes in memory: a virtual machine's first use of a page takes longer than a copy."""
+    scratch, block = folder / "touched", bytes(1 << 20)
+    with scratch.open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(block)
+    scratch.unlink()
 
 
 def rotate(

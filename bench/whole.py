@@ -10,11 +10,12 @@ from typing import Any
 from checkpoints import WHOLE
 from loader import CRC_ONLY, LoaderRuns, over_http, over_s3
 from peers import Peer, http_peers, s3_peers
-from processes import Run, RunError, measure, peak, rotate, seconds, spread
+from processes import Run, RunError, measure, peak, rotate, seconds, spread, touch_memory
 from results import Figure
 from servers import BUCKET
 
 PREHEAT = "Preheat"
+OUTPUT = 2200 << 20  # bytes that every contender writes, and some
 
 Goals = dict[str, str]
 Chosen = Callable[[Peer], bool]
@@ -78,7 +79,11 @@ def _compare(
     repetitions: int,
     goals: Goals,
 ) -> list[Figure]:
-    contenders: dict[str, Callable[[], Run]] = {PREHEAT: lambda: runs.fresh(source, CRC_ONLY)}
+    def load() -> Run:
+        _make_room(runs, output)
+        return runs.fresh(source, CRC_ONLY)
+
+    contenders: dict[str, Callable[[], Run]] = {PREHEAT: load}
     able = [peer for peer in peers if _works(peer, runs, output)]
     contenders |= {peer.name: functools.partial(_fetch, peer, runs, output) for peer in able}
     contenders[PREHEAT]()  # the others are warm by now
@@ -89,9 +94,14 @@ def _compare(
 
 
 def _fetch(peer: Peer, runs: LoaderRuns, output: Path) -> Run:
+    _make_room(runs, output)
+    return measure(peer.command, peer.environment)
+
+
+def _make_room(runs: LoaderRuns, output: Path) -> None:
     runs.empty()  # both outputs would not fit into memory beside what is served
     output.unlink(missing_ok=True)
-    return measure(peer.command, peer.environment)
+    touch_memory(output.parent, OUTPUT)
 
 
 def _works(peer: Peer, runs: LoaderRuns, output: Path) -> bool:
