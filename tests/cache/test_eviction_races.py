@@ -118,7 +118,7 @@ def test_an_eviction_during_an_attachment_is_noticed(grace: None, pod: Pod) -> N
         assert not pod.deceived()
         assert remains(pod.root) == []
         outcomes.add(pod.given)
-    assert True in outcomes
+    assert any(outcomes)  # of all moments, some left it its bundle
 
 
 def test_a_removal_by_name_is_no_other(pod: Pod) -> None:

@@ -65,7 +65,7 @@ def inherit(folder: Path, digest: str) -> None:
         if not grave:
             continue
         journals = journals_in(grave)
-        if not inherited and journals and all(map(_is_free, journals)):
+        if not inherited and journals and all(map(is_free, journals)):
             with suppress(OSError):  # of another user: we begin anew
                 for journal in journals:
                     for path in (journal.with_name(journal.name.removesuffix(_JOURNAL)), journal):
@@ -88,11 +88,12 @@ def _progress(folder: Path) -> int:
     return sum(journal.lstat().st_size for journal in journals_in(folder))
 
 
-def _is_free(journal: Path) -> bool:
-    """Whether nobody holds the lock, as far as this volume can tell."""
+def is_free(file: Path) -> bool:
+    """Whether the file is there and nobody holds its lock, as far as this volume can tell."""
     try:
-        fd = os.open(journal, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)  # NFS locks only what may be written
-    except OSError:
+        # NFS locks only what may be written; a pipe in the file's place must not block.
+        fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # not there, or another user's
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from preheat.bundle.leftovers import bury
+from preheat.bundle.leftovers import bury, is_free
 
 RUNNING = "running"
 
@@ -28,17 +28,7 @@ def show_life(folder: Path) -> None:
 
 def has_ended(folder: Path) -> bool:
     """Whether the folder belongs to a process, and that has ended."""
-    try:
-        fd = os.open(folder / RUNNING, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # of a pod, gone, or another user's
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
+    return is_free(folder / RUNNING)
 
 
 def forget_ended(pods: Path) -> None:

@@ -102,7 +102,7 @@ def require_optimizer(tree: Any, checkpoint: str) -> Parts:
         raise NothingMatchedError(
             f"{checkpoint} holds no optimizer's state, so training cannot go on from it; beside the weights it has "
             f"{keys or 'nothing'}",
-            remedy="Save it with the optimizer (Lightning: save_weights_only=False), or use weightsOnly or coldStart",
+            remedy="Save it with the optimizer (Lightning: without save_weights_only), or use weightsOnly or coldStart",
         )
     return parts
 

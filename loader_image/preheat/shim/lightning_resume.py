@@ -89,7 +89,7 @@ def _checkpoint(pl_module: Any) -> dict[str, Any]:
         if missing:
             raise CheckpointIncompatibleError(
                 f"the checkpoint has no {', '.join(missing)}, so it is not one of Lightning's whole checkpoints",
-                remedy="Save it with save_weights_only=False, or use weightsOnly or coldStart",
+                remedy="Save it without save_weights_only, or use weightsOnly or coldStart",
             )
         parts = parts_of(training.tree)
         refuse_opaque({**parts.optimizers, **parts.schedulers, "loops": training.tree["loops"]})
