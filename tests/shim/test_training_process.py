@@ -338,7 +338,7 @@ def test_child_processes_inherit_the_shim_and_are_not_disturbed(pod):
 def test_installing_twice_is_installing_once(pod):
     pod.succeed(
         "import sys\nfrom preheat.shim import import_hook\nimport_hook.install()\nimport_hook.install()\n"
-        "assert sum(getattr(f, 'watches_torch_for_preheat', False) for f in sys.meta_path) == 1\n"
+        "assert sum(getattr(f, 'watches_for_preheat', False) for f in sys.meta_path) == 1\n"
     )
 
 
