@@ -1,6 +1,8 @@
 """Every way Preheat refuses, as classes that carry a stable reason code.
 
 `reason` is what scripts, pod statuses and Events see; the message tells a person what and why, `remedy` what next.
+`continuable` says what `onFailure: Continue` passes over: what keeps a good checkpoint from the model. Never what is wrong
+with the checkpoint's bytes or with the pipeline: that somebody has to look at.
 The first level is the exception family of Anemoi's checkpoint guide: code written for it keeps its `except` clauses.
 """
 
@@ -18,6 +20,7 @@ class CheckpointError(Exception):
 
     reason = "Failed"
     exit_code = 1
+    continuable = False
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
@@ -26,6 +29,11 @@ class CheckpointError(Exception):
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}. {self.remedy}" if self.remedy else message
+
+    @property
+    def touched(self) -> bool:
+        """Whether it came too late to leave the model as it was."""
+        return bool(self.args) and TOUCHED in str(self.args[0])
 
 
 class CheckpointConfigError(CheckpointError):
@@ -40,6 +48,7 @@ class CheckpointSourceError(CheckpointError):
 
     reason = "SourceUnreachable"
     exit_code = 10
+    continuable = True
 
 
 class CheckpointNotFoundError(CheckpointSourceError):
@@ -68,6 +77,7 @@ class SourceChangedError(CheckpointSourceError):
 
     reason = "SourceChanged"
     exit_code = 14
+    continuable = False
 
 
 class CheckpointLoadError(CheckpointError):
@@ -117,6 +127,7 @@ class CheckpointIncompatibleError(CheckpointError):
 
     reason = "Incompatible"
     exit_code = 40
+    continuable = True
 
 
 class NothingMatchedError(CheckpointIncompatibleError):
@@ -126,11 +137,20 @@ class NothingMatchedError(CheckpointIncompatibleError):
     exit_code = 41
 
 
+class UnsupportedVersionError(CheckpointError):
+    """A version of Python, torch or a framework that Preheat does not know; nothing was done."""
+
+    reason = "UnsupportedVersion"
+    exit_code = 42
+    continuable = True
+
+
 class StorageError(CheckpointError):
     """The volume refused the bundle: full, read-only, or failing."""
 
     reason = "StorageFailed"
     exit_code = 50
+    continuable = True
 
 
 class NoSpaceError(StorageError):
@@ -145,6 +165,7 @@ class BundleInUseError(StorageError):
 
     reason = "InUse"
     exit_code = 52
+    continuable = False
 
 
 class NotABundleError(CheckpointError):

@@ -20,8 +20,10 @@ def every(error: type[CheckpointError]) -> Iterator[type[CheckpointError]]:
 
 
 def test_every_reason_and_exit_code_is_documented_once():
-    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", (DOCS / "errors.md").read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted({(error.reason, str(error.exit_code)) for error in every(CheckpointError)})
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| ([a-z ]+) \|", (DOCS / "errors.md").read_text(), re.MULTILINE)
+    ends = {True: "goes on", False: "fails"}
+    known = {(error.reason, str(error.exit_code), ends[error.continuable]) for error in every(CheckpointError)}
+    assert sorted(rows) == sorted(known)
 
 
 def test_reasons_and_exit_codes_are_unique():
