@@ -1,8 +1,8 @@
 """Every way Preheat refuses, as classes that carry a stable reason code.
 
 `reason` is what scripts, pod statuses and Events see; the message tells a person what and why, `remedy` what next.
-`continuable` says what `onFailure: Continue` passes over: what keeps a good checkpoint from the model. Never what is wrong
-with the checkpoint's bytes or with the pipeline: that somebody has to look at.
+`continuable` says what `onFailure: Continue` passes over: what keeps a good checkpoint from the model. Never what is
+wrong with the checkpoint's bytes or with the pipeline: that somebody has to look at.
 The first level is the exception family of Anemoi's checkpoint guide: code written for it keeps its `except` clauses.
 """
 
