@@ -60,11 +60,12 @@ def match(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry]) -> Match:
     reasons = {name: misfit(checkpoint[name], model[name]) for name in common}
     pairs = tuple(name for name in common if not reasons[name])
     filled = {model[name].memory for name in pairs} - {None}
-    loaded = tuple(name for name in model if name in set(pairs) or model[name].memory in filled)
+    fitting = frozenset(pairs)
+    loaded = dict.fromkeys(name for name in model if name in fitting or model[name].memory in filled)
     return Match(
         pairs=pairs,
-        loaded=loaded,
-        missing=tuple(name for name in model if name not in set(loaded)),
+        loaded=tuple(loaded),
+        missing=tuple(name for name in model if name not in loaded),
         unexpected=tuple(name for name in checkpoint if name not in model),
         mismatched={name: reason for name, reason in reasons.items() if reason},
         casts={n: f"{checkpoint[n].dtype} -> {model[n].dtype}" for n in pairs if checkpoint[n].dtype != model[n].dtype},

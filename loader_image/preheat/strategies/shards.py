@@ -31,9 +31,11 @@ def is_spread(tensor: torch.Tensor) -> bool:
 
 def local(tensor: Any) -> torch.Tensor:
     """The memory of this process behind `tensor`."""
-    with torch.no_grad():
-        found: torch.Tensor = tensor.to_local() if is_spread(tensor) else tensor
-    return found
+    held: torch.Tensor = tensor
+    if is_spread(tensor):
+        with torch.no_grad():
+            held = tensor.to_local()
+    return held
 
 
 def target_of(name: str, tensor: torch.Tensor) -> Target:
