@@ -1,5 +1,6 @@
 """How many connections a transfer takes, tried on networks that are only arithmetic."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -51,7 +52,7 @@ class Network:
                 rate = min(self.connection, everybody / len(active)) * STEP
                 got = sum(min(rate, each[1]) for each in active)
                 worked += got / self.per_processor
-                ramp.passed(int(got), now, worked)
+                ramp.passed(int(got), now, functools.partial(float, worked))
             for each in active:
                 each[1] -= rate
                 if each[1] <= 0:
@@ -88,13 +89,20 @@ def test_where_the_network_is_the_limit_more_are_given_up_again() -> None:
     assert GIGABIT.seconds(GIB)[1] == FIRST
 
 
+def test_where_each_connection_is_fast_more_are_not_even_tried() -> None:
+    ramp = Ramp(32, 64)
+    for step in range(200):
+        ramp.passed(FIRST * 1_200_000 * (1 + step % 3), step * 0.01, float)
+        assert ramp.size == FIRST
+
+
 def test_a_network_that_recovers_is_tried_again() -> None:
     ramp, now = Ramp(32, 2), 0.0
     while now < 5:
-        ramp.passed(1000, now := now + 0.01, 0)
+        ramp.passed(1000, now := now + 0.01, float)
     assert ramp.size == FIRST
     while now < 13:
-        ramp.passed(1000 * ramp.size, now := now + 0.01, 0)
+        ramp.passed(1000 * ramp.size, now := now + 0.01, float)
     assert ramp.size == 4 * FIRST
 
 
@@ -109,7 +117,7 @@ def test_there_is_work_for_every_thread_if_there_is_enough(total: int) -> None:
 def test_a_ramp_never_goes_beyond_its_limit() -> None:
     ramp = Ramp(3, 64)
     for step in range(1000):
-        ramp.passed(step**3, step * 0.01, 0)
+        ramp.passed(step**3, step * 0.01, float)
     assert ramp.size == 3
 
 

@@ -29,6 +29,9 @@ GAIN = 1.4
 TRIAL = 0.6
 #: Seconds until more are tried after some that brought nothing.
 PAUSE = 10.0
+#: Bytes a second of each connection with which more of them are not worth a trial: a store that limits connections
+#: gives less, and so do far ones.
+ENOUGH = 100e6
 #: Share of the processors that work, above which nothing waits for the network.
 BUSY = 0.8
 #: The variable with the bytes a second that are read of a source at most.
@@ -73,18 +76,22 @@ class Ramp:
         self._trial: tuple[int, float, float] | None = None  # size and rate before it, and its end
         self._next = 0.0  # when more are tried
 
-    def passed(self, count: int, now: float, worked: float) -> None:
-        """Another `count` bytes have passed, at `now`; the processors have worked for so many seconds so far."""
+    def passed(self, count: int, now: float, worked: Callable[[], float]) -> None:
+        """Another `count` bytes have passed, at `now`; `worked` says for how many seconds the processors have so far.
+
+        It is a call of the kernel, and asked once for each window.
+        """
         with self._lock:
             self._bytes += count
             if self._began is None:
-                self._began = now, worked
+                self._began = now, worked()
                 return
             seconds = now - self._began[0]
             if seconds >= WINDOW:
-                busy = worked - self._began[1] >= BUSY * self._processors * seconds
+                spent = worked()
+                busy = spent - self._began[1] >= BUSY * self._processors * seconds
                 self._look(self._bytes / seconds, now, busy)
-                self._bytes, self._began = 0, (now, worked)
+                self._bytes, self._began = 0, (now, spent)
 
     def _look(self, rate: float, now: float, busy: bool) -> None:
         if self._trial:
@@ -93,7 +100,8 @@ class Ramp:
                 self._trial = None
             elif now >= end:
                 self.size, self._trial, self._next = before, None, now + PAUSE
-        if not (self._trial or busy or self.size == self._limit or now < self._next):
+        enough = rate >= ENOUGH * self.size
+        if not (self._trial or busy or enough or self.size == self._limit or now < self._next):
             self._trial = self.size, rate, now + TRIAL
             self.size = min(2 * self.size, self._limit)
 
@@ -123,7 +131,7 @@ def ramped(pace: Pace, advance: Callable[[int], None]) -> tuple[Callable[[], int
 
     def passed(count: int) -> None:
         now = time.monotonic()
-        ramp.passed(count, now, time.process_time())
+        ramp.passed(count, now, time.process_time)
         advance(count)
         if bucket:
             time.sleep(bucket.take(count, now))
