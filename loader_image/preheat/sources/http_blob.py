@@ -40,6 +40,7 @@ from preheat.sources.http_answer import (
     retry_after,
 )
 from preheat.sources.http_connection import Answer, Connection, Connections, Target
+from preheat.sources.watchdog import WATCHDOG
 
 #: Bytes of the end that the first request asks for: there a zip file has its directory.
 TAIL = 64 * 1024
@@ -295,23 +296,12 @@ class HttpBlob:
             connection = self._connection(target)
             kept_alive = connection.used
             try:
-                with faults(self.uri), self._watched(connection):
+                with faults(self.uri), WATCHDOG.limit(self._patience.timeout_seconds, connection.abort):
                     return connection, connection.get(target.path, {**fixed, **headers, **own})
             except BaseException as error:
                 self._drop(connection)
                 if not (kept_alive and isinstance(error, Interrupted) and error.at_once):
                     raise
-
-    @contextmanager
-    def _watched(self, connection: Connection) -> Iterator[None]:
-        """End a wait that the socket's timeout does not: for headers that drip, or the text of a refusal."""
-        timer = threading.Timer(self._patience.timeout_seconds, connection.abort)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def _connection(self, target: Target) -> Connection:
         connection = self._connections.take(target, min(self._patience.timeout_seconds, LONGEST_SOCKET_WAIT))
@@ -328,7 +318,7 @@ class HttpBlob:
     def _read_refusal(self, connection: Connection, answer: Answer) -> CheckpointError:
         """The error for an answer that is no success; raises Interrupted when it may pass."""
         try:
-            with faults(self.uri), self._watched(connection):
+            with faults(self.uri), WATCHDOG.limit(self._patience.timeout_seconds, connection.abort):
                 body = answer.read(_MAX_ERROR_BODY)
         finally:
             self._drop(connection, answer)

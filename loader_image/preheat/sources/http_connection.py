@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import struct
 import threading
 from base64 import b64encode
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
-from socket import SHUT_RDWR
+from socket import SHUT_RDWR, SO_RCVTIMEO, SOL_SOCKET, socket
 from string import punctuation
+from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from preheat.errors import CheckpointConfigError, CheckpointSourceError
@@ -79,16 +81,33 @@ class Target:
 
 
 class Answer(HTTPResponse):
-    """A response whose body arrives in pieces as they come."""
+    """A response whose body arrives in pieces as they come.
+
+    Python's timeout asks the kernel whether there is anything before each read. While the body arrives, the kernel's
+    own timeout, which `Connection` has set, takes its place: half as many calls.
+    """
+
+    def __init__(self, sock: socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self._socket = sock
+        self._timeout = sock.gettimeout()
 
     def receive(self, view: memoryview) -> int:
         """Fill part of `view` with what one read of the socket gives, and return its bytes; 0 at the body's end."""
         # readinto() would wait until the view is full, and a server that drips a byte a second would hold it for days.
         if not self.length:
             return 0
-        count = self.fp.readinto1(view[: self.length])
+        if self._socket.gettimeout() is not None:
+            self._socket.settimeout(None)
+        try:
+            count: int | None = self.fp.readinto1(view[: self.length])
+        except ssl.SSLWantReadError:
+            count = None
+        if count is None:
+            raise TimeoutError
         self.length -= count
         if not self.length:
+            self._socket.settimeout(self._timeout)
             self.read()  # of nothing: marks the connection as free for its next request
         return count
 
@@ -104,6 +123,7 @@ class Connection:
         self._extra = _proxy_authorization(proxy) if self._prefix and proxy else {}
         self._http = _open(target, proxy, timeout, authorities)
         self._http.response_class = Answer
+        self._longest_wait = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
         self._aborted = False
         self._forbidden = target.host if proxy else None
 
@@ -115,6 +135,7 @@ class Connection:
             self._http.connect()
             if self._http.sock is not None:
                 _refuse_metadata(self._http.sock.getpeername()[0])
+                self._http.sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, self._longest_wait)
         if self._aborted:
             raise ConnectionResetError("the connection was ended before it was used")
         self._http.request("GET", self._prefix + path, headers={**headers, **self._extra})
