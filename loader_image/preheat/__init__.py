@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.legacy import estimate_checkpoint_memory as estimate_checkpoint_memory
     from preheat.legacy import format_size as format_size
     from preheat.legacy import get_checkpoint_metadata as get_checkpoint_metadata
+    from preheat.legacy import load_checkpoint as load_checkpoint
     from preheat.legacy import validate_checkpoint as validate_checkpoint
     from preheat.pipeline import CheckpointPipeline as CheckpointPipeline
     from preheat.shim.apply import apply as apply
@@ -76,6 +77,7 @@ _EXPORTS = {
         "estimate_checkpoint_memory",
         "format_size",
         "get_checkpoint_metadata",
+        "load_checkpoint",
         "validate_checkpoint",
     ),
     "pipeline": ("CheckpointPipeline",),

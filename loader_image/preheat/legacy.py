@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from preheat.blob import Patience
-from preheat.bundle.data import format_name
+from preheat.bundle.data import CheckpointData, format_name
 from preheat.bundle.storage import storage_errors
-from preheat.errors import CheckpointConfigError, CheckpointValidationError
+from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointValidationError, about
 from preheat.formats import read_index
 from preheat.sources.http import HTTPSource
 from preheat.verbs.comparison import compare_tensors
 from preheat.verbs.digest import calculate_checksum
 from preheat.verbs.inspection import inspect
-from preheat.verbs.location import Where, opened, source_of
+from preheat.verbs.location import Where, located, opened, source_of
 
 __all__ = [
     "calculate_checksum", "compare_state_dicts", "detect_format", "download_with_retry", "estimate_checkpoint_memory",
-    "format_size", "get_checkpoint_metadata", "validate_checkpoint",
+    "format_size", "get_checkpoint_metadata", "load_checkpoint", "validate_checkpoint",
 ]  # fmt: skip
 
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
@@ -86,6 +86,23 @@ def detect_format(checkpoint: Mapping[str, Any] | Where) -> str:
         return "lightning"
     raw = bool(checkpoint) and all(map(_is_tensor, checkpoint.values()))
     return "state_dict" if raw else "pytorch"
+
+
+def load_checkpoint(checkpoint_path: Where, checkpoint_format: str | None = None) -> CheckpointData:
+    """The checkpoint at a location as a mapping; a tensor is read whenever it is asked for, until `close()`.
+
+    Raises CheckpointLoadError for what cannot be read, and when it is not in `checkpoint_format`, if that is given.
+    """
+    blob = located(checkpoint_path).open(Patience())
+    try:
+        with about(blob.uri):
+            index = read_index(blob)
+            if checkpoint_format not in (None, found := format_name(index)):
+                raise CheckpointLoadError(f"the format is {found}, not {checkpoint_format}")
+    except BaseException:
+        blob.close()
+        raise
+    return CheckpointData(blob, index)
 
 
 def get_checkpoint_metadata(path: Where) -> dict[str, Any]:

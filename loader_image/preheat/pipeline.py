@@ -76,6 +76,7 @@ class CheckpointPipeline:
         for position, stage in enumerate(self.stages):
             marker = f"stage_{position}_{type(stage).__name__}"
             before, started = _fingerprint(context), perf_counter()
+            log.debug("%s begins", self._label(position))
             try:
                 context = await self._run(position, running[position], context)
             except CheckpointError as error:
@@ -86,7 +87,8 @@ class CheckpointPipeline:
                 failure = failure or error
                 continue
             context.update_metadata(**{marker: "completed"})
-            context.metadata.setdefault("stage_seconds", {})[marker] = perf_counter() - started
+            seconds = context.metadata.setdefault("stage_seconds", {})[marker] = perf_counter() - started
+            log.debug("%s ended after %.3f s", self._label(position), seconds)
             weights_applied |= may_load(stage) and _fingerprint(context) != before
         if not weights_applied:
             self._refuse_initial_weights(context, failure)
