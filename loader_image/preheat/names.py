@@ -6,36 +6,66 @@ A pattern that matches nothing is refused, because it is nearly always a typo; s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from itertools import islice
+from typing import Annotated, Literal
 
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
+from preheat.paths import meant
 from preheat.stage import Limit, check_limits
 
 #: Characters of a name; a replacement that repeats its match would otherwise grow without end.
 LONGEST = 4096
 
+#: Names among which the nearest to a pattern are looked for.
+_COMPARED = 2000
+
+Patterns = Annotated[tuple[str, ...], Limit(max_length=64, items=Limit(min_length=1, max_length=256))]
+
+MATCHES = ("regex", "substring", "exact")
+
 
 @dataclass(frozen=True)
 class Rename:
-    """Replace every match of a pattern in every name."""
+    """Replace what a pattern matches in every name."""
 
     pattern: Annotated[str, Limit(min_length=1, max_length=256)]
-    """Regular expression, found anywhere in a name unless it begins with `^`."""
+    """What is looked for: by default a regular expression, found anywhere in a name unless it begins with `^`."""
 
     replacement: Annotated[str, Limit(max_length=256)]
-    r"""What is put in the place of each match; `\1` is the pattern's first group."""
+    r"""What is put in the place of each match; `\1` is the first group of a regular expression."""
+
+    match: Literal["regex", "substring", "exact"] = "regex"
+    """How the pattern is read; `substring`: as it is, anywhere in a name; `exact`: it is the whole name."""
 
     def __post_init__(self) -> None:
         """Refuse what could not be applied."""
         check_limits(self)
+        if self.match not in MATCHES:
+            raise CheckpointConfigError(f"rename: match {self.match!r:.80} is none of {', '.join(MATCHES)}")
+        if self.match != "regex":
+            return
         try:
             compiled("rename", self.pattern).sub(self.replacement, "")
         except (re.error, IndexError) as error:
             raise CheckpointConfigError(
                 f"rename: {self.replacement!r} cannot replace {self.pattern!r}: {error}"
             ) from error
+
+    def matcher(self) -> Callable[[str], bool]:
+        """Whether it would change a name, or leave it as it is on purpose."""
+        if self.match == "regex":
+            search = re.compile(self.pattern).search
+            return lambda name: search(name) is not None
+        return (lambda name: name == self.pattern) if self.match == "exact" else (lambda name: self.pattern in name)
+
+    def changer(self) -> Callable[[str], str]:
+        """What becomes of a name that it matches."""
+        if self.match == "regex":
+            pattern = re.compile(self.pattern)
+            return lambda name: pattern.sub(self.replacement, name)
+        return lambda name: name.replace(self.pattern, self.replacement)
 
 
 def compiled(where: str, pattern: str) -> re.Pattern[str]:
@@ -46,79 +76,88 @@ def compiled(where: str, pattern: str) -> re.Pattern[str]:
         raise CheckpointConfigError(f"{where}: {pattern!r} is not a regular expression: {error}") from error
 
 
-def taken(names: Iterable[str], select: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """The names in which a `select` pattern is found (all without one) and no `exclude` pattern, in their order."""
+def left_out(where: str, names: Iterable[str], select: Sequence[str], exclude: Sequence[str]) -> dict[str, str]:
+    """The names in which no `select` pattern is found (if there is one) or an `exclude` pattern is, each with why."""
     names = list(names)
-    chosen = _found("select", select, names) if select else set(names)
-    dropped = _found("exclude", exclude, names)
-    left = [name for name in names if name in chosen and name not in dropped]
-    if names and not left:
+    chosen = found(f"{where}.select", select, names)
+    dropped = found(f"{where}.exclude", exclude, names)
+    left = {name: "not selected" for name in names if select and name not in chosen}
+    left |= {name: f"excluded by {pattern!r}" for name, pattern in dropped.items()}
+    if names and len(left) == len(names):
         raise NothingMatchedError(
-            f"convert: select and exclude leave none of the {len(names)} tensors, such as {_some(names)}",
+            f"{where}: select and exclude leave none of the {len(names)} tensors, such as {_some(names)}",
             remedy="Exclude less",
         )
     return left
 
 
-def renamed(names: Iterable[str], strip: Sequence[str], rename: Sequence[Rename], add: str) -> dict[str, str]:
+def renamed(
+    where: str, names: Iterable[str], strip: Sequence[str], rename: Sequence[Rename], add: str
+) -> dict[str, str]:
     """New name -> name: each prefix is taken off once, in order, then the replacements, in order, then `add`."""
     names = list(names)
     changed = names
     for prefix in strip:
-        changed = _changed("stripPrefix", prefix, changed, [name.removeprefix(prefix) for name in changed])
+        if not any(name.startswith(prefix) for name in changed):
+            raise _nothing(f"{where}.stripPrefix", prefix, changed)
+        changed = [name.removeprefix(prefix) for name in changed]
     for rule in rename:
-        pattern = re.compile(rule.pattern)
-        if not any(map(pattern.search, changed)):
-            raise _nothing("rename", rule.pattern, changed)
-        changed = [_bounded(pattern.sub(rule.replacement, name), name) for name in changed]
-    return _distinct(names, [add + name for name in changed])
+        matches, change = rule.matcher(), rule.changer()
+        if not any(map(matches, changed)):
+            raise _nothing(f"{where}.rename", rule.pattern, changed)
+        changed = [_bounded(where, change(name), name) if matches(name) else name for name in changed]
+    return _distinct(where, names, [add + name for name in changed])
 
 
-def _found(where: str, patterns: Sequence[str], names: list[str]) -> set[str]:
-    found: set[str] = set()
+def found(where: str, patterns: Sequence[str], names: Sequence[str], of: str = "tensors") -> dict[str, str]:
+    """The names in which a pattern is found, each with the first; NothingMatchedError for one found in none."""
+    by_name: dict[str, str] = {}
     for text in patterns:
         pattern = re.compile(text)
         matching = [name for name in names if pattern.search(name)]
         if not matching:
-            raise _nothing(where, text, names)
-        found.update(matching)
-    return found
+            raise _nothing(where, text, names, of)
+        by_name = {**dict.fromkeys(matching, text), **by_name}
+    return by_name
 
 
-def _changed(where: str, pattern: str, before: list[str], after: list[str]) -> list[str]:
-    if before == after:
-        raise _nothing(where, pattern, before)
-    return after
-
-
-def _bounded(new: str, old: str) -> str:
+def _bounded(where: str, new: str, old: str) -> str:
     if len(new) > LONGEST:
-        raise CheckpointConfigError(f"convert: {old[:80]!r} becomes a name of {len(new)} characters, {LONGEST} may be")
+        raise CheckpointConfigError(f"{where}: {old[:80]!r} becomes a name of {len(new)} characters, {LONGEST} may be")
     return new
 
 
-def _distinct(old: list[str], new: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _distinct(where: str, old: list[str], new: list[str]) -> dict[str, str]:
+    distinct: dict[str, str] = {}
     for name, before in zip(new, old, strict=True):
         if not name:
             raise CheckpointConfigError(
-                f"convert: nothing is left of the name {before!r}", remedy="Strip or match less"
+                f"{where}: nothing is left of the name {before!r}", remedy="Strip or match less"
             )
-        if name in found:
+        if name in distinct:
             raise CheckpointIncompatibleError(
-                f"convert: {found[name]!r} and {before!r} both become {name!r}",
+                f"{where}: {distinct[name]!r} and {before!r} both become {name!r}",
                 remedy="Exclude one of them, or name them apart",
             )
-        found[name] = before
-    return found
+        distinct[name] = before
+    return distinct
 
 
-def _nothing(where: str, pattern: str, names: list[str]) -> NothingMatchedError:
+def _nothing(where: str, pattern: str, names: Sequence[str], of: str = "tensors") -> NothingMatchedError:
+    known = dict.fromkeys(_parts(islice(names, _COMPARED)))
+    nearest = meant(re.sub(r"[\\^$()|?*+\[\]{}]", "", pattern), known)
     return NothingMatchedError(
-        f"convert: {where} {pattern!r} matches none of {len(names)} tensors, such as {_some(names)}",
+        f"{where} {pattern!r} matches none of {len(names)} {of}, such as {_some(names)}{nearest}",
         remedy="Correct the pattern, or remove it",
     )
 
 
-def _some(names: list[str]) -> str:
+def _parts(names: Iterable[str]) -> Iterable[str]:
+    """The names and the paths that lead to them."""
+    for name in names:
+        steps = name.split(".")
+        yield from (".".join(steps[:depth]) for depth in range(1, len(steps) + 1))
+
+
+def _some(names: Sequence[str]) -> str:
     return ", ".join(name[:120] for name in names[:5]) or "none"

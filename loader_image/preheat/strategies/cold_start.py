@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from preheat.context import CheckpointContext
 from preheat.paths import Paths, listed
-from preheat.stage import LoadingStrategy
+from preheat.strategies.mapped import MappedStrategy
 
 
 @dataclass(frozen=True)
-class ColdStartLoader(LoadingStrategy):
+class ColdStartLoader(MappedStrategy):
     """Load the weights by name, except those of `reset_layers`; optimizer, epoch and step start at zero."""
 
     strict: bool = True
@@ -30,6 +30,6 @@ class ColdStartLoader(LoadingStrategy):
         from preheat.strategies.matching import Tolerance
 
         tolerated = Tolerance(missing=not self.strict, unexpected=not self.strict, mismatched=False)
-        context = load_matching(context, "cold_start", tolerated, self.reset_layers)
+        context = load_matching(context, "cold_start", tolerated, self, self.reset_layers)
         context.update_metadata(epoch=0, global_step=0, pretrained_from=origin(context))
         return context

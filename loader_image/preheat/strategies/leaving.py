@@ -1,69 +1,88 @@
-"""Leaves named layers out of a load, on both sides: neither looked at nor filled, whatever their shapes.
+"""Leaves named tensors out of a load, on both sides: neither looked at nor filled, whatever their shapes.
 
-Pure, like `matching`.
+Pure, like `matching`. A reason that names nothing of the model is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
+from preheat.names import found
 from preheat.paths import holds, meant
 from preheat.strategies.matching import Entry
 
 #: Why such a tensor was not loaded, in the report.
-REASON = "reset"
+RESET = "reset"
+BUFFER = "a buffer"
+
+#: Why the tensor of a name is left out; nothing for one that is not.
+Why = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Left:
-    """What remains to be matched on either side, and the names that were taken out of it."""
+    """What remains to be matched on either side, and the names that were taken out of it, each with its reason."""
 
     checkpoint: Mapping[str, Entry]
     model: Mapping[str, Entry]
-    of_checkpoint: tuple[str, ...]
-    of_model: tuple[str, ...]
+    of_checkpoint: Mapping[str, str]
+    of_model: Mapping[str, str]
 
 
-def leave(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry], paths: tuple[str, ...]) -> Left:
-    """Take out what `paths` name; raises NothingMatchedError for a path that is not in the model, or for all of it."""
-    chosen = tuple(name for name in model if _named(name, paths))
-    _refuse_unmatched(model, paths)
-    _refuse_tied(model, chosen)
-    if paths and len(chosen) == len(model):
+def leave(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry], whys: Iterable[Why]) -> Left:
+    """Take out what one of `whys` has a reason for; raises NothingMatchedError when it is all of the model."""
+    whys = tuple(whys)
+    of_checkpoint, of_model = _reasons(checkpoint, whys), _reasons(model, whys)
+    _refuse_tied(model, of_model)
+    if of_model and len(of_model) == len(model):
+        reasons = ", ".join(sorted(set(of_model.values())))
         raise NothingMatchedError(
-            "reset_layers name every tensor of the model, so nothing would be loaded", remedy="Name fewer layers"
+            f"every tensor of the model is left out ({reasons}), so nothing would be loaded", remedy="Leave out fewer"
         )
-    unused = tuple(name for name in checkpoint if _named(name, paths))
-    return Left(_without(checkpoint, unused), _without(model, chosen), unused, chosen)
+    return Left(_without(checkpoint, of_checkpoint), _without(model, of_model), of_checkpoint, of_model)
 
 
-def _named(name: str, paths: tuple[str, ...]) -> bool:
-    return any(holds(path, name) for path in paths)
-
-
-def _without(entries: Mapping[str, Entry], names: tuple[str, ...]) -> dict[str, Entry]:
-    left = set(names)
-    return {name: entry for name, entry in entries.items() if name not in left}
-
-
-def _refuse_unmatched(model: Mapping[str, Entry], paths: tuple[str, ...]) -> None:
+def resetting(paths: tuple[str, ...], model: Iterable[str]) -> Why:
+    """Layers by their dotted paths; raises NothingMatchedError for a path that is not in the model."""
+    model = list(model)
     known = [".".join(parts[:depth]) for parts in (n.split(".") for n in model) for depth in range(1, len(parts) + 1)]
     if empty := [path for path in paths if not any(holds(path, name) for name in model)]:
         raise NothingMatchedError(
             f"nothing to reset at {', '.join(f'{path!r}{meant(path, known)}' for path in empty)}",
             remedy="Give dotted paths as in model.named_modules()",
         )
+    return lambda name: RESET if any(holds(path, name) for path in paths) else ""
 
 
-def _refuse_tied(model: Mapping[str, Entry], chosen: tuple[str, ...]) -> None:
+def keeping(patterns: tuple[str, ...], model: Iterable[str]) -> Why:
+    """Tensors by regular expressions; raises NothingMatchedError for one that is not found in the model."""
+    found("keep", patterns, list(model), "tensors of the model")
+    return lambda name: next((f"kept by {each!r}" for each in patterns if re.search(each, name)), "")
+
+
+def among(names: Collection[str], reason: str) -> Why:
+    """Tensors by their names."""
+    return lambda name: reason if name in names else ""
+
+
+def _reasons(names: Iterable[str], whys: tuple[Why, ...]) -> dict[str, str]:
+    given = {name: next(filter(None, (why(name) for why in whys)), "") for name in names}
+    return {name: reason for name, reason in given.items() if reason}
+
+
+def _without(entries: Mapping[str, Entry], names: Collection[str]) -> dict[str, Entry]:
+    return {name: entry for name, entry in entries.items() if name not in names}
+
+
+def _refuse_tied(model: Mapping[str, Entry], chosen: Mapping[str, str]) -> None:
     """A tied tensor cannot be loaded under one name and keep its initial value under the other."""
-    left = set(chosen)
-    others = {entry.memory: name for name, entry in model.items() if name not in left and entry.memory is not None}
-    for name in chosen:
+    others = {entry.memory: name for name, entry in model.items() if name not in chosen and entry.memory is not None}
+    for name, reason in chosen.items():
         if other := others.get(model[name].memory):
             raise CheckpointIncompatibleError(
-                f"{name!r} cannot be reset: it is tied to {other!r}, which is loaded",
-                remedy="Reset both, or untie them",
+                f"{name!r} cannot keep its initial value ({reason}): it is tied to {other!r}, which is loaded",
+                remedy="Leave out both, or untie them",
             )

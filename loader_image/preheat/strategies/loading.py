@@ -14,21 +14,25 @@ from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointError, CheckpointLoadError
 from preheat.strategies.checking import check_finite
 from preheat.strategies.flattened import gathered
-from preheat.strategies.leaving import REASON as RESET
-from preheat.strategies.leaving import Left, leave
+from preheat.strategies.leaving import BUFFER, Left, among, keeping, leave, resetting
+from preheat.strategies.mapped import MappedStrategy
 from preheat.strategies.matching import Match, Tolerance, check, match
 from preheat.strategies.memory import Needed, needed, provide
+from preheat.strategies.naming import Named, named
 from preheat.strategies.shards import Target, target_of
 from preheat.strategies.sizes import sizes_in, sizes_of_tensors
-from preheat.strategies.targets import entries_of, memory_key, tensors_of
+from preheat.strategies.targets import buffers_of, entries_of, memory_key, tensors_of
 from preheat.strategies.weights import Weights, open_weights
-from preheat.strategies.wrapping import followed, note
 
 
 def load_matching(
-    context: CheckpointContext, strategy: str, tolerance: Tolerance, reset: tuple[str, ...] = ()
+    context: CheckpointContext,
+    strategy: str,
+    tolerance: Tolerance,
+    mapping: MappedStrategy,
+    reset: tuple[str, ...] = (),
 ) -> CheckpointContext:
-    """Fill the model with the weights that fit, except the layers that `reset` names.
+    """Fill the model with the weights that fit as `mapping` takes them, except the layers that `reset` names.
 
     Raises before the model is touched, or says that it was.
     """
@@ -37,7 +41,7 @@ def load_matching(
     findings = Findings(checks.warn_only)
     with gathered(context):
         with context.together("match"):
-            fit = _fit(context, tolerance, reset)
+            fit = _fit(context, tolerance, mapping, reset)
             fit.weights.check(fit.found.pairs, checks, findings)
         started = perf_counter()
         with touching():
@@ -52,14 +56,14 @@ def load_matching(
         loading_strategy=strategy,
         transferred_params=list(fit.found.loaded),
         skipped_params=fit.skipped,
-        skipped_sizes=sizes_in(fit.weights.entries, fit.skipped),
-        initial_params={**fit.found.initial, **dict.fromkeys(fit.left.of_model, RESET)},
+        skipped_sizes=sizes_in({**fit.taken.entries, **fit.weights.entries}, fit.skipped),
+        initial_params={**fit.found.initial, **fit.left.of_model},
         dtype_casts=dict(fit.found.casts),
         loaded_bytes=size,
         load_seconds=perf_counter() - started,
         partial_params=sum(target.region is not None for target in targets.values()),
         model_sizes=sizes_of_tensors(fit.tensors),
-        loading_notes=[*fit.needed.notes(), *fit.notes],
+        loading_notes=[*fit.needed.notes(), *fit.named.notes],
     )
     return context
 
@@ -69,30 +73,33 @@ class Fit:
     """What goes where, decided before anything is touched."""
 
     tensors: Mapping[str, torch.Tensor]  # of the model
-    weights: Weights
+    taken: Weights  # all of the checkpoint's, under the names that they have there
+    weights: Weights  # those that are matched, under the names by which they are
+    named: Named
     left: Left
     found: Match
     needed: Needed
-    notes: tuple[str, ...]
 
     @property
     def skipped(self) -> dict[str, str]:
         """Why each weight of the checkpoint that is not loaded is not."""
-        return {**self.found.skipped, **dict.fromkeys(self.left.of_checkpoint, RESET)}
+        return {**self.found.skipped, **self.left.of_checkpoint, **self.named.left}
 
 
-def _fit(context: CheckpointContext, tolerance: Tolerance, reset: tuple[str, ...]) -> Fit:
+def _fit(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStrategy, reset: tuple[str, ...]) -> Fit:
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; the caller has validated it
-    tensors, weights = tensors_of(context.model), open_weights(context.checkpoint_data)
-    if renamed := followed(weights.entries, tensors):
-        weights = weights.renamed(renamed)
-    left = leave(weights.entries, entries_of(tensors), reset)
+    tensors, taken = tensors_of(context.model), open_weights(context.checkpoint_data)
+    names = named(taken.entries, tensors, mapping)
+    weights = taken.called(names.names)
+    buffers = () if mapping.buffers else buffers_of(context.model, tensors)
+    whys = resetting(reset, tensors), keeping(mapping.keep, tensors), among(buffers, BUFFER)
+    left = leave(weights.entries, entries_of(tensors), whys)
     found = match(left.checkpoint, left.model)
     check(found, left.checkpoint, left.model, tolerance)
     for name in found.pairs:
         target_of(name, tensors[name])  # raises for what cannot be filled
     need = needed(context.model, (tensors[name] for name in found.loaded), context.device)
-    return Fit(tensors, weights, left, found, need, (note(renamed),) if renamed else ())
+    return Fit(tensors, taken, weights, names, left, found, need)
 
 
 def _targets(fit: Fit) -> dict[str, Target]:

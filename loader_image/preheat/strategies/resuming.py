@@ -18,6 +18,7 @@ from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, N
 from preheat.formats.layouts import WEIGHT_KEYS
 from preheat.formats.training_state import Parts, opaque_in, require_optimizer
 from preheat.strategies.loading import load_matching, origin, touching
+from preheat.strategies.mapped import MappedStrategy
 from preheat.strategies.matching import Tolerance
 from preheat.strategies.optimizer_state import Matched, match_optimizer
 from preheat.strategies.spread_state import read_entry
@@ -34,7 +35,7 @@ class Matches:
     schedulers: Sequence[tuple[Any, Mapping[str, Any]]]
 
 
-def resume(context: CheckpointContext, tolerance: Tolerance) -> CheckpointContext:
+def resume(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStrategy) -> CheckpointContext:
     """Fill the context's model, optimizer and scheduler from its checkpoint.
 
     A framework that restores its own optimizers (`context.pl_module`) gets them elsewhere, with all the rest. Raises
@@ -48,7 +49,7 @@ def resume(context: CheckpointContext, tolerance: Tolerance) -> CheckpointContex
         elsewhere = context.pl_module is not None
         found = Matches((), ()) if elsewhere else match(context, parts)
         kept = context.optimizer, context.scheduler
-        context = load_matching(context, WARM_START, tolerance)
+        context = load_matching(context, WARM_START, tolerance, mapping)
         context.optimizer, context.scheduler = kept
         with touching():
             restore(found, training)

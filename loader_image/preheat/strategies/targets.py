@@ -29,6 +29,12 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def buffers_of(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """The names of those of the model's `tensors` that are buffers."""
+    own = {id(buffer) for buffer in model.buffers()}
+    return frozenset(name for name, tensor in tensors.items() if id(tensor) in own)
+
+
 def entries_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
     """What matching needs to know of each tensor."""
     return {n: Entry(dtype_name(t.dtype), tuple(t.shape), memory_key(t)) for n, t in tensors.items()}

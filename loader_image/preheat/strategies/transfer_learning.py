@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preheat.context import CheckpointContext
-from preheat.stage import LoadingStrategy
+from preheat.strategies.mapped import MappedStrategy
 
 
 @dataclass(frozen=True)
-class TransferLearningLoader(LoadingStrategy):
+class TransferLearningLoader(MappedStrategy):
     """Load every weight whose name and shape fit and report the others. Nothing that fits is an error."""
 
     strict: bool = False
@@ -24,4 +24,4 @@ class TransferLearningLoader(LoadingStrategy):
         from preheat.strategies.matching import Tolerance
 
         tolerated = Tolerance(missing=True, unexpected=not self.strict, mismatched=self.skip_mismatched)
-        return load_matching(context, "transfer_learning", tolerated)
+        return load_matching(context, "transfer_learning", tolerated, self)

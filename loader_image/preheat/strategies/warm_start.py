@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from preheat.context import CheckpointContext
-from preheat.stage import LoadingStrategy
+from preheat.strategies.mapped import MappedStrategy
 
 #: What a report calls this strategy.
 WARM_START = "warm_start"
 
 
 @dataclass(frozen=True)
-class WarmStartLoader(LoadingStrategy):
+class WarmStartLoader(MappedStrategy):
     """Load the weights by name and restore optimizer, scheduler and progress. A shape that differs is an error."""
 
     takes_training_state: ClassVar[bool] = True
@@ -26,4 +26,5 @@ class WarmStartLoader(LoadingStrategy):
         from preheat.strategies.matching import Tolerance
         from preheat.strategies.resuming import resume
 
-        return resume(context, Tolerance(missing=not self.strict, unexpected=not self.strict, mismatched=False))
+        tolerated = Tolerance(missing=not self.strict, unexpected=not self.strict, mismatched=False)
+        return resume(context, tolerated, self)

@@ -31,8 +31,8 @@ class Weights(Protocol):
         """Verify what is to be moved, before anything is."""
         ...
 
-    def renamed(self, names: Mapping[str, str]) -> Weights:
-        """The same tensors, some of them under other names."""
+    def called(self, names: Mapping[str, str]) -> Weights:
+        """Those of the tensors that are keys of `names`, under the names that are its values."""
         ...
 
     def fill(self, targets: Mapping[str, Target]) -> int:
@@ -47,9 +47,9 @@ class IndexedWeights:
         self._blob, self._tensors = blob, tensors
         self.entries = {name: Entry(tensor.final_dtype, tensor.shape) for name, tensor in tensors.items()}
 
-    def renamed(self, names: Mapping[str, str]) -> IndexedWeights:
+    def called(self, names: Mapping[str, str]) -> IndexedWeights:
         """The same ranges."""
-        return IndexedWeights(self._blob, {names.get(name, name): tensor for name, tensor in self._tensors.items()})
+        return IndexedWeights(self._blob, {new: self._tensors[name] for name, new in names.items()})
 
     def check(self, names: tuple[str, ...], checks: Checks, findings: Findings) -> None:
         """Compare digests and CRCs with the declared ones."""
@@ -69,9 +69,9 @@ class LoadedWeights:
         self._tensors = tensors
         self.entries = entries_of(tensors)
 
-    def renamed(self, names: Mapping[str, str]) -> LoadedWeights:
+    def called(self, names: Mapping[str, str]) -> LoadedWeights:
         """The same tensors."""
-        return LoadedWeights({names.get(name, name): tensor for name, tensor in self._tensors.items()})
+        return LoadedWeights({new: self._tensors[name] for name, new in names.items()})
 
     def check(self, names: tuple[str, ...], checks: Checks, findings: Findings) -> None:
         """Nothing: there are no bytes whose digest could be taken."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preheat.context import CheckpointContext
-from preheat.stage import LoadingStrategy
+from preheat.strategies.mapped import MappedStrategy
 
 
 @dataclass(frozen=True)
-class WeightsOnlyLoader(LoadingStrategy):
+class WeightsOnlyLoader(MappedStrategy):
     """Load the checkpoint's weights by name; optimizer and progress start fresh. A shape that differs is an error."""
 
     strict: bool = True
@@ -21,4 +21,4 @@ class WeightsOnlyLoader(LoadingStrategy):
         from preheat.strategies.matching import Tolerance
 
         tolerated = Tolerance(missing=not self.strict, unexpected=not self.strict, mismatched=False)
-        return load_matching(context, "weights_only", tolerated)
+        return load_matching(context, "weights_only", tolerated, self)

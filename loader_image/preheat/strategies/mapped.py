@@ -1,0 +1,26 @@
+"""What every strategy lets the user say about names, of either side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from preheat.mapping import NameMapping
+from preheat.names import Patterns
+from preheat.stage import LoadingStrategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappedStrategy(NameMapping, LoadingStrategy):
+    """Loads by name: some of the checkpoint's tensors, under other names, into some of the model's."""
+
+    keep: Patterns = ()
+    r"""Regular expressions: tensors of the model in whose name one of them is found keep their initial value."""
+
+    buffers: bool = True
+    """Fill the model's buffers, such as running statistics, too; false: they keep their initial value."""
+
+    def __post_init__(self) -> None:
+        """Lists from YAML become tuples, and patterns have to be regular expressions."""
+        self._list("keep")
+        super().__post_init__()
+        self._compile("keep")
