@@ -38,6 +38,12 @@ def holds(path: str, name: str) -> bool:
     return fits(".".join(name.split(".")[: path.count(".") + 1]), path)
 
 
+def some(names: Iterable[str], shown: int = 3) -> str:
+    """The first of `names` for a sentence, and how many there are besides."""
+    names = tuple(names)
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
 def meant(path: str, known: Iterable[str]) -> str:
     """` (did you mean ...?)` with the known names nearest to `path`, or nothing."""
     known = list(dict.fromkeys(known))

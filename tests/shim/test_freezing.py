@@ -79,7 +79,9 @@ def test_a_path_that_freezes_nothing_is_an_error_that_names_what_there_is(model,
 
 
 def test_not_strict_reports_what_did_not_match(model):
-    assert freeze(model, "encoder", "decoder", strict=False)["unmatched"] == ["decoder"]
+    entry = freeze(model, "encoder", "decoder", strict=False)
+    assert entry["unmatched"] == ["decoder"]
+    assert entry["says"] == "frozen 2 tensors (encoder), nothing at decoder"
 
 
 def test_not_strict_still_refuses_when_nothing_matches(model):
@@ -98,8 +100,17 @@ def normalising():
     return torch.nn.Sequential(encoder, torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
 
 
-def freeze_in_eval_mode(model, *layers):
-    stage = FreezingModifier(layers, eval_mode=True)
+def test_a_gradient_that_was_there_before_moves_nothing_any_more(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model["head"](torch.ones(1, 2)).backward()
+    before = model["head"].weight.detach().clone()
+    freeze(model, "head")
+    optimizer.step()
+    assert torch.equal(before, model["head"].weight)
+
+
+def freeze_in_eval_mode(model, *layers, **settings):
+    stage = FreezingModifier(layers, **(settings or {"eval_mode": True}))
     [entry] = CheckpointPipeline([stage]).execute_sync(CheckpointContext(model=model)).metadata["modifiers_applied"]
     return entry
 
@@ -147,3 +158,39 @@ def test_a_frozen_parameter_does_not_put_its_module_in_eval_mode():
     model = normalising()
     assert freeze_in_eval_mode(model, "2.bias")["eval_modules"] == 0
     assert model[2].training
+
+
+class RMSNorm2(torch.nn.Module):
+    """A normalisation layer of a library's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(4))
+
+
+class PreNorm(torch.nn.Module):
+    """No normalisation layer: it holds one, and something that learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.inner = RMSNorm2(), torch.nn.Dropout()
+
+
+def test_normalisation_layers_alone_stay_in_eval_mode():
+    model = normalising()
+    model[0].append(PreNorm())
+    assert freeze_in_eval_mode(model, "0", eval_norms=True)["eval_modules"] == 2
+    model.train()
+    for module in (model[0][1], model[0][3].norm):
+        module.register_forward_hook(lambda module, inputs, output: seen.append(module.training))
+    seen = []
+    model[0][:3](torch.randn(8, 4))
+    assert seen == [False]
+    assert model[0][2].training
+    assert model[0][3].training
+
+
+def test_normalisation_layers_that_are_not_there_are_an_error_before_anything_is_frozen(model):
+    with pytest.raises(NothingMatchedError, match=r"no normalisation layer in encoder, head. Leave evalNorms out"):
+        freeze_in_eval_mode(model, "encoder", "head", eval_norms=True)
+    assert frozen(model) == []

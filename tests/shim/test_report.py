@@ -117,7 +117,7 @@ def test_the_table_names_states_and_reasons(report):
     console.print(table(report))
     console.file.close()
     said = console.export_text()
-    for words in ("transfer_learning", "s3://models/pretrained.ckpt", "encoder", "freezing: 2 tensors (net.encoder)",
+    for words in ("transfer_learning", "s3://models/pretrained.ckpt", "encoder", "frozen 2 tensors (net.encoder)",
                   "net.head.weight", "shape [3, 8], model has [5, 8]", "old.<script>alert(1)</script>"):  # fmt: skip
         assert words in said
 

@@ -60,7 +60,7 @@ def test_a_layer_and_everything_in_it_gets_fresh_values(model):
     entry = reset(model, "head")
     assert untouched(model) == [name for name in model.state_dict() if name.startswith("body")]
     assert entry == {"type": "reset", "layers": ["head"], "total_reset_modules": 2, "total_reset_params": 4,
-                     "total_reset_elements": 4 + 4 + 8 + 2}  # fmt: skip
+                     "total_reset_elements": 4 + 4 + 8 + 2, "says": "reset 4 tensors (head)"}  # fmt: skip
     assert all(one is other for one, other in zip(parameters, model.parameters(), strict=True))
 
 

@@ -21,7 +21,11 @@ class CustomModifier(ModelModifier):
     """Arguments of its constructor."""
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
-        """Build the user's stage and run it."""
+        """Build the user's stage and run it; one that leaves no entry in the report gets one with its name."""
         stage = construct(import_class(self.target, "custom"), self.params, f"custom {self.target}")
+        before = len(context.metadata.get("modifiers_applied", ()))
         result: CheckpointContext = await stage.process(context)
+        if isinstance(result, CheckpointContext) and len(result.metadata.get("modifiers_applied", ())) == before:
+            entry = {"type": "custom", "says": f"ran {self.target}"}
+            result.metadata.setdefault("modifiers_applied", []).append(entry)
         return result

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from preheat.context import CheckpointContext
 from preheat.errors import NothingMatchedError
-from preheat.paths import fits, meant
+from preheat.modifiers.norms import is_norm
+from preheat.paths import fits, meant, some
 from preheat.strategies.wrapping import plain
 
 
@@ -22,7 +23,12 @@ class Frozen:
 
 
 def freeze(
-    context: CheckpointContext, layers: Iterable[str], *, strict: bool, eval_mode: bool = False
+    context: CheckpointContext,
+    layers: Iterable[str],
+    *,
+    strict: bool,
+    eval_mode: bool = False,
+    eval_norms: bool = False,
 ) -> CheckpointContext:
     """Clear `requires_grad` of everything that the paths select; raises before anything is changed."""
     context.validate_for_stage("freezing", ["model"])
@@ -30,7 +36,9 @@ def freeze(
     empty = [found.path for found in selected if not found.parameters]
     if empty and (strict or len(empty) == len(selected)):
         raise _nothing_matched(context.model, empty)
+    kept = _to_keep(selected, eval_mode, eval_norms)
     applied = [_freeze(found) for found in selected]
+    keep_in_eval_mode(kept)
     entry = {
         "type": "freezing",
         "layers": [found.path for found in selected],
@@ -38,9 +46,10 @@ def freeze(
         "total_frozen_params": sum(one["frozen_params"] for one in applied),
         "total_frozen_elements": sum(one["frozen_elements"] for one in applied),
         "already_frozen_params": sum(one["already_frozen_params"] for one in applied),
-        "eval_modules": keep_in_eval_mode(module for found in selected for module in found.modules) if eval_mode else 0,
+        "eval_modules": len(kept),
         "unmatched": empty,
     }
+    entry["says"] = _says(entry)
     context.metadata.setdefault("modifiers_applied", []).append(entry)
     return context
 
@@ -54,17 +63,28 @@ def select(model: Any, path: str) -> Frozen:
     return Frozen(path, {name: p for name, p in model.named_parameters() if id(p) in chosen}, modules)
 
 
-def keep_in_eval_mode(modules: Iterable[Any]) -> int:
-    """Put the modules and everything in them in eval mode for good; answers with their number.
+def _to_keep(selected: Iterable[Frozen], everything: bool, norms: bool) -> list[Any]:
+    """The modules that stay in eval mode, each once."""
+    if not everything and not norms:
+        return []
+    found = {id(module): module for each in selected for top in each.modules for module in top.modules()}
+    kept = [module for module in found.values() if everything or is_norm(module)]
+    if norms and not any(map(is_norm, kept)):
+        raise NothingMatchedError(
+            f"there is no normalisation layer in {some(each.path for each in selected)}", remedy="Leave evalNorms out"
+        )
+    return kept
+
+
+def keep_in_eval_mode(modules: Iterable[Any]) -> None:
+    """Put these modules, not what is in them, in eval mode for good.
 
     `model.train()` still sets their flag; it is taken back before each forward pass, by a hook that can be copied and
     pickled with the model, which a replaced `train` method cannot.
     """
-    found = {id(module): module for top in modules for module in top.modules()}
-    for module in found.values():
+    for module in modules:
         _leave_training(module)
         module.register_forward_pre_hook(_leave_training)
-    return len(found)
 
 
 def _leave_training(module: Any, _inputs: Any = None) -> None:
@@ -76,12 +96,20 @@ def _freeze(found: Frozen) -> dict[str, Any]:
     fresh = [parameter for parameter in found.parameters.values() if parameter.requires_grad]
     for parameter in fresh:
         parameter.requires_grad_(False)
+        parameter.grad = None  # an optimizer would still take a step along it
     return {
         "name": found.path,
         "frozen_params": len(fresh),
         "frozen_elements": sum(parameter.numel() for parameter in fresh),
         "already_frozen_params": len(found.parameters) - len(fresh),
     }
+
+
+def _says(entry: Mapping[str, Any]) -> str:
+    layers = [path for path in entry["layers"] if path not in entry["unmatched"]]
+    kept = f", {entry['eval_modules']} modules in eval mode" if entry["eval_modules"] else ""
+    lost = f", nothing at {some(entry['unmatched'])}" if entry["unmatched"] else ""
+    return f"frozen {entry['total_frozen_params']} tensors ({some(layers)}){kept}{lost}"
 
 
 def _nothing_matched(model: Any, paths: Iterable[str]) -> NothingMatchedError:

@@ -23,6 +23,9 @@ class FreezingModifier(ModelModifier):
     """Keep the frozen submodules in eval mode whenever they run, also after `model.train()`: no dropout, and running
     statistics of normalisation neither move nor follow the batch."""
 
+    eval_norms: bool = False
+    """The same for the normalisation layers in them alone: dropout still drops."""
+
     def __post_init__(self) -> None:
         """Lists from YAML become tuples."""
         object.__setattr__(self, "layers", listed("FreezingModifier.layers", self.layers))
@@ -32,4 +35,4 @@ class FreezingModifier(ModelModifier):
         """Freeze; raises NothingMatchedError naming the paths that match nothing."""
         from preheat.modifiers.freeze import freeze
 
-        return freeze(context, self.layers, strict=self.strict, eval_mode=self.eval_mode)
+        return freeze(context, self.layers, strict=self.strict, eval_mode=self.eval_mode, eval_norms=self.eval_norms)

@@ -12,7 +12,7 @@ import torch
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
-from preheat.paths import fits, holds, meant
+from preheat.paths import fits, holds, meant, some
 from preheat.strategies.loading import touching
 from preheat.strategies.memory import initialiser
 
@@ -33,6 +33,7 @@ def reinitialise(context: CheckpointContext, layers: tuple[str, ...]) -> Checkpo
     entry = {
         "type": "reset",
         "layers": list(layers),
+        "says": f"reset {len(parameters)} tensors ({some(layers)})",
         "total_reset_modules": len(resets),
         "total_reset_params": len(parameters),
         "total_reset_elements": sum(parameter.numel() for parameter in parameters.values()),

@@ -15,6 +15,8 @@ from typing import Any
 
 from preheat.bundle.manifest import Manifest
 from preheat.context import CheckpointContext
+from preheat.paths import some
+from preheat.shim.report_facts import modifier_text
 
 log = logging.getLogger("preheat")
 
@@ -60,11 +62,11 @@ class Report:
         """One line for a person."""
         facts = [
             f"{self._loaded()} from {self.source} version {self.version}",
-            self.skipped and f"skipped {len(self.skipped)} ({_some(f'{n}: {r}' for n, r in self.skipped.items())})",
-            self.left_initial and f"left at initial value: {_some(map(_left_line, self.left_initial.items()))}",
+            self.skipped and f"skipped {len(self.skipped)} ({some(f'{n}: {r}' for n, r in self.skipped.items())})",
+            self.left_initial and f"left at initial value: {some(map(_left_line, self.left_initial.items()))}",
             self.casts
             and f"cast {', '.join(f'{count} {cast}' for cast, count in Counter(self.casts.values()).items())}",
-            *map(_modifier_line, self.modifiers),
+            *map(modifier_text, self.modifiers),
             *self.notes,
         ]
         alone = not self.rank and os.environ.get("WORLD_SIZE", "1") in ("", "1")
@@ -148,7 +150,7 @@ def _training_notes(said: Mapping[str, Any]) -> Iterable[str]:
     if restored := said.get("restored"):
         yield f"restored {', '.join(restored)}"
     if not_made := said.get("not_made"):
-        yield f"not made of the state: {_some(f'{path} ({name})' for path, name in not_made.items())}"
+        yield f"not made of the state: {some(f'{path} ({name})' for path, name in not_made.items())}"
 
 
 def publish(report: Report) -> None:
@@ -188,23 +190,9 @@ def _left_line(left: tuple[str, str]) -> str:
     return f"{name} (reset)" if reason == "reset" else name
 
 
-def _modifier_line(entry: Mapping[str, Any]) -> str:
-    if entry.get("type") == "freezing":
-        kept = f", {entry['eval_modules']} modules in eval mode" if entry.get("eval_modules") else ""
-        return f"frozen {entry['total_frozen_params']} tensors ({_some(entry['layers'])}){kept}"
-    if entry.get("type") == "reset":
-        return f"reset {entry['total_reset_params']} tensors ({_some(entry['layers'])})"
-    return str(entry.get("type", "modified"))
-
-
 def _json(document: Mapping[str, Any]) -> str:
     return json.dumps(document, separators=(",", ":"), default=str)
 
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 10_000_000 else f"{count / 1e6:.2f} MB"
-
-
-def _some(names: Iterable[str], shown: int = 3) -> str:
-    names = tuple(names)
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -55,14 +55,8 @@ def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def modifier_text(entry: Mapping[str, Any]) -> str:
-    """What a modifier did, in a few words."""
-    kind, layers = entry.get("type", "a stage of the pipeline's own"), ", ".join(entry.get("layers", ()))
-    if kind == "freezing":
-        kept = f", {entry['eval_modules']} modules in eval mode" if entry.get("eval_modules") else ""
-        return f"freezing: {entry['total_frozen_params']} tensors ({layers}){kept}"
-    if kind == "reset":
-        return f"reset: {entry['total_reset_params']} tensors ({layers})"
-    return f"{kind}: {layers}" if layers else str(kind)
+    """What a modifier did, in a few words: its own if it has any."""
+    return str(entry.get("says") or entry.get("type", "a stage of the pipeline's own"))
 
 
 def _loaded(totals: Mapping[str, int], seconds: float) -> str:

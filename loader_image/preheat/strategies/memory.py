@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from preheat.errors import CheckpointIncompatibleError, CheckpointLoadError
+from preheat.paths import some
 from preheat.strategies.shards import is_spread, local
 
 # torch's own attention and transformer modules keep theirs behind an underscore.
@@ -47,7 +48,7 @@ def needed(model: torch.nn.Module, filled: Iterable[torch.Tensor], device: Any =
     methods = {path: initialiser(module) for path, module in owners.items()}
     if nameless := [name for name in empty if methods[name.rpartition(".")[0]] is None]:
         raise CheckpointIncompatibleError(
-            f"{_some(nameless)} would have no value: on the meta device, not filled from the checkpoint, and "
+            f"{some(nameless, 5)} would have no value: on the meta device, not filled from the checkpoint, and "
             f"{_classes(owners, methods)} has no reset_parameters()",
             remedy="Build that part of the model on a real device, or give the class that method",
         )
@@ -66,7 +67,7 @@ def provide(need: Needed) -> None:
         for initialise in need.initialisers.values():
             initialise()
         if left := [name for name, tensor in need.empty.items() if _marked(local(tensor))]:
-            raise CheckpointLoadError(f"reset_parameters() of their modules gave no value to {_some(left)}")
+            raise CheckpointLoadError(f"reset_parameters() of their modules gave no value to {some(left, 5)}")
 
 
 def initialiser(module: torch.nn.Module) -> Callable[[], object] | None:
@@ -142,8 +143,3 @@ def _classes(owners: dict[str, torch.nn.Module], methods: dict[str, Any]) -> str
 
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _some(names: Iterable[str], shown: int = 5) -> str:
-    names = tuple(names)
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
