@@ -15,8 +15,8 @@ from preheat.construction import construct, plain, snake_case
 from preheat.errors import CheckpointConfigError
 from preheat.stage import Limit, check_limits
 
-#: Settings of a resource that mean something in a cluster only.
-_OF_THE_CLUSTER = frozenset({"volume", "loader"})
+#: Settings of a resource that are about a training process and its pod, not about a pipeline that somebody runs.
+_OF_THE_TRAINING = frozenset({"volume", "loader", "on_failure"})
 
 
 @dataclass
@@ -65,7 +65,7 @@ def configuration_of(config: Any) -> CheckpointPipelineConfig:
     if not isinstance(config, Mapping):
         raise CheckpointConfigError(f"{config!r:.200} is not a configuration", remedy="Give a mapping with `stages`")
     settings = {snake_case(name): value for name, value in plain(body_of(config)).items() if not name.startswith("_")}
-    settings = {name: value for name, value in settings.items() if name not in _OF_THE_CLUSTER}
+    settings = {name: value for name, value in settings.items() if name not in _OF_THE_TRAINING}
     if "timeout_seconds" in settings:
         settings["timeout"] = settings.pop("timeout_seconds")
     built: CheckpointPipelineConfig = construct(CheckpointPipelineConfig, settings, "checkpoint pipeline")

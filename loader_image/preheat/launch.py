@@ -19,7 +19,8 @@ from preheat.bundle.manifest import Pipeline
 from preheat.bundle.processes import forget_ended, show_life
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import SHIM_FOLDER
-from preheat.loader import Settings, load, message_path
+from preheat.loader import Settings, load_or_go_on, message_path
+from preheat.prepare import Outcome
 from preheat.shim.layout import shim_folder
 from preheat.spec import PipelineSpec
 
@@ -37,20 +38,27 @@ def default_volume(environment: Mapping[str, str]) -> Path:
 def provide(spec: PipelineSpec, name: str, volume: Path, shim: str) -> dict[str, str]:
     """Give this process the bundle of `spec`, and return the variables that tell the command of it.
 
-    `shim` is `auto`, `manual` or `off`. Raises what the loader raises, and then nothing is left to train with.
+    `shim` is `auto`, `manual` or `off`. Raises what the loader raises, and then nothing is left to train with; where
+    `onFailure: Continue` passes over it, the variables lead to the reason why there is no bundle.
     """
     volume, process = volume.expanduser().absolute(), owner_here()
     forget_ended(volume / PODS)
     with shim_folder() as laid_out:
         beside = None if shim == "off" else laid_out
-        outcome = load(Settings(spec, Pipeline(name), volume, process, beside, message_path({})))
-    how, totals = "there already" if outcome.reused else "made", outcome.manifest.totals
-    said = f"{totals.tensors} tensors, {megabytes(totals.selected_bytes)}"
-    log.info("the bundle was %s, in %.2f s: %s", how, outcome.seconds, said)
+        done = load_or_go_on(Settings(spec, Pipeline(name), volume, process, beside, message_path({})))
+    if isinstance(done, Outcome):
+        _say(done)
     folder = volume / PODS / process
     show_life(folder)
     told = {"PREHEAT_BUNDLE": str(folder / BUNDLE_LINK), "PREHEAT_SHIM": shim, "PREHEAT_POD_UID": process}
+    told["PREHEAT_ON_FAILURE"] = spec.on_failure
     return told if shim == "off" else told | {"PYTHONPATH": _in_front(folder / SHIM_FOLDER, os.environ)}
+
+
+def _say(outcome: Outcome) -> None:
+    how, totals = "there already" if outcome.reused else "made", outcome.manifest.totals
+    said = f"{totals.tensors} tensors, {megabytes(totals.selected_bytes)}"
+    log.info("the bundle was %s, in %.2f s: %s", how, outcome.seconds, said)
 
 
 def become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:

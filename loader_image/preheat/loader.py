@@ -20,13 +20,14 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from preheat.amounts import bytes_of, seconds_of
+from preheat.bundle.absence import Absence
 from preheat.bundle.eviction import Policy
 from preheat.bundle.manifest import Pipeline
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Store
 from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointTimeoutError, StorageError
 from preheat.prepare import Outcome, prepare, reuse
-from preheat.spec import PipelineSpec, parse
+from preheat.spec import CONTINUE, PipelineSpec, parse
 
 MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
 TERMINATED = 128 + signal.SIGTERM
@@ -96,6 +97,30 @@ def load(settings: Settings) -> Outcome:
     )
 
 
+def load_or_go_on(settings: Settings) -> Outcome | Absence:
+    """Give the pod its bundle, or where `onFailure: Continue` passes over a failure, the reason why it has none.
+
+    Raises a CheckpointError for every other failure, and for one that cannot be told to the training.
+    """
+    try:
+        with _deadline(settings.deadline):
+            return load(settings)
+    except CheckpointError as error:
+        if settings.spec.on_failure != CONTINUE or not error.continuable:
+            raise
+        absence = Absence(settings.pipeline.name, error)
+    try:
+        Store(settings.volume).attach_absence(settings.pod, absence, settings.shim)
+    except StorageError as failure:
+        said = (
+            f"{absence.error.args[0]}; to go on without it, the training would have to be told, and {failure.args[0]}"
+        )
+        raise type(absence.error)(said, remedy=absence.error.remedy) from failure
+    log.error("%s: %s", absence.error.reason, absence.error)
+    log.error("NO CHECKPOINT: the training goes on from its initial weights, as onFailure: Continue asks")
+    return absence
+
+
 def main() -> int:
     """Run once and return the exit code."""
     logging.Formatter.converter = time.gmtime
@@ -105,23 +130,19 @@ def main() -> int:
     logging.getLogger("preheat").setLevel(logging.INFO)  # ours only; botocore would tell of its own affairs
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        settings = Settings.read(os.environ)
-        with _deadline(settings.deadline):
-            outcome = load(settings)
+        done = load_or_go_on(Settings.read(os.environ))
     except CheckpointError as error:
         log.error("%s: %s", error.reason, error)
         return _fail(error.exit_code, error.reason, error.args[0], error.remedy)
     except _TerminatedError:
         log.error("terminated; the next run goes on with what is finished")
         return _fail(TERMINATED, "Terminated", "the loader was terminated before it was done", "")
-    except _TooLateError as error:
-        log.error("Timeout: %s; the next run goes on with what is finished", error)
-        return _fail(CheckpointTimeoutError.exit_code, CheckpointTimeoutError.reason, str(error), _MORE_TIME)
     except Exception as error:
         log.exception("InternalError: this is a defect of Preheat")
         return _fail(1, "InternalError", f"{type(error).__name__} in the loader", "See the log of preheat-loader")
-    _say(outcome)
-    _leave_message(outcome.to_json())
+    if isinstance(done, Outcome):
+        _say(done)
+    _leave_message(done.to_json())
     return 0
 
 
@@ -165,15 +186,20 @@ class _TooLateError(BaseException):
 
 @contextmanager
 def _deadline(seconds: float | None) -> Iterator[None]:
-    """End the block when so much time has passed, whatever it does."""
+    """End the block with a CheckpointTimeoutError when so much time has passed, whatever it does."""
+    if seconds is None:
+        yield
+        return
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        raise _TooLateError(f"not done within {seconds:g} s")
+        raise _TooLateError
 
     signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except _TooLateError:
+        raise CheckpointTimeoutError(f"not done within {seconds:g} s", remedy=_MORE_TIME) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

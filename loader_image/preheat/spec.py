@@ -13,6 +13,9 @@ from preheat.construction import snake_case
 from preheat.errors import CheckpointConfigError
 from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
 
+#: What `onFailure` says of a training whose checkpoint cannot be had: it fails, or goes on from its initial weights.
+FAIL, CONTINUE = ON_FAILURE = ("Fail", "Continue")
+
 
 @dataclass(frozen=True)
 class PipelineSpec:
@@ -22,6 +25,7 @@ class PipelineSpec:
     continue_on_error: bool = False
     max_retries: int = 3
     timeout_seconds: float = 300  # without progress
+    on_failure: str = FAIL  # one of ON_FAILURE
 
     @property
     def patience(self) -> Patience:
@@ -54,6 +58,7 @@ def parse(document: Mapping[str, Any]) -> PipelineSpec:
         continue_on_error=bool(settings.get("continue_on_error", False)),
         max_retries=int(settings.get("max_retries", 3)),
         timeout_seconds=float(settings.get("timeout_seconds", settings.get("timeout", 300))),
+        on_failure=_on_failure(settings.get("on_failure", FAIL)),
     )
 
 
@@ -64,4 +69,11 @@ def to_mapping(spec: PipelineSpec) -> dict[str, Any]:
         "continueOnError": spec.continue_on_error,
         "maxRetries": spec.max_retries,
         "timeoutSeconds": spec.timeout_seconds,
+        "onFailure": spec.on_failure,
     }
+
+
+def _on_failure(value: Any) -> str:
+    if value in ON_FAILURE:
+        return str(value)
+    raise CheckpointConfigError(f"onFailure: {value!r:.40} is not {' or '.join(ON_FAILURE)}")

@@ -131,6 +131,9 @@ class Spec(Part):
     stages: Annotated[list[Stage], Field(min_length=1, max_length=32)]  # type: ignore[valid-type]
     """The steps, in order: a source, checks, one loading strategy, modifiers."""
 
+    on_failure: Literal["Fail", "Continue"] = "Fail"
+    """Continue: train from initial weights, loudly, when the checkpoint cannot be had; what is corrupt always fails."""
+
     continue_on_error: bool = False
     """Go on when a stage in the training process fails; the report says which did. A failing source always fails."""
 

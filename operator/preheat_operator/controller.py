@@ -130,7 +130,7 @@ class Controller:
         before = self._counts.pop(key, {})
         if counts:
             self._counts[key] = counts
-        for phase in ("loading", "loaded", "failed", "missed"):
+        for phase in ("loading", "loaded", "continued", "failed", "missed"):
             metrics.PODS.labels(phase).inc(counts.get(phase, 0) - before.get(phase, 0))
 
 

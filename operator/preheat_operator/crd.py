@@ -25,7 +25,7 @@ CHART_FILE = Path("charts") / "preheat" / "templates" / "crd.yaml"
 _COMMENT = "# Generated from the stages by `make crds`. Change those, not this file.\n"
 _KEPT = {"annotations": {"helm.sh/resource-policy": "keep"}}
 # Settings whose default is stored with the resource: a later Preheat with other defaults does not change its behaviour.
-_STORED_DEFAULTS = ("continueOnError", "maxRetries", "timeoutSeconds")
+_STORED_DEFAULTS = ("onFailure", "continueOnError", "maxRetries", "timeoutSeconds")
 
 
 def render() -> Schema:
@@ -226,6 +226,7 @@ def _columns() -> list[dict[str, Any]]:
     ]
     wide = [
         ("Loading", "integer", ".status.pods.loading", "Pods whose loader has not finished"),
+        ("Continued", "integer", ".status.pods.continued", "Pods that train without the checkpoint, as onFailure asks"),
         ("Version", "string", ".status.source.version", "The version that was last read"),
         ("Bytes", "integer", ".status.source.selectedBytes", "Bytes that the pipeline needs of the checkpoint"),
         ("Message", "string", f"{ready}.message", "Why it is ready or not"),

@@ -47,7 +47,8 @@ def inject(pod: Mapping[str, Any], pipeline: Pipeline, settings: Settings) -> Ob
         metadata["annotations"] = {**annotations, INJECTED: f"{pipeline.name}@{pipeline.generation}"}
     spec["volumes"] = _with(spec.get("volumes"), _volume(pipeline), "name", "volume")
     spec["containers"] = [
-        _receiving(container, shim) if container["name"] in receivers else container for container in containers
+        _receiving(container, pipeline, shim) if container["name"] in receivers else container
+        for container in containers
     ]
     return {**pod, "metadata": metadata, "spec": spec}
 
@@ -124,8 +125,8 @@ def _volume(pipeline: Pipeline) -> Object:
     return {"name": VOLUME, "emptyDir": dict(chosen.get("emptyDir") or {})}
 
 
-def _receiving(container: Object, shim: str) -> Object:
-    return {**container, "env": _environment(container, shim), "volumeMounts": _mounts(container)}
+def _receiving(container: Object, pipeline: Pipeline, shim: str) -> Object:
+    return {**container, "env": _environment(container, pipeline, shim), "volumeMounts": _mounts(container)}
 
 
 def _mounts(container: Object) -> list[Object]:
@@ -142,7 +143,7 @@ def _mounts(container: Object) -> list[Object]:
     return theirs if present else [*theirs, ours]
 
 
-def _environment(container: Object, shim: str) -> list[Object]:
+def _environment(container: Object, pipeline: Pipeline, shim: str) -> list[Object]:
     """The container's variables after ours: Kubernetes expands references only to what stands before them."""
     folder = f"{MOUNT_PATH}/pods/$(PREHEAT_POD_UID)"
     uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
@@ -150,6 +151,7 @@ def _environment(container: Object, shim: str) -> list[Object]:
         {"name": "PREHEAT_POD_UID", "valueFrom": uid},
         {"name": "PREHEAT_BUNDLE", "value": f"{folder}/bundle"},
         {"name": "PREHEAT_SHIM", "value": shim},
+        {"name": "PREHEAT_ON_FAILURE", "value": pipeline.parsed.on_failure},
     ]
     theirs = list(container.get("env") or [])
     if shim != "off":

@@ -16,12 +16,14 @@ from typing import Any, Literal
 from preheat.errors import CheckpointError
 from preheat_operator.loader_container import LOADER
 
-Phase = Literal["missed", "loading", "loaded", "failed"]
+Phase = Literal["missed", "loading", "loaded", "continued", "failed"]
 Object = Mapping[str, Any]
 
 SOURCE_TEXTS = ("uri", "version", "format")
 SOURCE_NUMBERS = ("sizeBytes", "tensors", "parameters", "selectedBytes")
 KEPT_WARNINGS = 8
+#: The loader's outcome where `onFailure: Continue` passed over its failure.
+CONTINUED = "continued"
 _TEXT_LIMIT = 1024
 _KILLED = (137, 143)
 
@@ -89,7 +91,7 @@ def observe(pod: Object) -> PodReport:
         return PodReport(name, uid, created, "missed")
     container = _named(status.get("initContainerStatuses")) or {}
     ends = list(_ends(container))
-    success = next((_success(end, run) for end, run in ends if end.get("exitCode") == 0), None)
+    success = next((_success(end, run) for end, run in ends if _succeeded(end)), None)
     failures = (_failure(end, run, created) for end, run in ends if _counts_as_failure(end, metadata))
     failure = next(failures, None) or _stuck(container, status, created)
     phase = _phase(container, status, failure)
@@ -108,7 +110,7 @@ def _phase(container: Object, status: Object, failure: Failure | None) -> Phase:
     state = _mapping(container, "state")
     end = state.get("terminated")
     if isinstance(end, Mapping) and end.get("exitCode") == 0:
-        return "loaded"
+        return "loaded" if _succeeded(end) else "continued"
     if failure is None:
         return "loading"
     crashed = _mapping(state, "waiting").get("reason") == "CrashLoopBackOff"
@@ -130,9 +132,18 @@ def _ends(container: Object) -> Iterator[tuple[Object, int]]:
         yield last, run if waiting else max(run - 1, 0)
 
 
+def _succeeded(end: Object) -> bool:
+    """Whether a bundle was left; with `onFailure: Continue` a loader that failed ends well, too."""
+    return end.get("exitCode") == 0 and not _went_on(_report(end))
+
+
+def _went_on(report: Object) -> bool:
+    return report.get("outcome") == CONTINUED
+
+
 def _counts_as_failure(end: Object, metadata: Object) -> bool:
     if end.get("exitCode") == 0:
-        return False
+        return not _succeeded(end)
     stopped = metadata.get("deletionTimestamp") and end.get("exitCode") in _KILLED and end.get("reason") != "OOMKilled"
     return not stopped
 
@@ -167,6 +178,7 @@ def _failure(end: Object, run: int, created: str) -> Failure:
     else:
         reason = _REASON_OF_CODE.get(code, "Failed") if code is not None else "Failed"
         message = printable(end.get("message") or f"the loader ended with exit code {code} and no message")
+    message = printable(f"trains from its initial weights: {message}") if _went_on(report) else message
     remedy = printable(report.get("remedy") or _REMEDIES.get(reason, ""))
     return Failure(_time(end) or created, reason, message, remedy, run)
 
@@ -242,7 +254,7 @@ def _reasons(error: type[CheckpointError]) -> Iterator[tuple[int, str]]:
 
 
 _IDENTIFIER = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
-_FIELD = re.compile(r'"(reason|message|remedy)":\s*"((?:[^"\\]|\\.)*)')
+_FIELD = re.compile(r'"(outcome|reason|message|remedy)":\s*"((?:[^"\\]|\\.)*)')
 _REASON_OF_CODE: Mapping[object, str] = MappingProxyType(dict(_reasons(CheckpointError)))
 #: What a failure's reason can be, unless somebody else than the loader wrote it.
 REASONS = frozenset(_REASON_OF_CODE.values()) | _STUCK | {"Killed", "PodFailed"}

@@ -76,8 +76,8 @@ def wanted_status(
 
 
 def pod_counts(pods: Iterable[PodReport]) -> dict[str, int]:
-    """How many pods carry the label (matched) and what became of them; injected = loading + loaded + failed."""
-    counts = dict.fromkeys(("matched", "injected", "loading", "loaded", "failed", "missed"), 0)
+    """How many pods carry the label (matched) and what became of them; injected: all that were not missed."""
+    counts = dict.fromkeys(("matched", "injected", "loading", "loaded", "continued", "failed", "missed"), 0)
     for pod in pods:
         counts["matched"] += 1
         counts["injected"] += pod.phase != "missed"

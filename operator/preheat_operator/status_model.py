@@ -69,13 +69,16 @@ class PodCounts(Part):
     """Pods that carry the label."""
 
     injected: Count = 0
-    """Pods that carry the loader: loading, loaded or failed."""
+    """Pods that carry the loader: loading, loaded, continued or failed."""
 
     loading: Count = 0
     """Pods whose loader has not finished."""
 
     loaded: Count = 0
     """Pods whose loader succeeded."""
+
+    continued: Count = 0
+    """Pods whose loader failed and that train from their initial weights, as `onFailure: Continue` asks."""
 
     failed: Count = 0
     """Pods whose loader failed."""

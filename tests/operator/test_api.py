@@ -103,7 +103,7 @@ def test_a_status_that_the_operator_writes_fits_the_schema() -> None:
                 }
             ],
             "source": {"uri": "s3://b/k", "version": "etag:1", "sizeBytes": 5, "format": "torch-zip", "tensors": 3},
-            "pods": {"matched": 3, "injected": 2, "loading": 0, "loaded": 2, "failed": 0, "missed": 1},
+            "pods": {"matched": 3, "injected": 2, "loading": 0, "loaded": 1, "continued": 1, "failed": 0, "missed": 1},
             "failures": [{"pod": "p", "time": "2026-01-01T00:00:00Z", "reason": "NotFound", "message": "m"}],
         }
     )

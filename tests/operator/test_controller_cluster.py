@@ -173,7 +173,15 @@ def test_pods_are_counted_through_their_phases(controller, tenant) -> None:
         tenant.pod(name)
     tenant.pod("plain", loader=False)
     eventually(lambda: tenant.counts().get("matched") == 3)
-    assert tenant.counts() == {"matched": 3, "injected": 2, "loading": 2, "loaded": 0, "failed": 0, "missed": 1}
+    assert tenant.counts() == {
+        "matched": 3,
+        "injected": 2,
+        "loading": 2,
+        "loaded": 0,
+        "continued": 0,
+        "failed": 0,
+        "missed": 1,
+    }
     tenant.report("a", None)
     tenant.report("b", 0, {"outcome": "loaded", "source": SOURCE})
     eventually(lambda: tenant.counts().get("loaded") == 1)

@@ -76,7 +76,7 @@ def test_the_schema_is_structural() -> None:
 
 def test_only_settings_of_the_whole_run_store_their_default() -> None:
     stored = {path: schema["default"] for path, schema in schemas(SPEC) if "default" in schema}
-    assert stored == {".continueOnError": False, ".maxRetries": 3, ".timeoutSeconds": 300}
+    assert stored == {".onFailure": "Fail", ".continueOnError": False, ".maxRetries": 3, ".timeoutSeconds": 300}
 
 
 def test_a_default_that_is_not_stored_is_told() -> None:

@@ -153,7 +153,7 @@ def test_what_refers_to_the_pods_uid_comes_after_it(pod: dict[str, Any], pipelin
     pod["spec"]["containers"][0]["env"] = [{"name": "PYTHONPATH", "value": "/app"}, uid]
     injected = inject(pod, pipeline, SETTINGS)
     names = [entry["name"] for entry in injected["spec"]["containers"][0]["env"]]
-    assert names == ["PREHEAT_POD_UID", "PREHEAT_BUNDLE", "PREHEAT_SHIM", "PYTHONPATH"]
+    assert names == ["PREHEAT_POD_UID", "PREHEAT_BUNDLE", "PREHEAT_SHIM", "PREHEAT_ON_FAILURE", "PYTHONPATH"]
     assert inject(injected, pipeline, SETTINGS) == injected
 
 
@@ -205,6 +205,10 @@ FROM_ELSEWHERE = {"name": "PYTHONPATH", "valueFrom": {"configMapKeyRef": {"name"
         (
             shaped(container={"env": [{"name": "PREHEAT_BUNDLE", "value": "/mine"}]}),
             "variable of container train PREHEAT_BUNDLE exists",
+        ),
+        (
+            shaped(container={"env": [{"name": "PREHEAT_ON_FAILURE", "value": "Continue"}]}),
+            "variable of container train PREHEAT_ON_FAILURE exists",
         ),
         (shaped(container={"env": [FROM_ELSEWHERE]}), "takes PYTHONPATH from a ConfigMap.*preheat.dev/shim: off"),
         (

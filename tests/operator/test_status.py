@@ -31,6 +31,8 @@ MISSING = json.dumps(
     }
 )
 
+WENT_ON = MISSING.replace("failed", "continued")
+
 
 def pipeline(generation: int = 1, status: dict[str, Any] | None = None) -> dict[str, Any]:
     metadata = {"name": "finetune", "namespace": "team-a", "uid": "p-1", "generation": generation}
@@ -121,6 +123,17 @@ def test_a_failure_is_what_ready_says() -> None:
     ]
 
 
+def test_a_training_that_goes_on_without_its_checkpoint_is_counted_and_makes_the_pipeline_not_ready() -> None:
+    status = wanted(pod("a", ended(0, WENT_ON)))
+    assert status["pods"] == {**dict.fromkeys(status["pods"], 0), "matched": 1, "injected": 1, "continued": 1}
+    sentence = "pod a: trains from its initial weights: s3://models/a.ckpt does not exist. Check the key"
+    assert verdict(status) == ("False", "NotFound", sentence)
+    assert verdict(status, "SourceResolved")[:2] == ("False", "NotFound")
+    assert [(f["pod"], f["reason"], f["remedy"]) for f in status["failures"]] == [("a", "NotFound", "Check the key")]
+    assert "source" not in status
+    assert verdict(wanted(before=status))[:2] == ("False", "NotFound")
+
+
 def test_the_newest_outcome_decides() -> None:
     good, bad = pod("good", ended(0, LOADED, "11:00:05")), pod("bad", ended(11, MISSING, "11:00:00"))
     assert verdict(wanted(good, bad))[0] == "True"
@@ -153,6 +166,8 @@ def test_a_storage_failure_says_nothing_about_the_source() -> None:
         ({"running": {}}, ended(0, LOADED), "loading"),
         (ended(0, LOADED), {}, "loaded"),
         (ended(0), ended(11, MISSING), "loaded"),
+        (ended(0, WENT_ON), {}, "continued"),
+        (ended(0, WENT_ON[:60]), {}, "continued"),
         (ended(11, MISSING), {}, "failed"),
         ({"waiting": {"reason": "CrashLoopBackOff"}}, ended(11, MISSING), "failed"),
         ({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}, {}, "failed"),
@@ -165,9 +180,9 @@ def test_every_state_of_the_loader_is_one_phase(state: dict[str, Any], last: dic
 
 def test_counts_add_up() -> None:
     plain = {"metadata": {"name": "plain", "uid": "u"}, "spec": {"containers": [{"name": "train"}]}}
-    pods = [pod("a"), pod("b", ended(0, LOADED)), pod("c", ended(1)), plain]
+    pods = [pod("a"), pod("b", ended(0, LOADED)), pod("c", ended(1)), pod("d", ended(0, WENT_ON)), plain]
     assert pod_counts(observe(p) for p in pods) == {
-        "matched": 4, "injected": 3, "loading": 1, "loaded": 1, "failed": 1, "missed": 1,
+        "matched": 5, "injected": 4, "loading": 1, "loaded": 1, "continued": 1, "failed": 1, "missed": 1,
     }  # fmt: skip
 
 

@@ -13,10 +13,11 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from preheat.bundle.absence import Absence
 from preheat.bundle.contents import BUNDLE_LINK, BUNDLES, PODS, link_to, unfinished_on
 from preheat.bundle.data import read_manifest
 from preheat.bundle.eviction import Policy, keep_within
@@ -179,26 +180,35 @@ class Store:
 
         None when the bundle is not there: it was evicted before the pod's link could show that it is in use.
         """
+        touch(self.bundles / digest)
+        folder = self._lay_out(pod, shim, lambda place: place.symlink_to(link_to(digest)))
+        touch(self.bundles)  # so that an eviction on another machine is seen
+        return folder if _is_file(folder / BUNDLE_LINK / MANIFEST) else None
+
+    def attach_absence(self, pod: str, absence: Absence, shim: Path | None) -> Path:
+        """Tell a pod why it has no bundle, lay the shim beside that if there is one, and return the pod's folder."""
+        return self._lay_out(pod, shim, absence.write)
+
+    def make_room(self, size: int = 0) -> None:
+        """Let go what the policy does not keep, so that a bundle of `size` bytes fits as well."""
+        if self.policy:
+            keep_within(self.root, self.policy, size)
+
+    def _lay_out(self, pod: str, shim: Path | None, make: Callable[[Path], None]) -> Path:
+        """Make the pod's folder, all at once, with what `make` puts in the bundle's place."""
         folder, scratch = self.pods / _checked(pod), self.pods / f".partial-{pod}"
         with storage_errors(self.root):
             _own_folder(self.pods)
-            touch(self.bundles / digest)
             remove(scratch)
             scratch.mkdir()
-            (scratch / BUNDLE_LINK).symlink_to(link_to(digest))
+            make(scratch / BUNDLE_LINK)
             if shim is not None:
                 compiled = shutil.ignore_patterns("__pycache__")  # it would count as out of date at its new place
                 shutil.copytree(shim, scratch / SHIM_FOLDER, copy_function=shutil.copyfile, ignore=compiled)
             remove(folder)
             scratch.rename(folder)
             sync(self.pods)
-            touch(self.bundles)  # so that an eviction on another machine is seen
-        return folder if _is_file(folder / BUNDLE_LINK / MANIFEST) else None
-
-    def make_room(self, size: int = 0) -> None:
-        """Let go what the policy does not keep, so that a bundle of `size` bytes fits as well."""
-        if self.policy:
-            keep_within(self.root, self.policy, size)
+        return folder
 
     def _makers(self, digest: str) -> list[Path]:
         return list(self.bundles.glob(f".partial-{digest}-*"))
