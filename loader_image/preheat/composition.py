@@ -102,5 +102,7 @@ def may_open(stage: PipelineStage) -> bool:
 
 def may_load(stage: PipelineStage) -> bool:
     """Whether weights that change while `stage` runs count as loaded. A custom modifier may hold a loader."""
-    never = (CheckpointSource, Verify, Convert, ModelModifier)
-    return not isinstance(stage, never) or isinstance(stage, CustomModifier)
+    never = (CheckpointSource, Verify, Convert)
+    if isinstance(stage, ModelModifier):
+        return stage.loads or isinstance(stage, CustomModifier)
+    return not isinstance(stage, never)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,8 @@ from preheat.errors import CheckpointError
 if TYPE_CHECKING:
     from preheat.checks import Checks
     from preheat.shim.ranks import Ranks
-    from preheat.stage import CheckpointSource
+    from preheat.stage import CheckpointSource, ModelModifier
+    from preheat.strategies.weights import Weights
 
 
 @dataclass
@@ -43,6 +44,12 @@ class CheckpointContext:
     device: Any = None
     #: The other processes that load the same checkpoint; None: this one answers for itself.
     ranks: Ranks | None = None
+    #: The modifiers of the pipeline, which may claim weights before a strategy takes them; see `ModelModifier.claim`.
+    modifiers: Sequence[ModelModifier] = ()
+    #: The checkpoint's weights under the names that a strategy gave them, for the modifiers that have claimed some.
+    weights: Weights | None = None
+    #: Whether a stage has brought weights of the checkpoint into the model.
+    weights_applied: bool = False
 
     def together(self, step: str) -> AbstractContextManager[dict[str, str]]:
         """A block that all processes leave well, with equal facts, or none does: each raises what one of them met."""
@@ -72,5 +79,10 @@ class CheckpointContext:
             raise CheckpointError(f"{stage} needs {', '.join(missing)} in the context, which is not set")
 
     def __repr__(self) -> str:
-        shown = [name for name, value in vars(self).items() if value is not None and value != {}]
+        shown = (name for name, value in vars(self).items() if not _unset(value))
         return f"CheckpointContext({', '.join(shown)})"
+
+
+def _unset(value: Any) -> bool:
+    """Asked without `==`, for which a lazy mapping would read all of its tensors."""
+    return value is None or value is False or (isinstance(value, (dict, list, tuple)) and not value)

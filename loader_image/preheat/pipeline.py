@@ -22,7 +22,7 @@ from preheat.configuration import CheckpointPipelineConfig, configuration_of, se
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, NoWeightsError
 from preheat.health import check_configuration, check_environment, check_outcome
-from preheat.stage import PipelineStage
+from preheat.stage import ModelModifier, PipelineStage
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,9 @@ class CheckpointPipeline:
         """Run the stages; with `continue_on_error` a failed one is recorded, unless it leaves the model untouched."""
         self._check_before(context)
         context.patience = self.patience
-        weights_applied, failure = False, None
+        context.modifiers = [stage for stage in self.stages if isinstance(stage, ModelModifier)]
+        context.weights, context.weights_applied = None, False
+        failure: CheckpointError | None = None
         running = with_cache(self.stages, self.cache_dir, self.patience)
         for position, stage in enumerate(self.stages):
             marker = f"stage_{position}_{type(stage).__name__}"
@@ -89,8 +91,8 @@ class CheckpointPipeline:
             context.update_metadata(**{marker: "completed"})
             seconds = context.metadata.setdefault("stage_seconds", {})[marker] = perf_counter() - started
             log.debug("%s ended after %.3f s", self._label(position), seconds)
-            weights_applied |= may_load(stage) and _fingerprint(context) != before
-        if not weights_applied:
+            context.weights_applied |= may_load(stage) and _fingerprint(context) != before
+        if not context.weights_applied:
             self._refuse_initial_weights(context, failure)
         self._check_after(context)
         return context

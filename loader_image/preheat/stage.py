@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sized
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -155,5 +155,21 @@ class LoadingStrategy(PipelineStage):
     takes_training_state: ClassVar[bool] = False
 
 
+
+@dataclass(frozen=True)
+class Claim:
+    """What a modifier says of the names that a strategy is about to match."""
+
+    renamed: Mapping[str, str] = field(default_factory=dict)  # name in the checkpoint -> what the model calls it
+    names: frozenset[str] = frozenset()  # of either side: the strategy leaves them to the modifier
+
+
 class ModelModifier(PipelineStage):
     """Changes the model after its weights are in. Runs in the training process."""
+
+    #: Whether it can bring weights of the checkpoint into the model itself, with or without a strategy before it.
+    loads: ClassVar[bool] = False
+
+    def claim(self, context: CheckpointContext, checkpoint: Iterable[str], model: Iterable[str]) -> Claim:
+        """Asked before an earlier strategy matches names: what this modifier will load by itself. Changes nothing."""
+        return Claim()

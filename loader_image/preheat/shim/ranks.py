@@ -32,7 +32,8 @@ TIMEOUT = 600.0
 #: Facts that may differ between processes whose `model` differs, as those of a pipeline of models do.
 _MODEL = "model"
 
-_STEPS = ("open", "gather", "match", "load")  # in the order in which a process comes to them; some may be left out
+#: In the order in which a process comes to them; some may be left out.
+_STEPS = ("open", "gather", "match", "adapt", "load")
 _SAMPLES, _SAMPLE = 16, 4096
 
 _applications = count()  # all processes apply the same number of times, so equal numbers meet

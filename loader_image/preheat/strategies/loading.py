@@ -13,6 +13,7 @@ from preheat.checks import Checks, Findings
 from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointError, CheckpointLoadError
 from preheat.strategies.checking import check_finite
+from preheat.strategies.claims import claimed, left_to
 from preheat.strategies.flattened import gathered
 from preheat.strategies.leaving import BUFFER, Left, among, keeping, leave, resetting
 from preheat.strategies.mapped import MappedStrategy
@@ -90,9 +91,11 @@ def _fit(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStrate
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; the caller has validated it
     tensors, taken = tensors_of(context.model), open_weights(context.checkpoint_data)
     names = named(taken.entries, tensors, mapping)
-    weights = taken.called(names.names)
+    claim = claimed(context, names.names.values(), tensors)
+    context.weights = taken.called(names.names)
+    weights = taken.called({old: claim.renamed.get(name, name) for old, name in names.names.items()})
     buffers = () if mapping.buffers else buffers_of(context.model, tensors)
-    whys = resetting(reset, tensors), keeping(mapping.keep, tensors), among(buffers, BUFFER)
+    whys = resetting(reset, tensors), keeping(mapping.keep, tensors), among(buffers, BUFFER), left_to(claim)
     left = leave(weights.entries, entries_of(tensors), whys)
     found = match(left.checkpoint, left.model)
     check(found, left.checkpoint, left.model, tolerance)
