@@ -266,7 +266,7 @@ def test_looking_for_torch_before_importing_it_does_not_lose_the_guard(pod):
 
 
 def test_torch_is_imported_as_ever(pod):
-    pod.succeed(
+    manual(pod).succeed(
         "import sys, inspect, torch\n"
         "assert type(torch.__loader__).__name__ == 'SourceFileLoader'\n"
         "assert 'exec_module' not in vars(torch.__loader__)\n"
@@ -287,6 +287,13 @@ def test_a_process_without_torch_imports_nothing_but_the_hook(pod):
     third, ours = pod.succeed(MODULES).stdout.splitlines()
     assert set(eval(third)) <= {"preheat", "sitecustomize", "apport_python_hook", "distutils-precedence"}
     assert eval(ours) == ["preheat", "preheat.shim", "preheat.shim.import_hook"]
+
+
+def test_a_process_with_torch_alone_imports_nothing_but_the_guard(pod):
+    _, ours = pod.succeed("import torch\n" + MODULES).stdout.splitlines()
+    assert {name.removeprefix("preheat.") for name in eval(ours)} == {
+        "preheat", "errors", "shim", "shim.guard", "shim.import_hook",
+    }  # fmt: skip
 
 
 def test_starting_python_costs_at_most_five_milliseconds(pod):

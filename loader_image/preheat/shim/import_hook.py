@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 #: Module of the program -> module of Preheat whose `install` is called when it was executed.
 ALWAYS = {"torch": "preheat.shim.guard"}
-AUTOMATIC: "dict[str, str]" = {}  # with PREHEAT_SHIM=auto
+AUTOMATIC = {  # with PREHEAT_SHIM=auto
+    "transformers.trainer": "preheat.shim.transformers",
+    "accelerate.accelerator": "preheat.shim.accelerate",
+}
 
 
 def install() -> None:

@@ -1,0 +1,143 @@
+"""Accelerate with the shim: a script in a pod that never mentions Preheat, and its cases in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from shim.bundles import WEIGHTS_ONLY, write_bundle
+from shim.pod import Pod, lay_out_shim
+from shim.trainings import ACCELERATE, defined_by, hooked
+
+import preheat
+from preheat.errors import NothingMatchedError, UnsupportedVersionError
+from preheat.shim import accelerate as shim
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Accelerate and what it uses
+
+Weights = Mapping[str, torch.Tensor]
+Auto = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture(scope="module")
+def training() -> SimpleNamespace:
+    return defined_by(ACCELERATE)
+
+
+@pytest.fixture(scope="module")
+def weights(training: SimpleNamespace) -> Weights:
+    return dict(training.build(seed=9).state_dict())
+
+
+@pytest.fixture
+def auto(
+    training: SimpleNamespace, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SimpleNamespace]:
+    """The training in a process that has a bundle of `weights` and applies it by itself."""
+    monkeypatch.setenv("PREHEAT_BUNDLE", str(write_bundle(tmp_path / "bundle", weights, [WEIGHTS_ONLY])))
+    monkeypatch.setenv("PREHEAT_REPORT", str(tmp_path / "report.json"))
+    with hooked(shim, training.Accelerator, monkeypatch):
+        yield training
+
+
+def equal(model: Any, weights: Weights) -> bool:
+    state = model.state_dict()
+    return all(torch.equal(state[name], value) for name, value in weights.items())
+
+
+def notes(tmp_path: Path) -> str:
+    return "; ".join(json.loads((tmp_path / "report.json").read_text())["notes"])
+
+
+def test_a_script_that_never_mentions_preheat_trains_from_the_checkpoint(tmp_path: Path, weights: Weights) -> None:
+    pod = Pod(lay_out_shim(tmp_path / "shim"), tmp_path, write_bundle(tmp_path / "bundle", weights, [WEIGHTS_ONLY]))
+    done = pod.succeed(ACCELERATE + """
+accelerator, model = Accelerator(cpu=True), build()
+model, optimizer = accelerator.prepare(model, optimizer_of(model))
+first = {name: value.clone() for name, value in model.state_dict().items()}
+train(accelerator, model, optimizer, steps=[0])
+torch.save([first, model.state_dict()], "out.pt")
+""")  # fmt: skip
+    first, last = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert all(torch.equal(first[name], value) for name, value in weights.items())
+    assert not torch.equal(last["head.weight"], weights["head.weight"])
+    assert done.stderr.count("preheat.report {") == 1
+
+
+def test_a_teacher_that_no_optimizer_trains_is_left_as_it_is(auto: SimpleNamespace, weights: Weights) -> None:
+    accelerator, teacher, student = auto.Accelerator(cpu=True), auto.build(1), auto.build(2)
+    accelerator.prepare(teacher)
+    accelerator.prepare(teacher, student, auto.optimizer_of(student))
+    assert equal(student, weights)
+    assert equal(teacher, auto.build(1).state_dict())
+
+
+def test_the_first_of_several_models_that_the_checkpoint_fits_is_filled(
+    auto: SimpleNamespace, weights: Weights, tmp_path: Path
+) -> None:
+    accelerator, wider, fitting, other = auto.Accelerator(cpu=True), auto.build(1, 9), auto.build(2), auto.build(3)
+    models = [wider, fitting, other]
+    accelerator.prepare(*models, *map(auto.optimizer_of, models))
+    assert equal(fitting, weights)
+    assert equal(wider, auto.build(1, 9).state_dict())
+    assert equal(other, auto.build(3).state_dict())
+    assert notes(tmp_path).count("ModuleDict, which is trained beside it, was left as it is") == 2
+
+
+def test_a_model_that_is_prepared_later_is_left_and_a_new_training_is_filled(
+    auto: SimpleNamespace, weights: Weights
+) -> None:
+    accelerator, first, second = auto.Accelerator(cpu=True), auto.build(1), auto.build(2)
+    for model in (first, second):
+        accelerator.prepare(model, auto.optimizer_of(model))
+    assert [equal(model, weights) for model in (first, second)] == [True, False]
+    accelerator.free_memory()
+    accelerator.prepare(second, auto.optimizer_of(second))
+    assert equal(second, weights)
+
+
+def test_an_optimizer_that_is_prepared_after_its_model_says_what_is_trained(
+    auto: SimpleNamespace, weights: Weights
+) -> None:
+    accelerator = auto.Accelerator(cpu=True)
+    model = accelerator.prepare(auto.build())
+    assert not equal(model, weights)
+    accelerator.prepare(auto.optimizer_of(model))
+    assert equal(model, weights)
+
+
+def test_a_model_that_the_script_gave_to_apply_is_left_alone(auto: SimpleNamespace) -> None:
+    preheat.apply(model := auto.build())
+    with torch.no_grad():
+        model["head"].weight.zero_()
+    auto.Accelerator(cpu=True).prepare(model, auto.optimizer_of(model))
+    assert not model["head"].weight.any()
+
+
+def test_a_checkpoint_that_fits_no_model_is_refused_by_what_it_says_of_the_first(
+    auto: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREHEAT_BUNDLE", str(write_bundle(tmp_path / "other", {"net.weight": torch.ones(4, 4)})))
+    accelerator, model = auto.Accelerator(cpu=True), auto.build()
+    with pytest.raises(NothingMatchedError, match="no name of the checkpoint is in the model"):
+        accelerator.prepare(model, auto.optimizer_of(model))
+    assert accelerator._models == []
+
+
+def test_a_version_that_is_not_known_is_refused_unless_the_script_applies(
+    training: SimpleNamespace, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREHEAT_BUNDLE", str(write_bundle(tmp_path / "bundle", weights, [WEIGHTS_ONLY])))
+    monkeypatch.setenv("PREHEAT_REPORT", str(tmp_path / "report.json"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Accelerator, "prepare", None)
+        with hooked(shim, training.Accelerator, monkeypatch):
+            with pytest.raises(UnsupportedVersionError, match=r"accelerate .* its Accelerator has no prepare"):
+                training.Accelerator(cpu=True)
+            preheat.apply(training.build())
+            training.Accelerator(cpu=True)
