@@ -136,6 +136,28 @@ def frozen(wanted: dict[str, torch.Tensor]) -> Seen:
         name.removeprefix("up."): value for name, value in wanted.items() if name.startswith("up.")})}  # fmt: skip
 
 
+def cast(wanted: dict[str, torch.Tensor]) -> Seen:
+    with torch.device("meta"):
+        model = fsdp(Net())
+    parameters = list(model.parameters())
+    seen = applied(model)
+    same = all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    dtypes = sorted({str(tensor.dtype) for tensor in model.state_dict().values()})
+    return {**seen, "equal": equal(model, wanted), "same": same, "dtypes": dtypes, "trains": train(model)}
+
+
+def cast_apart(wanted: dict[str, torch.Tensor]) -> Seen:
+    model = fsdp(Net())
+    return {**applied(model), "dtypes": sorted({str(p.dtype) for p in model.parameters()})}
+
+
+def cast_by_layer(wanted: dict[str, torch.Tensor]) -> Seen:
+    model = Net()
+    fully_shard(model.norm)
+    seen = applied(fsdp(model))
+    return {**seen, "dtypes": [str(model.norm.weight.dtype), str(model.up.weight.dtype)], "equal": equal(model, wanted)}
+
+
 def tensor_parallel(wanted: dict[str, torch.Tensor]) -> Seen:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = parallelize_module(Net(), mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
@@ -230,6 +252,7 @@ def alone(wanted: dict[str, torch.Tensor]) -> Seen:
 SCENARIOS: list[tuple[str, Callable[[dict[str, torch.Tensor]], Seen]]] = [
     ("exact", sharded), ("exact", sharded_in_bfloat16), ("exact", sharded_from_meta),
     ("transfer", sharded_with_other_head), ("freezing", frozen), ("exact", tensor_parallel), ("exact", both),
+    ("cast", cast), ("cast apart", cast_apart), ("cast apart", cast_by_layer),
     ("exact", of_one_rank),
     ("exact", wrapped), ("transfer", flattened), ("resumed", resumed), ("exact", another_shape_on_one),
     ("broken", broken_modifier), ("differing", other_bytes_on_one),

@@ -19,6 +19,8 @@ STAGES = {
     "exact": [WEIGHTS_ONLY],
     "transfer": [{"transferLearning": {"skipMismatched": True}}],
     "freezing": [{"transferLearning": {"skipMismatched": True}}, {"freezing": {"layers": ["up", "embed"]}}],
+    "cast": [WEIGHTS_ONLY, {"precision": {"dtype": "bfloat16"}}],
+    "cast apart": [WEIGHTS_ONLY, {"precision": {"dtype": "bfloat16", "norms": "float32"}}],
     "broken": [WEIGHTS_ONLY, {"custom": {"target": "rank_process.Broken"}}],
     "differing": [WEIGHTS_ONLY],
 }
@@ -121,6 +123,21 @@ def test_freezing_and_mismatches_work_on_shards(seen):
         assert all([rank["equal"], rank["trains"]]), rank
         assert rank["without_gradient"] == ["embed.weight", "up.weight", "up.bias"]
         assert (rank["skipped"], rank["frozen"]) == (1, 3)
+
+
+def test_shards_are_cast_as_the_whole_would_be(seen):
+    for rank in of(seen, "cast"):
+        assert all([rank["equal"], rank["same"], rank["trains"]]), rank
+        assert rank["dtypes"] == ["torch.bfloat16", "torch.int64"]
+
+
+def test_types_that_cannot_be_sharded_together_are_refused_before_anything_is_cast(seen):
+    for rank in of(seen, "cast_apart"):
+        assert "FSDP shards the parameters of 'the model' together, and they would be BF16 and F32" in rank["error"]
+        assert rank["dtypes"] == ["torch.float32"]
+    for rank in of(seen, "cast_by_layer"):
+        assert rank["dtypes"] == ["torch.float32", "torch.bfloat16"]
+        assert rank["equal"]
 
 
 @pytest.mark.parametrize("scenario", ["tensor_parallel", "both"])

@@ -2,11 +2,13 @@
 
 from preheat.modifiers.custom import CustomModifier
 from preheat.modifiers.freezing import FreezingModifier
+from preheat.modifiers.precision import PrecisionModifier
 from preheat.modifiers.reset import ResetModifier
 from preheat.stage import ModelModifier
 
 MODIFIERS: dict[str, type[ModelModifier]] = {
     "custom": CustomModifier,
     "freezing": FreezingModifier,
+    "precision": PrecisionModifier,
     "reset": ResetModifier,
 }

@@ -15,13 +15,18 @@ from typing import Any
 
 from preheat.bundle.manifest import Manifest
 from preheat.context import CheckpointContext
+from preheat.errors import CheckpointError
 from preheat.paths import some
 from preheat.shim.report_facts import modifier_text
+from preheat.shim.report_tree import NO_CHECKPOINT
 
 log = logging.getLogger("preheat")
 
 # A log line of a container is cut at 16 KiB; names beyond these are in the file.
 _SHOWN = 20
+
+#: The strategy of a process that goes on without a checkpoint.
+NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Report:
     read: int = 0  # bytes of the bundle that this process read
     partial: int = 0  # tensors of which this process holds a part
     ranks: int = 1  # processes that agreed on all this
+    failure: Mapping[str, str] = field(default_factory=dict)  # reason, message, remedy; why nothing was loaded
     state: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)  # of a warm start, in no document
 
     @property
@@ -60,6 +66,10 @@ class Report:
 
     def line(self) -> str:
         """One line for a person."""
+        if self.failure:
+            remedy = f". {self.failure['remedy']}" if self.failure["remedy"] else ""
+            why = f"{self.failure['reason']}: {self.failure['message']}{remedy}"
+            return f"{self._who()}: NO CHECKPOINT, the training goes on from its initial weights: {why}"
         facts = [
             f"{self._loaded()} from {self.source} version {self.version}",
             self.skipped and f"skipped {len(self.skipped)} ({some(f'{n}: {r}' for n, r in self.skipped.items())})",
@@ -69,9 +79,11 @@ class Report:
             *map(modifier_text, self.modifiers),
             *self.notes,
         ]
+        return f"{self._who()}: {'; '.join(str(fact) for fact in facts if fact)}"
+
+    def _who(self) -> str:
         alone = not self.rank and os.environ.get("WORLD_SIZE", "1") in ("", "1")
-        who = "Preheat" if alone else f"Preheat, rank {self.rank}"
-        return f"{who}: {'; '.join(str(fact) for fact in facts if fact)}"
+        return "Preheat" if alone else f"Preheat, rank {self.rank}"
 
     def _loaded(self) -> str:
         if not self.loaded:
@@ -87,6 +99,7 @@ class Report:
             "rank": self.rank,
             "source": {"uri": self.source, "version": self.version},
             "strategy": self.strategy,
+            "failure": dict(self.failure) or None,
             "totals": {
                 "loaded": len(self.loaded),
                 "skipped": len(self.skipped),
@@ -101,13 +114,18 @@ class Report:
             "skipped": dict(list(self.skipped.items())[:shown]),
             "leftInitial": dict(list(self.left_initial.items())[:shown]),
             "casts": Counter(self.casts.values()) if shown else dict(self.casts),
-            "modifiers": self.modifiers,
+            "modifiers": [_brief(entry) for entry in self.modifiers] if shown else self.modifiers,
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
             "notes": self.notes,
         }
         if shown:
             return document
         return {**document, "loaded": self.loaded, "tensors": self.sizes, "skippedTensors": self.skipped_sizes}
+
+
+def _brief(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a modifier says of itself, without what became of every tensor."""
+    return {key: value for key, value in entry.items() if key != "tensors"}
 
 
 def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Mapping[str, float]) -> Report:
@@ -138,6 +156,22 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
     )
 
 
+def failure_report(error: CheckpointError, pipeline: str, model: Any, ranks: int) -> Report:
+    """The report of a process that trains without a checkpoint; `model` is None where none is at hand."""
+    sizes: Mapping[str, Any] = {}
+    if model is not None:
+        from preheat.strategies.sizes import sizes_of  # torch
+
+        sizes = sizes_of(model)
+    return Report(
+        *(pipeline, "", "", NONE, (), {}, dict.fromkeys(sizes, NO_CHECKPOINT), {}, (), 0, {}),
+        rank=rank(),
+        sizes=sizes,
+        ranks=ranks,
+        failure={"reason": error.reason, "message": str(error.args[0]), "remedy": error.remedy},
+    )
+
+
 def _failed_stages(said: Mapping[str, Any]) -> Iterable[str]:
     """Stages that failed where the pipeline's continueOnError goes on."""
     for name, outcome in said.items():
@@ -155,7 +189,7 @@ def _training_notes(said: Mapping[str, Any]) -> Iterable[str]:
 
 def publish(report: Report) -> None:
     """Say it in the log, on stderr and in a file; the file is a convenience, a full disk does not stop a training."""
-    if log.hasHandlers() and log.isEnabledFor(logging.INFO):
+    if log.hasHandlers() and log.isEnabledFor(logging.INFO) and not report.failure:  # that is seen, whatever logs do
         log.info(report.line())
     else:
         print(report.line(), file=sys.stderr)

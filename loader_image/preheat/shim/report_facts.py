@@ -38,11 +38,15 @@ def read(path: Path) -> dict[str, Any]:
 def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Names and values."""
     totals, seconds, source = report["totals"], report["seconds"], report["source"]
+    if failure := report.get("failure"):
+        yield "no checkpoint", f"{failure['reason']}: {failure['message']}"
+        if failure["remedy"]:
+            yield "remedy", failure["remedy"]
     yield "pipeline", report.get("pipeline") or "without a name"
     yield "source", source.get("uri", "")
     yield "version", source.get("version", "")
     yield "strategy", report["strategy"]
-    yield "loaded", _loaded(totals, seconds.get("load", 0.0))
+    yield "loaded", "nothing" if failure else _loaded(totals, seconds.get("load", 0.0))
     if (ranks := report.get("ranks", 1)) > 1:
         partial = f"it holds parts of {totals.get('partial', 0)} tensors"
         yield "rank", f"{report.get('rank', 0)} of {ranks}, which agree; {partial}"

@@ -15,7 +15,10 @@ from preheat.shim.report_tree import STATES, Leaf, Node, join_chains, leaves, mo
 
 _DEPTH = 2  # levels of modules that are listed
 _SHOWN = 40  # names that are listed; the page and the JSON have all
-_STYLES = {"loaded": "green", "cast": "cyan", "initial": "yellow", "reset": "magenta", "skipped": "red"}
+_STYLES = {
+    **{"loaded": "green", "cast": "cyan", "pruned": "blue"},
+    **{"initial": "yellow", "reset": "magenta", "skipped": "red"},
+}
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:
@@ -23,7 +26,7 @@ def table(report: Mapping[str, Any]) -> RenderableType:
     tree = join_chains(model_tree(report))
     parts: list[RenderableType] = [_head(report), _modules(tree)]
     notable = [leaf for leaf in leaves(tree) if leaf.state != "loaded"]
-    notable.sort(key=lambda leaf: leaf.state == "cast")  # what has no value from the checkpoint comes first
+    notable.sort(key=lambda leaf: leaf.state in ("cast", "pruned"))  # what has no value from the checkpoint comes first
     if notable:
         parts.append(_names("Not simply loaded", notable))
     if left := list(leaves(skipped_tree(report))):

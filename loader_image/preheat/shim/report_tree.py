@@ -16,10 +16,17 @@ from preheat.paths import holds
 STATES = {
     "loaded": "the checkpoint's values",
     "cast": "the checkpoint's values in another precision",
+    "pruned": "the checkpoint's values, some of them made zero",
     "initial": "not in the checkpoint: the model's initial values",
     "reset": "initial values, as the pipeline asks",
     "skipped": "in the checkpoint, and not loaded",
 }
+
+#: Why the tensors of a model that trains without a checkpoint are as they are.
+NO_CHECKPOINT = "no checkpoint was loaded"
+
+#: Modifiers whose entry names `tensors`, each with what became of it, and the state that those are in then.
+_CHANGES = {"precision": "cast", "quantize": "cast", "prune": "pruned"}
 
 
 @dataclass(frozen=True)
@@ -106,17 +113,28 @@ def join_chains(node: Node) -> Node:
 
 
 def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
-    loaded, casts, left = set(report["loaded"]), report["casts"], report["leftInitial"]
+    loaded, left, changes = set(report["loaded"]), report["leftInitial"], _changes(report)
     reset = [path for entry in report["modifiers"] if entry.get("type") == "reset" for path in entry["layers"]]
     for name, size in report["tensors"].items():
         if any(holds(path, name) for path in reset):
             yield _leaf(name, "reset", "reset after loading", size)
-        elif name in loaded:
-            yield _leaf(name, "cast" if name in casts else "loaded", casts.get(name, ""), size)
         elif name in left:
             yield _leaf(name, _state_of(left[name]), left[name], size)
+        elif name in loaded or name in changes:
+            state, reasons = changes.get(name, ("loaded", []))
+            yield _leaf(name, state, ", then ".join(reasons), size)
         else:
             yield _leaf(name, *_unnamed(bool(loaded or left)), size)
+
+
+def _changes(report: Mapping[str, Any]) -> dict[str, tuple[str, list[str]]]:
+    """State of every tensor that was not simply loaded, and why, in the order in which it happened."""
+    found = {name: ("cast", [cast]) for name, cast in report["casts"].items()}
+    for entry in report["modifiers"]:
+        if state := _CHANGES.get(str(entry.get("type"))):
+            for name, change in entry["tensors"].items():
+                found[name] = state, [*found.get(name, ("", []))[1], change]
+    return found
 
 
 def _unnamed(others: bool) -> tuple[str, str]:
@@ -127,7 +145,7 @@ def _unnamed(others: bool) -> tuple[str, str]:
 
 
 def _state_of(reason: str) -> str:
-    return {"reset": "reset", "not in the checkpoint": "initial"}.get(reason, "skipped")
+    return {"reset": "reset", "not in the checkpoint": "initial", NO_CHECKPOINT: "initial"}.get(reason, "skipped")
 
 
 def _tree(found: Iterator[Leaf]) -> Node:
