@@ -54,7 +54,7 @@ test-fast: setup  ## run the tests that need no cluster
 lint: setup  ## ruff, mypy, import rules, generated files
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/mypy
+	@.venv/bin/mypy --cache-dir=$(PREHEAT_CACHE)/mypy
 	@.venv/bin/lint-imports --no-cache
 
 format: setup  ## let ruff mend what it can
