@@ -18,8 +18,10 @@ from preheat.errors import (
 from preheat.pipeline import CheckpointPipeline
 from preheat.sources import LocalSource
 from preheat.sources.file_blob import FileBlob
-from preheat.strategies import TransferLearningLoader, WeightsOnlyLoader, filling
-from preheat.strategies.filling import Move, fill, plan_reads
+from preheat.strategies import TransferLearningLoader, WeightsOnlyLoader, reads
+from preheat.strategies.filling import Move, fill
+from preheat.strategies.lanes import HostLane
+from preheat.strategies.reads import plan_reads
 from preheat.strategies.tensors import DTYPES
 from preheat.verify import Verify
 
@@ -79,7 +81,8 @@ def test_another_precision_is_cast_as_torch_casts(tmp_path, target):
     ids=["contiguous", "channels last", "transposed", "cast and transposed", "strided"],
 )  # fmt: skip
 def test_targets_of_any_layout_are_filled_in_portions_of_any_size(tmp_path, monkeypatch, portion, layout):
-    monkeypatch.setattr(filling, "PORTION", portion)
+    monkeypatch.setattr(HostLane, "slot", portion)
+    monkeypatch.setattr(reads, "PORTION", portion)
     model = Holder(values=layout(torch.zeros(4, 6, 5, 5)))
     wanted = torch.randn(model.values.shape)
     load(write_bundle(tmp_path, {"values": wanted}), model)

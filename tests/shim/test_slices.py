@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from shim.bundles import write_bundle
 
 from preheat.bundle.data import open_bundle
-from preheat.strategies import filling
+from preheat.strategies import moves, reads, staging
 from preheat.strategies.filling import Move, fill, part_of
+from preheat.strategies.lanes import HostLane
 from preheat.strategies.slices import Cut, Spans, region_of, runs_of, shape_of
 
 
@@ -73,10 +74,11 @@ WHOLE = torch.randn(48, 6, 40)
     ids=str,
 )  # fmt: skip
 def test_every_region_arrives_whatever_the_way(tmp_path, monkeypatch, portion, rows, dtype, cuts):
-    monkeypatch.setattr(filling, "PORTION", portion)
-    monkeypatch.setattr(filling, "_GAP", 64)
-    monkeypatch.setattr(filling, "_ROW_GAP", rows)
-    monkeypatch.setattr(filling, "_ROWS", portion)
+    for owner, name, size in [
+        (HostLane, "slot", portion), (reads, "PORTION", portion), (staging, "_ROWS", portion),
+        (moves, "GAP", 64), (reads, "GAP", 64), (moves, "ROW_GAP", rows),
+    ]:  # fmt: skip
+        monkeypatch.setattr(owner, name, size)
     data = open_bundle(write_bundle(tmp_path, {"a": WHOLE, "z": torch.zeros(1)}))
     region = region_of(WHOLE.shape, cuts)
     target = torch.zeros(shape_of(region), dtype=dtype)
@@ -89,11 +91,11 @@ def test_every_region_arrives_whatever_the_way(tmp_path, monkeypatch, portion, r
 def test_of_a_part_of_the_first_axis_nothing_else_is_read(tmp_path):
     data = open_bundle(write_bundle(tmp_path, {"a": torch.randn(1024, 512), "b": torch.randn(2048, 512)}))
     before = data.blob.fetched
-    moves = []
+    parts = []
     for name, tensor in data.index.tensors.items():
         region = region_of(tensor.shape, [Cut(0, 4, 2)])
-        moves.append(Move(data.index.tensors[name], torch.zeros(shape_of(region)), region))
-    assert fill(data.blob, moves) == data.blob.fetched - before == 3072 * 512
+        parts.append(Move(data.index.tensors[name], torch.zeros(shape_of(region)), region))
+    assert fill(data.blob, parts) == data.blob.fetched - before == 3072 * 512
     data.close()
 
 
