@@ -31,8 +31,9 @@ def with_cache(stages: Sequence[PipelineStage], folder: Path | None, patience: P
     front = _front(stages)
     if folder is None or not front or isinstance(front[0], LocalSource):
         return list(stages)
-    # Only of a warm start the bundle depends; all other pipelines share it.
-    loaders = (stage for stage in stages if isinstance(stage, LoadingStrategy) and stage.takes_training_state)
+    # The bundle depends on a strategy only where that takes more than the raw weights, or others.
+    strategies = (stage for stage in stages if isinstance(stage, LoadingStrategy))
+    loaders = (stage for stage in strategies if stage.takes_training_state or stage.ema)
     spec = PipelineSpec((*front, *loaders), False, patience.max_retries, patience.timeout_seconds)
     return [Cached(spec, folder), *(Passed() for _ in front[1:]), *stages[len(front) :]]
 

@@ -38,6 +38,8 @@ class CheckpointContext:
     source: CheckpointSource | None = None
     #: What later reads of `checkpoint_data` must verify; a `verify` stage tightens it.
     checks: Checks | None = None
+    #: The averaged weights that the pipeline's strategy takes in place of the raw ones; see `LoadingStrategy.ema`.
+    ema: str | None = None
     #: How long sources are tried.
     patience: Patience = field(default_factory=Patience)
     #: Where tensors on the meta device get memory; None: where the rest of the model is.

@@ -215,6 +215,7 @@ class Index:
     state: Any = field(default_factory=dict)
     opaque: tuple[str, ...] = ()
     metadata_bytes: int = 0  # read to build the index: directory, header, pickle
+    average: str = ""  # where weights that are averages in place of the raw ones were; nothing for raw ones
 
     @property
     def parameters(self) -> int:

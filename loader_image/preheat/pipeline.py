@@ -22,6 +22,7 @@ from preheat.configuration import CheckpointPipelineConfig, configuration_of, se
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, NoWeightsError
 from preheat.health import check_configuration, check_environment, check_outcome
+from preheat.spec import PipelineSpec
 from preheat.stage import ModelModifier, PipelineStage
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class CheckpointPipeline:
     async def execute_async(self, context: CheckpointContext) -> CheckpointContext:
         """Run the stages; with `continue_on_error` a failed one is recorded, unless it leaves the model untouched."""
         self._check_before(context)
-        context.patience = self.patience
+        context.patience, context.ema = self.patience, PipelineSpec(tuple(self.stages)).ema
         context.modifiers = [stage for stage in self.stages if isinstance(stage, ModelModifier)]
         context.weights, context.weights_applied = None, False
         failure: CheckpointError | None = None

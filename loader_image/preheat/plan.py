@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from preheat.checks import Checks, Findings
 from preheat.convert import Convert
 from preheat.formats import safetensors
+from preheat.formats.layouts import averaged
 from preheat.index import ITEMSIZE, Index, Record, Tensor, run_start
 from preheat.spec import PipelineSpec
 from preheat.verify import Verify
@@ -98,6 +99,7 @@ def make_plan(index: Index, spec: PipelineSpec, findings: Findings | None = None
 
     Raises CheckpointIncompatibleError for another index than the pipeline expects, unless `findings` keep it.
     """
+    index = averaged(index, spec.ema) if spec.ema else index
     taken = converted(index, spec, findings or Findings())
     names, aliases = _distinct(taken.tensors)
     declared = {name: (taken.tensors[name].final_dtype, taken.tensors[name].shape) for name in names}

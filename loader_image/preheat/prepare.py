@@ -155,7 +155,9 @@ class _Making:
         return Manifest(
             digest=self.digest,
             pipeline=self.pipeline,
-            source=SourceFacts(self.blob.uri, self.blob.version, self.blob.size, index.format, index.layout),
+            source=SourceFacts(
+                *(self.blob.uri, self.blob.version, self.blob.size, index.format, index.layout), average=index.average
+            ),
             files={},
             tensors={
                 name: TensorFacts(
@@ -210,6 +212,8 @@ def _say(plan: Plan) -> None:
         index.format, index.layout, len(index.tensors) - len(plan.aliases), index.parameters / 1e6,
         megabytes(plan.selected_bytes),
     )  # fmt: skip
+    if index.average:
+        log.info("averaged weights, not the raw ones: %s", index.average)
     if plan.left_tensors:
         log.info("leaving out %d tensors of training state, %s", plan.left_tensors, megabytes(plan.left_bytes))
     if plan.excluded_tensors:

@@ -41,6 +41,11 @@ class PipelineSpec:
         raise CheckpointConfigError("the pipeline has no source. Begin it with a stage such as s3, http or local")
 
     @property
+    def ema(self) -> str | None:
+        """The averaged weights that the strategy takes in place of the raw ones."""
+        return next((stage.ema for stage in self.stages if isinstance(stage, LoadingStrategy)), None)
+
+    @property
     def remaining(self) -> tuple[PipelineStage, ...]:
         """The stages that run in the training process."""
         return tuple(s for s in self.stages if isinstance(s, (LoadingStrategy, ModelModifier)))

@@ -154,6 +154,9 @@ class LoadingStrategy(PipelineStage):
     #: Whether the loader brings optimizers, schedulers and progress, too.
     takes_training_state: ClassVar[bool] = False
 
+    #: The tree of averaged weights that is taken in place of the raw ones, or `auto`; None: the raw ones.
+    ema: str | None = None
+
 
 
 @dataclass(frozen=True)

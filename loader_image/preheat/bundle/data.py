@@ -117,9 +117,12 @@ def read(blob: Blob, tensor: Tensor, checks: Checks) -> Any:
 def open_checkpoint(blob: Blob, context: CheckpointContext) -> CheckpointContext:
     """Read the index of `blob` and put both into the context; payload stays where it is."""
     from preheat.formats import read_index
+    from preheat.formats.layouts import averaged
 
     try:
         index = read_index(blob)
+        if context.ema:
+            index = averaged(index, context.ema)
     except BaseException:
         blob.close()
         raise
@@ -193,4 +196,5 @@ def _compare(index: Index, manifest: Manifest, folder: Path) -> None:
 
 def _as_the_source_was(index: Index, manifest: Manifest) -> Index:
     tied = {alias: index.tensors[name] for alias, name in manifest.aliases.items()}
-    return replace(index, layout=manifest.source.layout, tensors={**index.tensors, **tied}, state=manifest.state)
+    source, tensors = manifest.source, {**index.tensors, **tied}
+    return replace(index, layout=source.layout, tensors=tensors, state=manifest.state, average=source.average)

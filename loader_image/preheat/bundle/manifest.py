@@ -43,6 +43,7 @@ class SourceFacts:
     size_bytes: int
     format: str
     layout: str
+    average: str = ""  # as in an index
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
             "sizeBytes": source.size_bytes,
             "format": source.format,
             "layout": source.layout,
+            "average": source.average,
         },
         "files": {name: {"bytes": size} for name, size in manifest.files.items()},
         "tensors": {name: vars(facts) for name, facts in manifest.tensors.items()},
@@ -171,7 +173,10 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
     return Manifest(
         digest=document["digest"],
         pipeline=Pipeline(**document["pipeline"]),
-        source=SourceFacts(source["uri"], source["version"], source["sizeBytes"], source["format"], source["layout"]),
+        source=SourceFacts(
+            *(source["uri"], source["version"], source["sizeBytes"], source["format"], source["layout"]),
+            average=source.get("average", ""),
+        ),
         files={name: entry["bytes"] for name, entry in document["files"].items()},
         tensors={
             name: TensorFacts(entry["dtype"], tuple(entry["shape"]), entry["crc32"])

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from preheat.errors import CheckpointLoadError, UnsupportedFormatError
+from preheat.formats.averages import AUTO, averages_in, choose, completed, of_model, said, trees_in
 from preheat.formats.inert.values import Node
 from preheat.formats.pytorch.modules import is_module, module_entries
-from preheat.index import Tensor
+from preheat.index import Index, Tensor
 
 #: Keys that hold a state dict or a whole module, the first that does is taken.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 
 LIGHTNING_VERSION = "pytorch-lightning_version"
+#: Lightning's WeightAveraging puts the averages into `state_dict`, and the raw weights under this key.
+_SWAPPED = "current_model_state"
+#: The keys of the raw weights, where the layout's name is another.
+_KEYS: Mapping[str, str] = {"lightning": "state_dict", "module": "model"}
 _LIGHTNING_PARTS = frozenset(("callbacks", "optimizer_states", "lr_schedulers", "loops"))
 _RESAVE = "Save the model's state_dict() with torch.save"
 
@@ -48,7 +54,57 @@ def take_apart(root: Any) -> Layout:
             return Layout("module", _split_module(candidate), others)
     if has_tensors(root) and all(is_tensor(value) or str(key).endswith("_extra_state") for key, value in root.items()):
         return Layout("raw", *split(root))
-    raise no_weights(root)
+    return only_averages(root)
+
+
+def only_averages(root: dict[Any, Any]) -> Layout:
+    """The layout of a checkpoint that keeps nothing but averaged weights; raises as `take_apart` does."""
+    trees = trees_in(root, _is_weights)
+    found = averages_in(trees)
+    if len(found) != 1:
+        raise no_weights(root)
+    return Layout(found[0], of_model(_tensors_of(trees[found[0]]), ()), _without(root, found[0]))
+
+
+def averaged(index: Index, wanted: str) -> Index:
+    """The index with the averaged weights that are `wanted` in the place of the raw ones, which become state.
+
+    Raises NothingMatchedError that lists the trees there are.
+    """
+    if index.average or not isinstance(index.state, Mapping):
+        return index
+    if wanted == AUTO and (averages_in([index.layout]) or _SWAPPED in index.state):
+        return replace(index, average=index.layout)
+    trees = trees_in(index.state, _is_weights)
+    path = choose(trees, wanted)
+    raw = index.tensors
+    tensors, alone = completed(of_model(_tensors_of(trees[path]), raw.keys()), raw)
+    left = {name: tensor for name, tensor in raw.items() if name not in alone}
+    state = {**_without(index.state, path), _KEYS.get(index.layout, index.layout): left}
+    return replace(index, tensors=tensors, state=state, average=said(path, alone))
+
+
+def _is_weights(value: Any) -> bool:
+    """Whether it is a tree of weights, which counters alone are not."""
+    if is_module(value):
+        return True
+    tensors = [each for each in value.values() if is_tensor(each)] if isinstance(value, dict) else []
+    return any(isinstance(each, Node) or each.shape for each in tensors)
+
+
+def _tensors_of(tree: Any) -> dict[str, Tensor]:
+    return _split_module(tree) if is_module(tree) else split(tree)[0]
+
+
+def _without(tree: Mapping[Any, Any], path: str) -> dict[Any, Any]:
+    """The tree without what is at a path."""
+    kept = {}
+    for key, value in tree.items():
+        if path.startswith(f"{key}.") and isinstance(value, Mapping):
+            kept[key] = _without(value, path.removeprefix(f"{key}."))
+        elif path != str(key):
+            kept[key] = value
+    return kept
 
 
 def _name(root: dict[Any, Any], key: str) -> str:

@@ -64,7 +64,7 @@ def load_matching(
         load_seconds=perf_counter() - started,
         partial_params=sum(target.region is not None for target in targets.values()),
         model_sizes=sizes_of_tensors(fit.tensors),
-        loading_notes=[*fit.needed.notes(), *fit.named.notes],
+        loading_notes=[*fit.taken.notes, *fit.needed.notes(), *fit.named.notes],
     )
     return context
 
@@ -89,7 +89,7 @@ class Fit:
 
 def _fit(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStrategy, reset: tuple[str, ...]) -> Fit:
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; the caller has validated it
-    tensors, taken = tensors_of(context.model), open_weights(context.checkpoint_data)
+    tensors, taken = tensors_of(context.model), open_weights(context.checkpoint_data, mapping.ema)
     names = named(taken.entries, tensors, mapping)
     claim = claimed(context, names.names.values(), tensors)
     context.weights = taken.called(names.names)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from preheat.mapping import NameMapping
 from preheat.names import Patterns
-from preheat.stage import LoadingStrategy
+from preheat.stage import Limit, LoadingStrategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,10 @@ class MappedStrategy(NameMapping, LoadingStrategy):
 
     buffers: bool = True
     """Fill the model's buffers, such as running statistics, too; false: they keep their initial value."""
+
+    ema: Annotated[str, Limit(min_length=1, max_length=512)] | None = None
+    """Take averaged weights in place of the raw ones: `auto`, or the keys that lead to them, as in
+    `callbacks.EMA.shadow`."""
 
     def __post_init__(self) -> None:
         """Lists from YAML become tuples, and patterns have to be regular expressions."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from preheat.context import CheckpointContext
+from preheat.errors import CheckpointConfigError
 from preheat.strategies.mapped import MappedStrategy
 
 #: What a report calls this strategy.
@@ -20,6 +21,15 @@ class WarmStartLoader(MappedStrategy):
 
     strict: bool = True
     """Every parameter of the model must be in the checkpoint, and the other way round."""
+
+    def __post_init__(self) -> None:
+        """Refuse averages: the optimizer's state belongs to the raw weights."""
+        super().__post_init__()
+        if self.ema:
+            raise CheckpointConfigError(
+                "WarmStartLoader.ema: a training goes on from its raw weights, to which the optimizer's state belongs",
+                remedy="Leave ema out, or begin from the averaged weights with coldStart",
+            )
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Fill model, optimizer and scheduler; raises CheckpointIncompatibleError before any of them is touched."""

@@ -10,8 +10,10 @@ import torch
 from preheat.blob import Blob
 from preheat.bundle.data import CheckpointData
 from preheat.checks import Checks, Findings
-from preheat.errors import CheckpointLoadError
-from preheat.index import Tensor
+from preheat.errors import CheckpointLoadError, NothingMatchedError
+from preheat.formats.averages import choose, completed, of_model, said, trees_in
+from preheat.formats.layouts import WEIGHT_KEYS, averaged
+from preheat.index import Index, Tensor
 from preheat.strategies.checking import check_before
 from preheat.strategies.filling import Move, fill, part_of
 from preheat.strategies.matching import Entry
@@ -21,6 +23,11 @@ from preheat.strategies.targets import entries_of
 
 class Weights(Protocol):
     """Named tensors that can be checked and moved into those of a model."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the report is to say of them."""
+        ...
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -43,8 +50,9 @@ class Weights(Protocol):
 class IndexedWeights:
     """Ranges of a blob."""
 
-    def __init__(self, blob: Blob, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, blob: Blob, tensors: Mapping[str, Tensor], average: str = "") -> None:
         self._blob, self._tensors = blob, tensors
+        self.notes = _of_average(average)
         self.entries = {name: Entry(tensor.final_dtype, tensor.shape) for name, tensor in tensors.items()}
 
     def called(self, names: Mapping[str, str]) -> IndexedWeights:
@@ -65,8 +73,9 @@ class IndexedWeights:
 class LoadedWeights:
     """Tensors in memory; they are read, never changed."""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, torch.Tensor], average: str = "") -> None:
         self._tensors = tensors
+        self.notes = _of_average(average)
         self.entries = entries_of(tensors)
 
     def called(self, names: Mapping[str, str]) -> LoadedWeights:
@@ -84,15 +93,45 @@ class LoadedWeights:
         return sum(target.tensor.numel() * self._tensors[name].element_size() for name, target in targets.items())
 
 
-def open_weights(data: Mapping[str, Any]) -> Weights:
-    """The weights in a context's `checkpoint_data`: the first of state_dict, model_state_dict, model, or all of it."""
+def open_weights(data: Mapping[str, Any], ema: str | None = None) -> Weights:
+    """The weights in a context's `checkpoint_data`: the first of state_dict, model_state_dict, model, or all of it.
+
+    With `ema` the averaged ones; raises NothingMatchedError that lists what else there is when those are not there.
+    """
     if isinstance(data, CheckpointData):
-        return IndexedWeights(data.blob, data.index.tensors)
-    keys = [key for key in ("state_dict", "model_state_dict", "model") if isinstance(data.get(key), Mapping)]
+        index = _averaged(data, ema) if ema else data.index
+        return IndexedWeights(data.blob, index.tensors, index.average)
+    keys = [key for key in WEIGHT_KEYS if isinstance(data.get(key), Mapping)]
     found = data[keys[0]] if keys else data
-    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    tensors = _tensors_in(found)
+    if ema:
+        trees = trees_in({key: value for key, value in data.items() if value is not found}, _is_weights)
+        path = choose(trees, ema)
+        tensors, alone = completed(of_model(_tensors_in(trees[path]), tensors.keys()), tensors)
+        return LoadedWeights(tensors, said(path, alone))
     if not tensors:
         raise CheckpointLoadError(
             f"checkpoint_data holds no tensors; its keys are {', '.join(map(str, data)) or 'none'}"
         )
     return LoadedWeights(tensors)
+
+
+def _averaged(data: CheckpointData, ema: str) -> Index:
+    if data.manifest and not data.index.average:
+        raise NothingMatchedError(
+            f"the bundle of {data.manifest.source.uri} was made of the raw weights",
+            remedy="Have the loader make it by a pipeline whose strategy has ema",
+        )
+    return averaged(data.index, ema)
+
+
+def _tensors_in(tree: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in tree.items() if isinstance(value, torch.Tensor)}
+
+
+def _is_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(each, torch.Tensor) and each.dim() for each in value.values())
+
+
+def _of_average(average: str) -> tuple[str, ...]:
+    return (f"averaged weights, not the raw ones: {average}",) if average else ()
