@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -200,6 +201,20 @@ def row_major(shape: tuple[int, ...], strides: tuple[int, ...] | None = None) ->
     return tuple(expected)
 
 
+def distinct(tensors: Mapping[str, Tensor]) -> tuple[list[str], dict[str, str]]:
+    """The names without those whose tensors are tied to another's before them, and these with the name of the other."""
+    starts = sorted(tensor.start for tensor in tensors.values())
+    shared = {one for one, other in pairwise(starts) if one == other}  # few: places of all tensors would take much room
+    names, aliases, first = list[str](), dict[str, str](), dict[object, str]()
+    for name, tensor in tensors.items():
+        known = first.setdefault(tensor.place, name) if tensor.start in shared and tensor.size else name
+        if known == name:
+            names.append(name)
+        else:
+            aliases[name] = known
+    return names, aliases
+
+
 @dataclass(frozen=True)
 class Index:
     """Everything a checkpoint declares about itself.
@@ -220,7 +235,7 @@ class Index:
     @property
     def parameters(self) -> int:
         """Elements of all distinct weights; an alias counts once."""
-        return sum({tensor.place: tensor.elements for tensor in self.tensors.values()}.values())
+        return sum(self.tensors[name].elements for name in distinct(self.tensors)[0])
 
     def state_tensors(self) -> Iterator[Tensor]:
         """Every tensor outside the weights, such as the optimizer's moments."""

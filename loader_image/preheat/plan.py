@@ -5,30 +5,19 @@ Tied weights travel once, what a `convert` stage excludes not at all. Empty tens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 from preheat.checks import Checks, Findings
 from preheat.convert import Convert
 from preheat.formats import safetensors
 from preheat.formats.layouts import averaged
-from preheat.index import ITEMSIZE, Index, Record, Tensor, run_start
+from preheat.index import ITEMSIZE, Index, Tensor, distinct, run_start
+from preheat.moves import Move, Moves
 from preheat.spec import PipelineSpec
 from preheat.verify import Verify
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A tensor, or a part of one, on its way from the source into the output: `tensor.final_size` bytes at `target`.
-
-    Bytes [start, stop) of the source must pass: the tensor's own, or its whole record where a CRC is checked.
-    """
-
-    name: str
-    tensor: Tensor
-    target: int | None  # offset in the output file; None: the bytes pass to be checked, a Gathering brings the values
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +29,12 @@ class Gathering:
     target: int
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A run of source bytes to read in one go, and the moves that lie in it; gaps between them are read and dropped."""
-
-    start: int
-    stop: int
-    moves: tuple[Move, ...]
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        """The records that pass as a whole, in the order of their bytes."""
-        found = {move.tensor.record: None for move in self.moves}
-        whole = (record for record in found if self.start <= record.start and record.stop <= self.stop)
-        return tuple(sorted(whole, key=lambda record: record.start))
-
-
 @dataclass(frozen=True)
 class Plan:
     """What the transfer executes: `header`, moves and gatherings make an output file of `output_bytes`."""
 
-    header: bytes
-    moves: tuple[Move, ...]  # by position in the source
+    packed_header: bytes  # one of 100,000 tensors has 10 MB, and little in it that is new
+    moves: Moves
     gatherings: tuple[Gathering, ...]
     aliases: Mapping[str, str]  # alias -> the name that is in the file
     output_bytes: int
@@ -71,6 +44,11 @@ class Plan:
     index: Index  # of what is taken, as it arrives: names and dtypes are those of the output, aliases included
     excluded_tensors: int = 0
     excluded_bytes: int = 0  # of the source, each byte counted once
+
+    @property
+    def header(self) -> bytes:
+        """The output's first bytes, made anew."""
+        return zlib.decompress(self.packed_header)
 
 
 def verify_of(spec: PipelineSpec) -> Verify:
@@ -101,71 +79,58 @@ def make_plan(index: Index, spec: PipelineSpec, findings: Findings | None = None
     """
     index = averaged(index, spec.ema) if spec.ema else index
     taken = converted(index, spec, findings or Findings())
-    names, aliases = _distinct(taken.tensors)
-    declared = {name: (taken.tensors[name].final_dtype, taken.tensors[name].shape) for name in names}
+    names, aliases = distinct(taken.tensors)
+    declared = _declared(taken.tensors, names)
     header = safetensors.header(declared, {"format": "pt"})
-    placed = safetensors.offsets(declared)
-    whole = checks_of(spec).crc32
-    moves: list[Move] = []
     gatherings: list[Gathering] = []
-    for name in names:
-        tensor, target = taken.tensors[name], len(header) + placed[name][0]
-        runs = _runs(tensor)
-        moves += _moves(name, tensor, target, runs, whole)
-        if runs is None:
-            gatherings.append(Gathering(name, tensor, target))
-    left = list(index.state_tensors())
+    moves = Moves(taken.tensors, _placed(taken.tensors, declared, len(header), checks_of(spec).crc32, gatherings))
     selected = _bytes_of(taken.tensors[name] for name in names)
+    left_tensors, left_bytes = _left(index)
     return Plan(
-        header=header,
-        moves=tuple(sorted(moves, key=_by_source)),
+        packed_header=zlib.compress(header, 1),
+        moves=moves,
         gatherings=tuple(gatherings),
         aliases=aliases,
-        output_bytes=len(header) + max((stop for _, stop in placed.values()), default=0),
+        output_bytes=len(header) + sum(prod(shape) * ITEMSIZE[dtype] for dtype, shape in declared.values()),
         selected_bytes=selected,
-        left_tensors=len(left),
-        left_bytes=sum(tensor.size for tensor in left),
+        left_tensors=left_tensors,
+        left_bytes=left_bytes,
         index=taken,
         excluded_tensors=len(index.tensors) - len(taken.tensors),
         excluded_bytes=_bytes_of(index.tensors.values()) - selected,
     )
 
 
-def coalesce(moves: Iterable[Move], *, max_gap: int, max_length: int) -> tuple[Span, ...]:
-    """Spans that cover `moves`, each byte once, bridging gaps of at most `max_gap` bytes.
-
-    A span is longer than `max_length` only where one tensor is, or several that share their bytes.
-    """
-    single = (_Run(move.start, move.stop, [move]) for move in sorted(moves, key=_by_source))
-    units = _join(single, lambda last, run: run.start < last.stop)
-    runs = _join(units, lambda last, run: run.start - last.stop <= max_gap and run.stop - last.start <= max_length)
-    return tuple(Span(run.start, run.stop, tuple(run.moves)) for run in runs)
+def _declared(tensors: Mapping[str, Tensor], names: Iterable[str]) -> safetensors.Declared:
+    """What the output says of its tensors; they share what is alike."""
+    kinds: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]] = {}
+    described = ((name, (tensors[name].final_dtype, tensors[name].shape)) for name in names)
+    return {name: kinds.setdefault(kind, kind) for name, kind in described}
 
 
-@dataclass
-class _Run:
-    start: int
-    stop: int
-    moves: list[Move]
+def _placed(
+    tensors: Mapping[str, Tensor], declared: safetensors.Declared, data: int, whole: bool, gatherings: list[Gathering]
+) -> Iterator[tuple[int, Move]]:
+    """The moves of all tensors, each with its part's position; what has to be gathered is added to `gatherings`."""
+    for name, start, _ in safetensors.offsets(declared):
+        tensor, target = tensors[name], data + start
+        runs = _runs(tensor)
+        yield from _moves(name, tensor, target, runs, whole)
+        if runs is None:
+            gatherings.append(Gathering(name, tensor, target))
 
 
-def _join(runs: Iterable[_Run], fits: Callable[[_Run, _Run], bool]) -> list[_Run]:
-    joined: list[_Run] = []
-    for run in runs:
-        last = joined[-1] if joined else None
-        if last and fits(last, run):
-            last.stop = max(last.stop, run.stop)
-            last.moves += run.moves
-        else:
-            joined.append(run)
-    return joined
+def _left(index: Index) -> tuple[int, int]:
+    """Tensors of training state, and their bytes."""
+    count = size = 0
+    for tensor in index.state_tensors():
+        count, size = count + 1, size + tensor.size
+    return count, size
 
 
-def _by_source(move: Move) -> tuple[int, int, int]:
-    return move.start, move.stop, move.target or 0
-
-
-def _moves(name: str, tensor: Tensor, target: int, runs: list[int] | None, whole_records: bool) -> Iterator[Move]:
+def _moves(
+    name: str, tensor: Tensor, target: int, runs: list[int] | None, whole_records: bool
+) -> Iterator[tuple[int, Move]]:
     """The ways of a tensor's parts; of one that has to be gathered, what passes because of its checksums."""
     for position, stored in enumerate(tensor.stored()):
         whole = whole_records and stored.record.crc32 is not None
@@ -173,7 +138,8 @@ def _moves(name: str, tensor: Tensor, target: int, runs: list[int] | None, whole
             continue
         place = None if runs is None else target + runs[position] * ITEMSIZE[tensor.final_dtype]
         moved = replace(stored, cast=tensor.cast) if tensor.parts else stored
-        yield Move(name, moved, place, *((stored.record.start, stored.record.stop) if whole else reach_of(stored)))
+        reach = (stored.record.start, stored.record.stop) if whole else reach_of(stored)
+        yield position, Move(name, moved, place, *reach)
 
 
 def _runs(tensor: Tensor) -> list[int] | None:
@@ -191,23 +157,15 @@ def reach_of(tensor: Tensor) -> tuple[int, int]:
     return tensor.start, tensor.start + tensor.extent()
 
 
-def _distinct(tensors: Mapping[str, Tensor]) -> tuple[list[str], dict[str, str]]:
-    names: list[str] = []
-    aliases: dict[str, str] = {}
-    first: dict[object, str] = {}
-    for name, tensor in tensors.items():
-        if tensor.size and tensor.place in first:
-            aliases[name] = first[tensor.place]
-        else:
-            first[tensor.place] = name
-            names.append(name)
-    return names, aliases
-
-
 def _bytes_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of the source that the tensors reach, each counted once."""
     total = stop = 0
-    for start, end in sorted(reach_of(stored) for tensor in tensors for stored in tensor.stored()):
+    reaches = (reach_of(stored) for tensor in tensors for stored in tensor.stored())
+    for both in sorted(start << 64 | end for start, end in reaches):  # half as much room as pairs
+        start, end = both >> 64, both & _LAST
         total += max(0, end - max(start, stop))
         stop = max(stop, end)
     return total
+
+
+_LAST = (1 << 64) - 1

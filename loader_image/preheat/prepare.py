@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from preheat.blob import Blob
+from preheat.bundle.facts import PlannedFacts
 from preheat.bundle.leftovers import journal_of
 from preheat.bundle.manifest import (
     STATE,
@@ -18,7 +19,6 @@ from preheat.bundle.manifest import (
     Manifest,
     Pipeline,
     SourceFacts,
-    TensorFacts,
     Totals,
 )
 from preheat.bundle.storage import megabytes
@@ -151,7 +151,7 @@ class _Making:
 
     def _manifest(self, plan: Plan, done: Transferred, checks: Checks, seconds: dict[str, float]) -> Manifest:
         index = plan.index
-        kept = {name: tensor for name, tensor in index.tensors.items() if name not in plan.aliases}
+        facts = PlannedFacts(plan, done.checksums)
         return Manifest(
             digest=self.digest,
             pipeline=self.pipeline,
@@ -159,14 +159,9 @@ class _Making:
                 *(self.blob.uri, self.blob.version, self.blob.size, index.format, index.layout), average=index.average
             ),
             files={},
-            tensors={
-                name: TensorFacts(
-                    tensor.final_dtype, tensor.shape, done.checksums.get(name, None if tensor.size else 0)
-                )
-                for name, tensor in kept.items()
-            },
+            tensors=facts,
             aliases=dict(plan.aliases),
-            totals=Totals(len(kept), index.parameters, plan.selected_bytes, self.blob.fetched),
+            totals=Totals(len(facts), index.parameters, plan.selected_bytes, self.blob.fetched),
             left=Left(
                 *(plan.left_tensors, plan.left_bytes, tuple(index.opaque)),
                 *(plan.excluded_tensors, plan.excluded_bytes),

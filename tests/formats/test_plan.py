@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from preheat.errors import UnsupportedFormatError
 from preheat.index import Index, Record, Tensor
-from preheat.plan import Move, Plan, coalesce, make_plan
+from preheat.moves import Move, coalesce
+from preheat.plan import Plan, make_plan
 from preheat.spec import PipelineSpec
 from preheat.verify import Verify
 

@@ -64,7 +64,7 @@ def test_headers_are_deterministic() -> None:
     tensors = {"b": ("F32", (2,)), "a": ("F32", (3,)), "c": ("I64", ())}
     turned = dict(reversed(tensors.items()))
     assert header(tensors, {"x": "1", "y": "2"}) == header(turned, {"y": "2", "x": "1"})
-    assert offsets(tensors) == {"c": (0, 8), "a": (8, 20), "b": (20, 28)}
+    assert list(offsets(tensors)) == [("c", 0, 8), ("a", 8, 20), ("b", 20, 28)]
 
 
 def test_a_tensor_cannot_be_called_like_the_metadata() -> None:

@@ -6,7 +6,7 @@ The manifest is written last. A folder without one, or with one that cannot be r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,12 +96,20 @@ class Manifest:
     seconds: Mapping[str, float] = field(default_factory=dict)
     preheat: str = __version__
 
-    def to_json(self) -> str:
-        """The document, keys in a fixed order, a line for each tensor."""
+    def lines(self) -> Iterator[str]:
+        """The document bit by bit, keys in a fixed order, a line for each tensor."""
         # json's fast encoder knows no indentation, and many tensors would take several times as long.
-        encode = json.JSONEncoder().encode
-        parts = (f" {encode(name)}: {_lines(value, encode)}" for name, value in _document(self).items())
-        return "{\n" + ",\n".join(parts) + "\n}"
+        encode = json.JSONEncoder(default=vars).encode
+        mark = "{\n"
+        for name, value in _document(self).items():
+            yield f"{mark} {encode(name)}: "
+            yield from _lines(value, encode)
+            mark = ",\n"
+        yield "\n}"
+
+    def to_json(self) -> str:
+        """The document."""
+        return "".join(self.lines())
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -122,10 +130,15 @@ class Manifest:
         )
 
 
-def _lines(value: Any, encode: Callable[[Any], str]) -> str:
-    if not isinstance(value, dict) or not value:
-        return encode(value)
-    return "{\n" + ",\n".join(f"  {encode(name)}: {encode(entry)}" for name, entry in value.items()) + "\n }"
+def _lines(value: Any, encode: Callable[[Any], str]) -> Iterator[str]:
+    if not isinstance(value, Mapping) or not value:
+        yield encode({} if isinstance(value, Mapping) else value)
+        return
+    mark = "{\n"
+    for name, entry in value.items():
+        yield f"{mark}  {encode(name)}: {encode(entry)}"
+        mark = ",\n"
+    yield "\n }"
 
 
 def _document(manifest: Manifest) -> dict[str, Any]:
@@ -144,7 +157,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
             "average": source.average,
         },
         "files": {name: {"bytes": size} for name, size in manifest.files.items()},
-        "tensors": {name: vars(facts) for name, facts in manifest.tensors.items()},
+        "tensors": manifest.tensors,
         "aliases": dict(manifest.aliases),
         "totals": {
             "tensors": totals.tensors,

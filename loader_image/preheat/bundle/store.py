@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class Partial:
     def write_state(self, document: bytes) -> int:
         """Write the training state's document, and return its bytes."""
         with storage_errors(self.folder):
-            _write_file(self.folder / STATE, document)
+            _write_file(self.folder / STATE, [document])
         return len(document)
 
     def publish(self, manifest: Manifest) -> Path:
@@ -80,7 +80,7 @@ class Partial:
             try:
                 for name in manifest.files:
                     sync(self.folder / name)
-                _write_file(self.folder / MANIFEST, manifest.to_json().encode())
+                _write_file(self.folder / MANIFEST, (line.encode() for line in manifest.lines()))
                 for journal in journals_in(self.folder):
                     journal.unlink()
                 sync(self.folder)
@@ -245,11 +245,11 @@ def _checked(name: str) -> str:
     return name
 
 
-def _write_file(path: Path, content: bytes) -> None:
+def _write_file(path: Path, content: Iterable[bytes]) -> None:
     scratch = path.with_name(f".{path.name}.partial")
     fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     with open(fd, "wb") as file:
-        file.write(content)
+        file.writelines(content)
         file.flush()
         os.fsync(fd)
     scratch.rename(path)

@@ -7,17 +7,21 @@ refuses whatever two parsers could read differently. It never touches the payloa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from io import BytesIO
 from math import prod
 from typing import Any, NamedTuple
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, TruncatedError, UnsupportedFormatError
+from preheat.formats.json_entries import entries
 from preheat.formats.layouts import checked_name
 from preheat.formats.metadata import MetadataReader
 from preheat.index import ITEMSIZE, Index, Record, Tensor
+from preheat.packed import PackedTensors
 
 MAX_HEADER = 100_000_000  # the limit of the format's own library
 PAGE = 4096  # where a header of ours ends, so that the data can be mapped and read past the page cache
+PIECE = 1 << 20  # bytes of a header that are held at once
 METADATA = "__metadata__"
 
 # The order in which the format's own library writes dtypes, widest first: no tensor needs padding to be aligned.
@@ -25,44 +29,49 @@ _ORDER: tuple[str, ...] = ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF1
 _ORDER += ("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
 _RANK = {dtype: rank for rank, dtype in enumerate(_ORDER)}
 
+#: Dtype and shape by name.
+Declared = Mapping[str, tuple[str, tuple[int, ...]]]
 
-def offsets(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, int]]:
-    """Where each tensor lies after the header, as (start, stop), in the order of the file: by dtype, then by name."""
-    placed, at = {}, 0
-    for name in sorted(tensors, key=lambda name: (_RANK[tensors[name][0]], name)):
+
+def offsets(tensors: Declared) -> Iterator[tuple[str, int, int]]:
+    """Where each tensor lies after the header (name, start, stop), in the order of the file: by dtype, then by name."""
+    names = sorted(tensors)
+    names.sort(key=lambda name: _RANK[tensors[name][0]])  # twice: pairs to sort by would take more room than the names
+    at = 0
+    for name in names:
         dtype, shape = tensors[name]
-        size = prod(shape) * ITEMSIZE[dtype]
-        placed[name] = (at, at + size)
-        at += size
-    return placed
+        stop = at + prod(shape) * ITEMSIZE[dtype]
+        yield name, at, stop
+        at = stop
 
 
-def header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None) -> bytes:
+def header(tensors: Declared, metadata: Mapping[str, str] | None = None) -> bytes:
     """The bytes before the data, a multiple of 4096; the same input gives the same bytes."""
     if METADATA in tensors:
         raise UnsupportedFormatError(f"a tensor is called {METADATA!r}, a name that safetensors keeps for itself")
-    text = bytearray(8)
-    mark = b"{"
+    text = BytesIO()  # gives its bytes away without another copy of them
+    mark = bytes(8) + b"{"
     for name, entry in _entries(tensors, metadata):  # one by one: all entries at once take ten times their text
-        text += mark + _json(name) + b":" + _json(entry)
+        text.write(mark + _json(name) + b":" + _json(entry))
         mark = b","
-    text += b"}" if mark == b"," else b"{}"
-    text += b" " * (-len(text) % PAGE)
-    if len(text) - 8 > MAX_HEADER:
+    text.write(b"}" if mark == b"," else mark + b"}")
+    text.write(b" " * (-text.tell() % PAGE))
+    length = text.tell() - 8
+    if length > MAX_HEADER:
         raise UnsupportedFormatError(
-            f"{len(tensors)} tensors need a header of {len(text) - 8} bytes; {MAX_HEADER} are allowed"
+            f"{len(tensors)} tensors need a header of {length} bytes; {MAX_HEADER} are allowed"
         )
-    text[:8] = (len(text) - 8).to_bytes(8, "little")
-    return bytes(text)
+    text.seek(0)
+    text.write(length.to_bytes(8, "little"))
+    return text.getvalue()
 
 
-def _entries(
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None
-) -> Iterator[tuple[str, Any]]:
+def _entries(tensors: Declared, metadata: Mapping[str, str] | None) -> Iterator[tuple[str, Any]]:
     if metadata:
         yield METADATA, dict(sorted(metadata.items()))
-    for name, span in offsets(tensors).items():
-        yield name, {"dtype": tensors[name][0], "shape": tensors[name][1], "data_offsets": span}
+    for name, start, stop in offsets(tensors):
+        dtype, shape = tensors[name]
+        yield name, {"dtype": dtype, "shape": shape, "data_offsets": (start, stop)}
 
 
 def _json(value: Any) -> bytes:
@@ -79,27 +88,37 @@ def read_index(reader: MetadataReader) -> Index:
             f"the file ends at byte {reader.size}; its safetensors header should reach to byte {8 + length}",
             remedy="Copy the file again",
         )
-    entries = _parse(reader.read(8, 8 + length))
-    metadata = _metadata(entries.pop(METADATA, {}))
-    tensors = {checked_name(name): _tensor(name, entry, 8 + length) for name, entry in entries.items()}
+    tensors, metadata = _parsed(reader, length)
     if not tensors:
         raise CheckpointLoadError("the safetensors file holds no tensors")
-    _check_tiling(tensors.values(), 8 + length, reader.size)
+    _check_tiling(tensors, 8 + length, reader.size)
     return Index("safetensors", "safetensors", tensors, {METADATA: metadata} if metadata else {}, (), reader.fetched)
 
 
-def _parse(text: bytes) -> dict[str, Any]:
-    if not text.startswith(b"{"):
-        raise CheckpointLoadError(f"the safetensors header begins with {text[:8]!r}, not with '{{'")
+def _parsed(reader: MetadataReader, length: int) -> tuple[PackedTensors, dict[str, str]]:
+    """The tensors of a header of so many bytes, and what else it says."""
+    start = reader.read(8, 8 + min(length, 8))
+    if not start.startswith(b"{"):
+        raise CheckpointLoadError(f"the safetensors header begins with {start!r}, not with '{{'")
+    tensors, metadata = PackedTensors(), None
+    decoder = json.JSONDecoder(object_pairs_hook=_compact, parse_constant=_refuse_constant, parse_int=_natural)
     try:
-        entries = json.loads(
-            text.decode(), object_pairs_hook=_compact, parse_constant=_refuse_constant, parse_int=_natural
-        )
+        for name, entry in entries(_pieces(reader, 8, 8 + length), decoder):
+            if name in tensors or (name == METADATA and metadata is not None):
+                raise _twice(name)
+            if name == METADATA:
+                metadata = _metadata(entry)
+            else:
+                tensors.add(checked_name(name), _tensor(name, entry, 8 + length))
     except (ValueError, RecursionError) as error:
         raise CheckpointLoadError(f"the safetensors header is not valid JSON: {error}") from error
-    if not isinstance(entries, dict):
-        raise CheckpointLoadError("the safetensors header is not a JSON object")
-    return entries
+    return tensors, metadata or {}
+
+
+def _pieces(reader: MetadataReader, start: int, stop: int) -> Iterator[bytes]:
+    read = reader.read if stop - start <= PIECE else reader.fetch  # what is read is kept
+    for begin in range(start, stop, PIECE):
+        yield read(begin, min(begin + PIECE, stop))
 
 
 class _Entry(NamedTuple):
@@ -123,9 +142,12 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) == len(pairs):
         return found
     seen: set[str] = set()
-    twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-    raise CheckpointValidationError(
-        f"the safetensors header names {twice!r} twice; readers disagree on which one counts"
+    raise _twice(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+
+
+def _twice(name: str) -> CheckpointValidationError:
+    return CheckpointValidationError(
+        f"the safetensors header names {name!r} twice; readers disagree on which one counts"
     )
 
 
@@ -170,13 +192,14 @@ def _counts(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= 64 and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 
-def _check_tiling(tensors: Iterable[Tensor], data: int, size: int) -> None:
+def _check_tiling(tensors: Mapping[str, Tensor], data: int, size: int) -> None:
     at = data
-    for record in sorted((tensor.record for tensor in tensors), key=lambda record: (record.start, record.stop)):
-        if record.start != at:
-            kind = "overlaps the tensor before it" if record.start < at else "leaves a hole before it"
-            raise CheckpointValidationError(f"tensor {record.name!r} at byte {record.start} {kind}")
-        at = record.stop
+    for start, stop in sorted((tensor.record.start, tensor.record.stop) for tensor in tensors.values()):
+        if start != at:
+            name = next(name for name, tensor in tensors.items() if tensor.start == start)
+            kind = "overlaps the tensor before it" if start < at else "leaves a hole before it"
+            raise CheckpointValidationError(f"tensor {name!r} at byte {start} {kind}")
+        at = stop
     if at > size:
         raise TruncatedError(
             f"the file ends at byte {size}; its tensors reach to byte {at}", remedy="Copy the file again"

@@ -33,23 +33,24 @@ class Casting:
         self._findings = findings
         self._strict = FiniteCheck(Findings())
         self._told: set[str] = set()  # tensors that were found; one value is enough
-        self._carried: dict[int, bytes] = {}  # by id of the tensor: the beginning of an element that a piece cut
+        self._carried: dict[tuple[str, int], bytes] = {}  # by tensor: the beginning of an element that a piece cut
 
     def feed(self, name: str, tensor: Tensor, at: int, view: memoryview) -> Iterator[tuple[int, memoryview]]:
         """Cast the next bytes of a tensor, from byte `at` of it; yields (byte of the result, bytes)."""
         width, result_width = ITEMSIZE[tensor.dtype], ITEMSIZE[tensor.final_dtype]
-        if carried := self._carried.pop(id(tensor), b""):
+        key = name, tensor.start
+        if carried := self._carried.pop(key, b""):
             at -= len(carried)
             missing = width - len(carried)
             head, view = carried + bytes(view[:missing]), view[missing:]
             if len(head) < width:
-                self._carried[id(tensor)] = head
+                self._carried[key] = head
                 return
             yield at // width * result_width, _bytes(self.values(name, tensor, head))
             at += width
         whole = len(view) // width * width
         if whole < len(view):
-            self._carried[id(tensor)] = bytes(view[whole:])
+            self._carried[key] = bytes(view[whole:])
         for start in range(0, whole, _BLOCK * width):
             block = view[start : min(start + _BLOCK * width, whole)]
             yield (at + start) // width * result_width, _bytes(self.values(name, tensor, block))

@@ -15,7 +15,7 @@ from preheat.blob import Blob
 from preheat.checks import Checks, Findings
 from preheat.errors import CheckpointConfigError, CheckpointValidationError, UntrustedError
 from preheat.joined_blob import files_of
-from preheat.plan import Span
+from preheat.moves import Span
 from preheat.transfer.checksum import Crc64
 from preheat.transfer.pieces import Piece, covering, of_files, pieces_of
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from preheat.bundle.storage import storage_errors
 from preheat.checks import Checks, Findings
 from preheat.errors import TruncatedError
 from preheat.index import Record
-from preheat.plan import Gathering, Plan, coalesce, reach_of
+from preheat.moves import coalesce
+from preheat.plan import Gathering, Plan, reach_of
 from preheat.transfer.checksum import crc32
 from preheat.transfer.digests import Digests
 from preheat.transfer.journal import Journal
 from preheat.transfer.output import checksum_of, opened
 from preheat.transfer.pace import LOCAL, REMOTE, ramped
 from preheat.transfer.passed import Passed, identity
-from preheat.transfer.pieces import Checksums, Piece
+from preheat.transfer.pieces import Outputs, Piece, Records
 from preheat.transfer.placement import Placement, finite_check, write
 from preheat.transfer.reading import read_piece
 from preheat.transfer.workers import work_off
@@ -105,14 +107,21 @@ class _Transfer:
         rest = (piece for piece in self._pieces() if (piece.start, piece.stop) not in self._found)
         work_off(rest, self._size, self._move_pieces, self._blob.close)
         self._digests.compare(self._findings)
-        checksums = Checksums()
-        for _, passed in sorted(self._found.items(), key=itemgetter(0)):
-            for stretch, checksum in passed.stretches:
-                checksums.add(stretch, checksum)
+        outputs, records = self._put_together()
+        return Transferred({**outputs, **self._gather_all()}, records)
+
+    def _put_together(self) -> tuple[dict[str, int], int]:
+        """Checksums of the tensors that were moved, and how many records were compared."""
+        outputs, records = Outputs(self._plan.moves), Records(self._names, self._findings)
+        for piece in self._pieces():  # once more: all stretches at once would take far more memory than their checksums
+            passed = self._found.pop((piece.start, piece.stop))
+            for stretch, checksum in zip(piece.stretches, passed.stretches, strict=True):
+                outputs.add(stretch, checksum)
+                if self._checks.crc32:
+                    records.add(stretch, checksum)
             for target, (checksum, length) in passed.cast.items():
-                checksums.add_output(target, checksum, length)
-        records = checksums.check(self._names(), self._findings) if self._checks.crc32 else 0
-        return Transferred({**checksums.tensors(self._plan.moves), **self._gather_all()}, records)
+                outputs.append(target, checksum, length)
+        return outputs.tensors(), records.finish()
 
     def _pieces(self) -> Iterator[Piece]:
         spans = coalesce(self._plan.moves, max_gap=MAX_GAP, max_length=SPAN)
@@ -126,8 +135,8 @@ class _Transfer:
         def work(pieces: Iterator[Piece]) -> None:
             buffer = memoryview(bytearray(LOCAL.buffer))
             for piece in pieces:
-                passed = Passed.from_json(piece, known[_key(piece)])
-                if all(checksum_of(self._target, at, n, buffer) == found for at, n, found in passed.written()):
+                passed = Passed.from_json(known[_key(piece)])
+                if all(checksum_of(self._target, at, n, buffer) == found for at, n, found in passed.written(piece)):
                     self._digests.recall(piece, passed.digests)
                     self._found[piece.start, piece.stop] = passed
                     self._advance(piece.stop - piece.start)
@@ -147,7 +156,8 @@ class _Transfer:
         for piece in pieces:
             watch = self._digests.of(piece, self._received)
             read = read_piece(self._blob, piece, buffer, placement.place, watch)
-            passed = Passed(list(read), placement.take_cast(), self._digests.taken(piece))
+            checksums = array("I", (checksum for _, checksum in read))
+            passed = Passed(checksums, placement.take_cast(), self._digests.taken(piece))
             self._found[piece.start, piece.stop] = passed
             self._finished(_key(piece), passed.to_json())
 
@@ -201,9 +211,9 @@ def _key(piece: Piece) -> str:
 
 
 def _check_present(plan: Plan, blob: Blob) -> None:
-    reaches = [(move.name, move.start, move.stop) for move in plan.moves]
-    reaches += [(each.name, *reach_of(stored)) for each in plan.gatherings for stored in each.tensor.stored()]
-    for name, start, stop in reaches:
+    gathered = ((each.name, *reach_of(stored)) for each in plan.gatherings for stored in each.tensor.stored())
+    moved = ((plan.moves[at].name, *reach) for at, reach in enumerate(plan.moves.reaches()) if reach[1] > blob.size)
+    for name, start, stop in chain(moved, gathered):
         if stop > blob.size:
             raise TruncatedError(
                 f"tensor {name!r} needs bytes {start}...{stop}; the file ends at {blob.size}",

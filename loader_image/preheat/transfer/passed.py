@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,33 +12,33 @@ from preheat import __version__
 from preheat.blob import Blob
 from preheat.checks import Checks
 from preheat.index import ITEMSIZE
-from preheat.plan import Move, Plan
-from preheat.transfer.pieces import Piece, Stretch
+from preheat.moves import Move
+from preheat.plan import Plan
+from preheat.transfer.pieces import Piece
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Passed:
     """The checksums of one piece: of its stretches as read, of what was cast as written, and digests."""
 
-    stretches: list[tuple[Stretch, int]]
+    stretches: array[int]
     cast: dict[int, tuple[int, int]]  # by the move's target: checksum and bytes
     digests: dict[str, str]  # of all the piece's bytes, by algorithm, in hexadecimal
 
     def to_json(self) -> list[Any]:
         """For a journal, which knows the piece."""
-        return [[checksum for _, checksum in self.stretches], list(self.cast.items()), self.digests]
+        return [self.stretches.tolist(), list(self.cast.items()), self.digests]
 
     @classmethod
-    def from_json(cls, piece: Piece, document: list[Any]) -> Passed:
-        """What `to_json` made of this piece."""
+    def from_json(cls, document: list[Any]) -> Passed:
+        """What `to_json` made of it."""
         checksums, cast, digests = document
-        stretches = list(zip(piece.stretches, checksums, strict=True))
-        return cls(stretches, {target: (checksum, length) for target, (checksum, length) in cast}, digests)
+        return cls(array("I", checksums), {target: (checksum, length) for target, (checksum, length) in cast}, digests)
 
-    def written(self) -> Iterator[tuple[int, int, int]]:
-        """What is in the output of it: first byte, length and checksum."""
+    def written(self, piece: Piece) -> Iterator[tuple[int, int, int]]:
+        """What is in the output of it, given the piece again: first byte, length and checksum."""
         cast: dict[int, Move] = {}
-        for stretch, checksum in self.stretches:
+        for stretch, checksum in zip(piece.stretches, self.stretches, strict=True):
             for move in stretch.moves:
                 if move.target is None:
                     continue

@@ -6,18 +6,23 @@ it. The checksum of each stretch is computed once, and those of records and tens
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 from preheat.checks import Findings
 from preheat.errors import CheckpointValidationError
 from preheat.index import Record
-from preheat.plan import Move, Span
+from preheat.moves import Move, Moves, Span
 from preheat.transfer.checksum import combine
 
 #: A cut is a multiple of this from its record's start, so that it splits no element of any tensor there.
 ALIGNMENT = 64
+#: Stretches in a piece, where it can be cut: of small tensors a long piece holds tens of thousands.
+MOST = 2048
 #: Different tensors that may hold one byte; tied ones count once. Without a limit n of them could ask for n * n work.
 MAX_SHARED = 64
 
@@ -75,6 +80,11 @@ def _empty(start: int, stop: int, length: int) -> Iterator[Piece]:
 
 
 def _stretches(span: Span) -> Iterator[Stretch]:
+    for part in span.apart():
+        yield from _stretches_of(part)
+
+
+def _stretches_of(span: Span) -> Iterator[Stretch]:
     records = [record for record in span.records if record.crc32 is not None]
     copied = [move for move in span.moves if move.target is not None]
     edges = {edge for record in records for edge in (record.start, record.stop)}
@@ -102,6 +112,9 @@ def _cut(end: int, stretches: Iterable[Stretch], length: int, begin: int) -> Ite
     start, taken = begin, list[Stretch]()
     for stretch in stretches:
         rest = stretch
+        if len(taken) >= MOST and _cut_near(rest, rest.start) == rest.start:
+            yield Piece(start, rest.start, tuple(taken))
+            start, taken = rest.start, []
         while rest.stop - start > length:
             cut = _cut_near(rest, start + length)
             if cut >= rest.stop:
@@ -124,43 +137,61 @@ def _cut_near(stretch: Stretch, limit: int) -> int:
     return max(first, limit - (limit - origin) % ALIGNMENT)
 
 
-class Checksums:
-    """Puts checksums of stretches together to those of records, and of moves as they are in the output.
+class Records:
+    """Compares records with the checksums that they declare. Feed it in the order of the bytes."""
 
-    Feed it in the order of the bytes.
-    """
-
-    def __init__(self) -> None:
-        self._outputs: dict[int, int] = {}  # by first byte in the output
-        self._records: dict[Record, int] = {}
+    def __init__(self, names: Callable[[], Mapping[Record, str]], findings: Findings) -> None:
+        """`names` says whose bytes are in a record; it is asked when one is corrupt."""
+        self._names = cache(names)
+        self._findings = findings
+        self._last: Record | None = None
+        self._checksum = 0
+        self._count = 0
 
     def add(self, stretch: Stretch, checksum: int) -> None:
-        """Append a stretch."""
-        length = stretch.stop - stretch.start
-        if stretch.record:
-            self._records[stretch.record] = combine(self._records.get(stretch.record, 0), checksum, length)
+        """Append a stretch; those of a record come in a row."""
+        if stretch.record != self._last:
+            self.finish()
+            self._last = stretch.record
+        self._checksum = combine(self._checksum, checksum, stretch.stop - stretch.start)
+
+    def finish(self) -> int:
+        """Compare the last one too, and return how many there were."""
+        record, checksum = self._last, self._checksum
+        self._last, self._checksum = None, 0
+        if record:
+            self._count += 1
+            if checksum != record.crc32:
+                self._findings.add("crc32", mismatch(record, checksum, self._names().get(record, record.name)))
+        return self._count
+
+
+class Outputs:
+    """Puts checksums of stretches together to those of tensors as they are in the output."""
+
+    def __init__(self, moves: Moves) -> None:
+        self._moves = moves.in_the_output()
+        self._targets = self._moves.targets()
+        self._checksums = array("I", bytes(4 * len(self._targets)))
+
+    def add(self, stretch: Stretch, checksum: int) -> None:
+        """Append a stretch to what its moves bring uncast; feed it in the order of the bytes."""
         for move in stretch.moves:
             if not move.tensor.cast and move.target is not None:
-                self.add_output(move.target, checksum, length)
+                self.append(move.target, checksum, stretch.stop - stretch.start)
 
-    def add_output(self, target: int, checksum: int, length: int) -> None:
+    def append(self, target: int, checksum: int, length: int) -> None:
         """Append some of what a move brings to `target`."""
-        self._outputs[target] = combine(self._outputs.get(target, 0), checksum, length)
+        at = bisect_left(self._targets, target)
+        self._checksums[at] = combine(self._checksums[at], checksum, length)
 
-    def tensors(self, moves: Iterable[Move]) -> dict[str, int]:
-        """The checksums of the tensors that `moves` bring, part by part."""
+    def tensors(self) -> dict[str, int]:
+        """The checksums of all tensors that are brought, by name."""
         found: dict[str, int] = {}
-        for move in sorted((move for move in moves if move.target is not None), key=lambda move: move.target or 0):
-            checksum = self._outputs[move.target or 0]
-            found[move.name] = combine(found.get(move.name, 0), checksum, move.tensor.final_size)
+        for move, checksum in zip(self._moves, self._checksums, strict=True):
+            before = found.get(move.name)  # another part of it
+            found[move.name] = checksum if before is None else combine(before, checksum, move.tensor.final_size)
         return found
-
-    def check(self, names: Mapping[Record, str], findings: Findings) -> int:
-        """Compare every record with what it declares and return how many there were; `names` says whose bytes."""
-        for record, checksum in self._records.items():
-            if checksum != record.crc32:
-                findings.add("crc32", mismatch(record, checksum, names.get(record, record.name)))
-        return len(self._records)
 
 
 def mismatch(record: Record, checksum: int, tensor: str) -> CheckpointValidationError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from preheat.checks import Findings
 from preheat.errors import StorageError
-from preheat.plan import Move
+from preheat.moves import Move
 from preheat.transfer.checksum import crc32
 from preheat.transfer.pieces import Stretch
 

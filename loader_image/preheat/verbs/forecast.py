@@ -11,7 +11,8 @@ from preheat.catalog import spell
 from preheat.checks import Checks, Findings
 from preheat.formats import read_index
 from preheat.index import Tensor
-from preheat.plan import Plan, coalesce, verify_of
+from preheat.moves import coalesce
+from preheat.plan import Plan, verify_of
 from preheat.spec import PipelineSpec
 from preheat.training_plan import checks_of_training, plan_all
 from preheat.transfer.digests import Digests

@@ -16,13 +16,14 @@ from preheat.blob import Blob, Patience
 from preheat.checks import Checks, Findings
 from preheat.construction import construct
 from preheat.formats import read_index
-from preheat.index import Index, Record, Tensor
-from preheat.plan import Move, coalesce, reach_of
+from preheat.index import Index, Tensor
+from preheat.moves import Move, coalesce
+from preheat.plan import reach_of
 from preheat.progress import Progress, watched
 from preheat.transfer.digests import Digests
 from preheat.transfer.engine import MAX_GAP, SPAN
 from preheat.transfer.pace import LOCAL, REMOTE, ramped
-from preheat.transfer.pieces import Checksums, Piece, Stretch
+from preheat.transfer.pieces import Piece, Records, Stretch
 from preheat.transfer.placement import finite_check
 from preheat.transfer.reading import read_piece
 from preheat.transfer.workers import work_off
@@ -111,7 +112,6 @@ class _Checking:
         self._findings = findings
         self._digests = Digests(blob, checks)
         self._weights = index.tensors
-        self._finite = {id(stored) for tensor in index.tensors.values() for stored in tensor.stored()}
         self.moves = list(_moves(index, checks))
         self._spans = coalesce(self.moves, max_gap=MAX_GAP, max_length=SPAN)
         self.total = blob.size if checks.whole else sum(span.stop - span.start for span in self._spans)
@@ -137,7 +137,7 @@ class _Checking:
 
     def _feed(self, finite: FiniteCheck | None, stretch: Stretch, part: memoryview, begin: int) -> None:
         for move in stretch.moves:
-            if finite and id(move.tensor) in self._finite:
+            if finite:
                 finite.feed(move.name, move.tensor.dtype, part)
 
     def _look_at_strided(self) -> None:
@@ -152,22 +152,22 @@ class _Checking:
                         finite.feed(name, stored.dtype, run)
 
     def _compare_records(self) -> int:
-        checksums = Checksums()
+        records = Records(lambda: {move.tensor.record: move.name for move in reversed(self.moves)}, self._findings)
         for start in sorted(self._found):
             for stretch, checksum in self._found[start]:
-                checksums.add(stretch, checksum)
-        names: Mapping[Record, str] = {move.tensor.record: move.name for move in reversed(self.moves)}
-        return checksums.check(names, self._findings)
+                records.add(stretch, checksum)
+        return records.finish()
 
 
 def _moves(index: Index, checks: Checks) -> Iterator[Move]:
-    """Weights first: where records are shared, their names are the ones to be told."""
-    for name, tensor in (*index.tensors.items(), *_state_tensors(index.state)):
-        for stored in tensor.stored():
-            record = stored.record
-            reach = (record.start, record.stop) if record.crc32 is not None else reach_of(stored)
-            if stored.size:
-                yield Move(name, stored, 0 if stored.contiguous else None, *reach)
+    """Weights first: where records are shared, their names are the ones to be told. Only they have to be finite."""
+    for tensors, looked_at in ((index.tensors.items(), True), (_state_tensors(index.state), False)):
+        for name, tensor in tensors:
+            for stored in tensor.stored():
+                record = stored.record
+                reach = (record.start, record.stop) if record.crc32 is not None else reach_of(stored)
+                if stored.size:
+                    yield Move(name, stored, 0 if looked_at and stored.contiguous else None, *reach)
 
 
 def _state_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
