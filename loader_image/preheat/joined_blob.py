@@ -24,15 +24,19 @@ class Member:
 
 
 class JoinedBlob:
-    """The files of one checkpoint. The first is the one that told which others belong to it."""
+    """The files of one checkpoint. The first is the one that told which others belong to it.
 
-    def __init__(self, uri: str, files: Sequence[tuple[str, Blob]]) -> None:
+    `beside` are those at the end that hold no weights and that the first knows nothing of.
+    """
+
+    def __init__(self, uri: str, files: Sequence[tuple[str, Blob]], beside: Sequence[tuple[str, Blob]] = ()) -> None:
         self.uri = uri
         members, size = [], 0
-        for name, blob in files:
+        for name, blob in [*files, *beside]:
             members.append(Member(name, blob, size))
             size += blob.size
         self.members = tuple(members)
+        self.beside = self.members[len(files) :]
         self.size = size
         self.version = _version(self.members)
         self.remote = any(member.blob.remote for member in members)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
-from preheat.blob import Folder
-from preheat.errors import AccessDeniedError, CheckpointNotFoundError
+from preheat.blob import Blob, Folder
+from preheat.errors import AccessDeniedError, CheckpointLoadError, CheckpointNotFoundError
 
 
 def present(folder: Folder, names: Sequence[str]) -> list[str]:
@@ -14,6 +16,16 @@ def present(folder: Folder, names: Sequence[str]) -> list[str]:
     return [
         name for name in names if (name in known if known is not None and "/" not in name else _opens(folder, name))
     ]
+
+
+def read_json(blob: Blob, longest: int) -> Any:
+    """What a document says; raises CheckpointLoadError for one that is none, or has more bytes than `longest`."""
+    if blob.size > longest:
+        raise CheckpointLoadError(f"{blob.uri} has {blob.size} bytes; {longest} are allowed for such a document")
+    try:
+        return json.loads(blob.read(0, blob.size).decode())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointLoadError(f"{blob.uri} is not valid JSON: {error}", remedy="Save it again") from error
 
 
 def _opens(folder: Folder, name: str) -> bool:

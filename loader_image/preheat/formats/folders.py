@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from preheat.blob import Blob, Folder
 from preheat.errors import AccessDeniedError, CheckpointLoadError, CheckpointNotFoundError, CheckpointSourceError
-from preheat.formats import adapters, shards
+from preheat.formats import adapters, shards, trainer
 from preheat.formats.distributed import index as distributed
+from preheat.formats.files import read_file
 from preheat.formats.zero import index as zero
 from preheat.index import Index
 from preheat.joined_blob import JoinedBlob
@@ -72,31 +73,39 @@ ENTRIES: tuple[str, ...] = (
     "latest",
 )
 
+#: Those of them that trainers write.
+_OF_TRAINERS = frozenset(ENTRIES[:6])
+
 _LEADS_OUT = re.compile(r"^/|\\|(^|/)\.\.?(/|$)|[\x00-\x1f]")
 
 
 def open_in(folder: Folder, name: str = "") -> Blob:
     """The checkpoint called `name` in a folder, or without a name the one that the folder is.
 
-    Files that belong together are one blob. Raises a CheckpointSourceError or CheckpointLoadError.
+    Files that belong together are one blob; what a trainer saved beside the weights belongs to them where no name says
+    that these alone are wanted. Raises a CheckpointSourceError or CheckpointLoadError.
     """
     found, blob = (name, folder.open(name)) if name else _look_in(folder)
     kind = _kind(found)
-    if kind is None or (kind.longest is not None and blob.size > kind.longest):
-        return blob
+    single = kind is None or (kind.longest is not None and blob.size > kind.longest)
     try:
-        names = kind.members(folder, blob)
-        files = _open_all(folder, names, remote=blob.remote)
+        names = [] if single or kind is None else kind.members(folder, blob)
+        beside = [] if name or found not in _OF_TRAINERS else trainer.members(folder)
+        files = list(zip([*names, *beside], _open_all(folder, [*names, *beside], remote=blob.remote), strict=True))
     except BaseException:
         blob.close()
         raise
-    if not names:
+    if not files:
         return blob
-    return JoinedBlob(folder.uri + name, [(found, blob), *zip(names, files, strict=True)])
+    return JoinedBlob(folder.uri + name, [(found, blob), *files[: len(names)]], files[len(names) :])
 
 
 def read_folder(blob: JoinedBlob) -> Index:
     """The index of files that `open_in` has joined."""
+    if blob.beside:
+        files = [(member.name, member.blob) for member in blob.members[: -len(blob.beside)]]
+        index = read_file(files[0][1]) if len(files) == 1 else read_folder(JoinedBlob(blob.uri, files))
+        return trainer.with_state(index, blob.beside)
     kind = _kind(blob.members[0].name)
     assert kind is not None  # noqa: S101 - joined because of it
     return kind.read_index(blob)
