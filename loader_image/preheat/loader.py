@@ -5,6 +5,7 @@ Everything it needs is in its environment; it asks no API. Run again in the same
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -32,6 +33,8 @@ from preheat.spec import CONTINUE, PipelineSpec, parse
 MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
 TERMINATED = 128 + signal.SIGTERM
 SHIMS = ("auto", "manual", "off")
+#: Objects until cycles are looked for: imports make many that stay, and looking through them takes a tenth of the start.
+GC_THRESHOLD = 20_000
 ATTEMPTS = 3  # to attach a bundle that others remove
 _MORE_TIME = "Raise loader.deadlineSeconds, or let the container start again: it goes on"
 
@@ -123,6 +126,7 @@ def load_or_go_on(settings: Settings) -> Outcome | Absence:
 
 def main() -> int:
     """Run once and return the exit code."""
+    gc.set_threshold(GC_THRESHOLD)
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"
