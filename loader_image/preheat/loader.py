@@ -33,7 +33,7 @@ from preheat.spec import CONTINUE, PipelineSpec, parse
 MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
 TERMINATED = 128 + signal.SIGTERM
 SHIMS = ("auto", "manual", "off")
-#: Objects until cycles are looked for: imports make many that stay, and looking through them takes a tenth of the start.
+#: Objects until cycles are looked for: imports make many that stay, and to look through them takes time at the start.
 GC_THRESHOLD = 20_000
 ATTEMPTS = 3  # to attach a bundle that others remove
 _MORE_TIME = "Raise loader.deadlineSeconds, or let the container start again: it goes on"
