@@ -7,9 +7,11 @@ from math import prod
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.strategies.flattened import is_flattened
 from preheat.strategies.matching import Entry
+from preheat.strategies.shards import is_spread
 from preheat.strategies.tensors import DTYPES, dtype_name
 
 #: `dtype`, `shape`, `elements` and `bytes`; `frozen` for a parameter that gets no gradient.
@@ -32,9 +34,24 @@ def sizes_of_tensors(tensors: Mapping[str, Any]) -> dict[str, Size]:
     for name, tensor in tensors.items():
         if isinstance(tensor, torch.Tensor):
             size = _size(dtype_name(tensor.dtype), tuple(tensor.shape), tensor.element_size())
+            if parts := _parts(tensor):
+                stored = max(parts, key=lambda part: part.nbytes)
+                size = {**size, "dtype": dtype_name(stored.dtype), "bytes": held_bytes(tensor)}
             frozen = isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad
             sizes[name] = {**size, "frozen": True} if frozen else size
     return sizes
+
+
+def held_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of memory; of a quantized tensor those of its values, scales and so on."""
+    return sum(map(held_bytes, parts)) if (parts := _parts(tensor)) else tensor.nbytes
+
+
+def _parts(tensor: Any) -> list[torch.Tensor]:
+    """What a quantized tensor is made of; nothing for any other."""
+    if is_spread(tensor) or not is_traceable_wrapper_subclass(tensor):
+        return []
+    return [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
 
 
 def sizes_in(entries: Mapping[str, Entry], names: Iterable[str]) -> dict[str, Size]:
