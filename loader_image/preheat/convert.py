@@ -11,6 +11,7 @@ from typing import Literal
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
+from preheat.formats.optimizer_names import follow
 from preheat.index import Index, Tensor
 from preheat.mapping import NameMapping
 
@@ -33,9 +34,10 @@ class Convert(NameMapping):
             raise CheckpointConfigError(f"Convert.dtype: {self.dtype!r} is none of {', '.join(DTYPES)}")
 
     def apply(self, index: Index) -> Index:
-        """The index of what is taken, as it will be called and stored; tied names stay tied."""
-        tensors = {new: self._cast(index.tensors[old]) for new, old in self.mapping(index.tensors).items()}
-        return replace(index, tensors=tensors)
+        """The index of what is taken, as it will be called and stored; tied names stay tied, optimizers follow."""
+        names = self.follow(index.tensors)
+        tensors = {new: self._cast(index.tensors[old]) for old, new in names.items() if new is not None}
+        return replace(index, tensors=tensors, state=follow(index.state, names))
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Show the checkpoint's data converted to all later stages; values are cast when they are read."""

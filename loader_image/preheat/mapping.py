@@ -58,6 +58,11 @@ class NameMapping(PipelineStage):
         """Why each name that is not taken is not."""
         return left_out(type(self).__name__, names, self.select, self.exclude)
 
+    def follow(self, names: Iterable[str]) -> dict[str, str | None]:
+        """What becomes of each name in the checkpoint; None for one that is left out."""
+        names = list(names)
+        return {**dict.fromkeys(names), **{old: new for new, old in self.mapping(names).items()}}
+
     def _list(self, *fields: str) -> None:
         for name in fields:
             object.__setattr__(self, name, listed(f"{type(self).__name__}.{name}", getattr(self, name)))

@@ -55,7 +55,8 @@ class TrainingPlan:
 
 def plan_all(index: Index, spec: PipelineSpec, blob: Blob, findings: Findings) -> tuple[Plan, TrainingPlan | None]:
     """The plan of the weights and that of the rest, where a stage takes it: then nothing is left."""
-    plan, training = make_plan(index, spec, findings), plan_training(index, spec, blob)
+    plan = make_plan(index, spec, findings)
+    training = plan_training(plan.index, spec, blob)  # whose optimizers use the names that the weights have by now
     return (replace(plan, left_tensors=0, left_bytes=0) if training else plan), training
 
 
@@ -72,7 +73,7 @@ def plan_training(index: Index, spec: PipelineSpec, blob: Blob) -> TrainingPlan 
         return TrainingPlan(spelled.document, None, spelled.opaque)
     of_state = replace(index, tensors=spelled.tensors, state={})
     check_tensors(of_state, blob.size)
-    # Conversions and expectations are about weights.
+    # Precision and expectations are about weights.
     return TrainingPlan(spelled.document, make_plan(of_state, PipelineSpec(())), spelled.opaque)
 
 

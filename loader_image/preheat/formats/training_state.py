@@ -85,7 +85,7 @@ def parts_of(tree: Any) -> Parts:
     schedulers: dict[str, Mapping[str, Any]] = {}
     rest: dict[Any, Any] = {}
     for key, value in tree.items() if isinstance(tree, Mapping) else ():
-        found = {path: each for path, each in _near(key, value) if _is_optimizer(each)}
+        found = {path: each for path, each in _near(key, value) if is_optimizer(each)}
         optimizers |= found
         if "sched" in str(key).lower():
             schedulers |= {str(key): value} if isinstance(value, Mapping) else dict(_near(key, value)[1:])
@@ -126,7 +126,8 @@ def _near(key: Any, value: Any) -> list[tuple[str, Any]]:
     return [(str(key), value), *((f"{key}.{name}", each) for name, each in inside)]
 
 
-def _is_optimizer(value: Any) -> bool:
+def is_optimizer(value: Any) -> bool:
+    """Whether it has the shape of an optimizer's state."""
     return isinstance(value, Mapping) and isinstance(value.get("param_groups"), list) and "state" in value
 
 

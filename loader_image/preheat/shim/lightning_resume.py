@@ -12,12 +12,15 @@ import sys
 from contextlib import closing
 from typing import Any
 
-from preheat.bundle.data import open_bundle
+from preheat.bundle.data import CheckpointData, open_bundle
+from preheat.catalog import build
 from preheat.errors import CheckpointIncompatibleError, NoWeightsError
+from preheat.formats.optimizer_names import follow
 from preheat.formats.training_state import opaque_in, parts_of
 from preheat.shim.environment import bundle_folder
+from preheat.strategies.mapped import MappedStrategy
 from preheat.strategies.optimizer_state import match_optimizer
-from preheat.strategies.resuming import refuse_opaque, same_number, training_state
+from preheat.strategies.resuming import kept, refuse_opaque, same_number, training_state
 
 _NEEDED = ("optimizer_states", "lr_schedulers", "loops")
 
@@ -27,7 +30,7 @@ class Resumption:
 
     def __init__(self, trainer: Any, pl_module: Any) -> None:
         self._connector = _connector_of(trainer)
-        checkpoint = _checkpoint(pl_module)
+        self._mapping, checkpoint = _checkpoint(pl_module)
         self._connector._loaded_checkpoint = _migrated(checkpoint, pl_module)
         self._identity = id(self._connector._loaded_checkpoint)
         self._step = checkpoint.get("global_step")
@@ -48,8 +51,10 @@ class Resumption:
         schedulers = {f"lr_schedulers.{i}": state for i, state in enumerate(checkpoint["lr_schedulers"])}
         same_number("scheduler", trainer.lr_scheduler_configs, schedulers)
         names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
+        fresh = kept(names, self._mapping)
         checkpoint["optimizer_states"] = [
-            match_optimizer(state, optimizer, names).state for state, optimizer in zip(states, optimizers, strict=True)
+            match_optimizer(state, optimizer, names, fresh).state
+            for state, optimizer in zip(states, optimizers, strict=True)
         ]
 
     def confirm(self, trainer: Any) -> str:
@@ -79,26 +84,33 @@ def _connector_of(trainer: Any) -> Any:
     return connector
 
 
-def _checkpoint(pl_module: Any) -> dict[str, Any]:
-    """What Lightning would have read, the model's weights as they are in the model by now.
+def _checkpoint(pl_module: Any) -> tuple[MappedStrategy, dict[str, Any]]:
+    """The bundle's strategy, and what Lightning would have read, the model's weights as they are in the model by now.
 
     Entries with objects that cannot be made are left out, as the report says; optimizers and loops may have none.
     """
     with closing(open_bundle(bundle_folder())) as data, closing(training_state(data)) as training:
-        missing = [key for key in _NEEDED if not isinstance(training.tree.get(key), (list, dict))]
+        mapping = _strategy(data)
+        tree = follow(training.tree, mapping.follow(data.index.tensors))
+        missing = [key for key in _NEEDED if not isinstance(tree.get(key), (list, dict))]
         if missing:
             raise CheckpointIncompatibleError(
                 f"the checkpoint has no {', '.join(missing)}, so it is not one of Lightning's whole checkpoints",
                 remedy="Save it without save_weights_only, or use weightsOnly or coldStart",
             )
-        parts = parts_of(training.tree)
-        refuse_opaque({**parts.optimizers, **parts.schedulers, "loops": training.tree["loops"]})
-        made = {key: value for key, value in training.tree.items() if not any(opaque_in(value))}
-        callbacks = training.tree.get("callbacks")
+        parts = parts_of(tree)
+        refuse_opaque({**parts.optimizers, **parts.schedulers, "loops": tree["loops"]})
+        made = {key: value for key, value in tree.items() if not any(opaque_in(value))}
+        callbacks = tree.get("callbacks")
         if isinstance(callbacks, dict):
             made["callbacks"] = {key: value for key, value in callbacks.items() if not any(opaque_in(value))}
         # Without callbacks Lightning tells none that it restores.
-        return {"callbacks": {}, **training.read(made), "state_dict": pl_module.state_dict()}
+        return mapping, {"callbacks": {}, **training.read(made), "state_dict": pl_module.state_dict()}
+
+
+def _strategy(data: CheckpointData) -> MappedStrategy:
+    stages = map(build, data.manifest.stages if data.manifest else ())
+    return next(stage for stage in stages if isinstance(stage, MappedStrategy))
 
 
 def _migrated(checkpoint: dict[str, Any], pl_module: Any) -> dict[str, Any]:

@@ -5,18 +5,19 @@ Pure, like `matching`. A reason that names nothing of the model is refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
 from preheat.names import found
 from preheat.paths import holds, meant
+from preheat.strategies.mapped import MappedStrategy
 from preheat.strategies.matching import Entry
 
 #: Why such a tensor was not loaded, in the report.
 RESET = "reset"
 BUFFER = "a buffer"
+COMPUTED = "computed by the model"
 
 #: Why the tensor of a name is left out; nothing for one that is not.
 Why = Callable[[str], str]
@@ -57,10 +58,10 @@ def resetting(paths: tuple[str, ...], model: Iterable[str]) -> Why:
     return lambda name: RESET if any(holds(path, name) for path in paths) else ""
 
 
-def keeping(patterns: tuple[str, ...], model: Iterable[str]) -> Why:
-    """Tensors by regular expressions; raises NothingMatchedError for one that is not found in the model."""
-    found("keep", patterns, list(model), "tensors of the model")
-    return lambda name: next((f"kept by {each!r}" for each in patterns if re.search(each, name)), "")
+def keeping(mapping: MappedStrategy, model: Iterable[str]) -> Why:
+    """Tensors that `keep` names; raises NothingMatchedError for a pattern that is not found in the model."""
+    found(f"{type(mapping).__name__}.keep", mapping.keep, list(model), "tensors of the model")
+    return lambda name: f"kept by {pattern!r}" if (pattern := mapping.kept_by(name)) else ""
 
 
 def among(names: Collection[str], reason: str) -> Why:

@@ -95,7 +95,7 @@ def _fit(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStrate
     context.weights = taken.called(names.names)
     weights = taken.called({old: claim.renamed.get(name, name) for old, name in names.names.items()})
     buffers = () if mapping.buffers else buffers_of(context.model, tensors)
-    whys = resetting(reset, tensors), keeping(mapping.keep, tensors), among(buffers, BUFFER), left_to(claim)
+    whys = resetting(reset, tensors), keeping(mapping, tensors), among(buffers, BUFFER), left_to(claim)
     left = leave(weights.entries, entries_of(tensors), whys)
     found = match(left.checkpoint, left.model)
     check(found, left.checkpoint, left.model, tolerance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -29,3 +30,7 @@ class MappedStrategy(NameMapping, LoadingStrategy):
         self._list("keep")
         super().__post_init__()
         self._compile("keep")
+
+    def kept_by(self, name: str) -> str:
+        """The first pattern by which a tensor of the model keeps its initial value; nothing when there is none."""
+        return next((pattern for pattern in self.keep if re.search(pattern, name)), "")

@@ -7,7 +7,7 @@ by position; what can be compared is compared, and nothing is touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import CheckpointIncompatibleError
+from preheat.formats.optimizer_names import names_of
 from preheat.strategies.shards import is_spread, target_of
 from preheat.strategies.wrapping import followed
 
@@ -42,9 +43,12 @@ class Matched:
     spread: Mapping[int, torch.Tensor] = field(default_factory=dict)  # parameters of several processes, by position
 
 
-def match_optimizer(saved: Mapping[str, Any], optimizer: Any, names: Mapping[int, str]) -> Matched:
+def match_optimizer(
+    saved: Mapping[str, Any], optimizer: Any, names: Mapping[int, str], fresh: Collection[int] = ()
+) -> Matched:
     """`saved` with the parameters in the order of `optimizer`; `names` are those of the model's, by id.
 
+    Those of `fresh`, by id, get no state, whether the checkpoint has one or not.
     Raises CheckpointIncompatibleError that says how groups, parameters or shapes differ.
     """
     theirs, ours = saved["param_groups"], optimizer.param_groups
@@ -57,7 +61,7 @@ def match_optimizer(saved: Mapping[str, Any], optimizer: Any, names: Mapping[int
     for number, (given, group) in enumerate(zip(theirs, ours, strict=True)):
         _compare_kinds(number, given, group)
         own = _names_of(group, names)
-        keys, by_name = _in_order(number, given, own)
+        keys, by_name = _in_order(number, given, own, [id(parameter) in fresh for parameter in group["params"]])
         named &= by_name
         first = sum(len(each["params"]) for each in groups)
         for position, (key, name, parameter) in enumerate(zip(keys, own, group["params"], strict=True), first):
@@ -67,13 +71,14 @@ def match_optimizer(saved: Mapping[str, Any], optimizer: Any, names: Mapping[int
             if key in saved["state"]:
                 _compare_shapes(name, saved["state"][key], parameter)
                 states[position] = saved["state"][key]
-        known.update(keys)
+        known.update(given["params"])
         groups.append(_group(given, group, range(first, first + len(keys))))
     if strangers := [key for key in saved["state"] if key not in known]:
         raise CheckpointIncompatibleError(
             f"the checkpoint's optimizer has a state for {_some(strangers)}, of no group", remedy=_FRESH
         )
-    return Matched({"state": states, "param_groups": groups}, len(known), named, spread)
+    parameters = sum(len(group["params"]) for group in groups)
+    return Matched({"state": states, "param_groups": groups}, parameters, named, spread)
 
 
 def _group(given: Mapping[str, Any], group: Mapping[str, Any], positions: Iterable[int]) -> dict[str, Any]:
@@ -116,10 +121,12 @@ def _names_of(group: Mapping[str, Any], names: Mapping[int, str]) -> list[str]:
     return [names.get(id(each), f"parameter {position}") for position, each in enumerate(group["params"])]
 
 
-def _in_order(number: int, given: Mapping[str, Any], own: list[str]) -> tuple[list[Any], bool]:
-    """The checkpoint's keys of a group's parameters in the order of `own`, and whether names said so."""
-    keys = given["params"]
-    theirs = given.get("param_names") or (keys if all(isinstance(key, str) for key in keys) else None)
+def _in_order(number: int, given: Mapping[str, Any], own: list[str], fresh: list[bool]) -> tuple[list[Any], bool]:
+    """The checkpoint's keys of a group's parameters in the order of `own`, and whether names said so.
+
+    None for a parameter that gets no state.
+    """
+    keys, theirs = given["params"], names_of(given)
     if theirs is None:
         if len(keys) != len(own):
             raise CheckpointIncompatibleError(
@@ -127,11 +134,12 @@ def _in_order(number: int, given: Mapping[str, Any], own: list[str]) -> tuple[li
                 f"has {len(own)}",
                 remedy=_FRESH,
             )
-        return list(keys), False
+        return [None if new else key for key, new in zip(keys, fresh, strict=True)], False
     wrapped = followed(theirs, own)
     by_name = {wrapped.get(name, name): key for name, key in zip(theirs, keys, strict=True)}
-    known = set(own)
-    added, removed = [name for name in own if name not in by_name], [name for name in by_name if name not in known]
+    known, without = set(own), {name for name, new in zip(own, fresh, strict=True) if new}
+    added = [name for name in own if name not in by_name and name not in without]
+    removed = [name for name in by_name if name not in known]
     if added or removed:
         said = [f"{word} {_some(those)}" for word, those in (("without", added), ("with", removed)) if those]
         raise CheckpointIncompatibleError(
@@ -139,7 +147,7 @@ def _in_order(number: int, given: Mapping[str, Any], own: list[str]) -> tuple[li
             "unlike the optimizer's",
             remedy=_FRESH,
         )
-    return [by_name[name] for name in own], True
+    return [None if name in without else by_name[name] for name in own], True
 
 
 def _refuse_unsupported(name: str, parameter: torch.Tensor, names: Mapping[int, str]) -> None:

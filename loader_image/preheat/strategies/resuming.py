@@ -16,6 +16,7 @@ from preheat.bundle.training import TrainingState
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.formats.layouts import WEIGHT_KEYS
+from preheat.formats.optimizer_names import follow
 from preheat.formats.training_state import Parts, opaque_in, require_optimizer
 from preheat.strategies.loading import load_matching, origin, touching
 from preheat.strategies.mapped import MappedStrategy
@@ -23,6 +24,8 @@ from preheat.strategies.matching import Tolerance
 from preheat.strategies.optimizer_state import Matched, match_optimizer
 from preheat.strategies.spread_state import read_entry
 from preheat.strategies.warm_start import WARM_START
+from preheat.strategies.weights import open_weights
+from preheat.strategies.wrapping import plain
 
 _PROGRESS = ("epoch", "global_step")
 
@@ -44,10 +47,11 @@ def resume(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStra
     context.validate_for_stage(WARM_START, ["model", "checkpoint_data"])
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
     with closing(training_state(context.checkpoint_data)) as training:
-        parts = require_optimizer(training.tree, origin(context) or "the checkpoint")
+        tree = follow(training.tree, mapping.follow(open_weights(context.checkpoint_data).entries))
+        parts = require_optimizer(tree, origin(context) or "the checkpoint")
         progress = {key: parts.rest[key] for key in _PROGRESS if isinstance(parts.rest.get(key), int)}
         elsewhere = context.pl_module is not None
-        found = Matches((), ()) if elsewhere else match(context, parts)
+        found = Matches((), ()) if elsewhere else match(context, parts, mapping)
         kept = context.optimizer, context.scheduler
         context = load_matching(context, WARM_START, tolerance, mapping)
         context.optimizer, context.scheduler = kept
@@ -76,7 +80,7 @@ def training_state(data: Mapping[str, Any]) -> TrainingState:
     return TrainingState(copy.deepcopy({key: value for key, value in data.items() if key not in WEIGHT_KEYS}))
 
 
-def match(context: CheckpointContext, parts: Parts) -> Matches:
+def match(context: CheckpointContext, parts: Parts, mapping: MappedStrategy) -> Matches:
     """Each optimizer and scheduler of the context with its state, in the order of the checkpoint."""
     optimizers, schedulers = listed(context.optimizer), listed(context.scheduler)
     if not optimizers:
@@ -89,13 +93,19 @@ def match(context: CheckpointContext, parts: Parts) -> Matches:
         same_number("scheduler", schedulers, parts.schedulers)
     refuse_opaque({**parts.optimizers, **parts.schedulers})
     names = {id(parameter): name for name, parameter in context.model.named_parameters()}
+    fresh = kept(names, mapping)
     return Matches(
         [
-            (each, match_optimizer(s, each, names))
+            (each, match_optimizer(s, each, names, fresh))
             for each, s in zip(optimizers, parts.optimizers.values(), strict=True)
         ],
         [(each, _matching(s, each)) for each, s in zip(schedulers, parts.schedulers.values(), strict=True)],
     )
+
+
+def kept(names: Mapping[int, str], mapping: MappedStrategy) -> set[int]:
+    """Those of the parameters that keep their initial value: no state of the checkpoint belongs to it."""
+    return {each for each, name in names.items() if mapping.kept_by(name) or mapping.kept_by(plain(name))}
 
 
 def restore(found: Matches, training: TrainingState) -> None:
