@@ -3,6 +3,7 @@
 from preheat.modifiers.custom import CustomModifier
 from preheat.modifiers.freezing import FreezingModifier
 from preheat.modifiers.precision import PrecisionModifier
+from preheat.modifiers.prune import PruningModifier
 from preheat.modifiers.quantize import QuantizationModifier
 from preheat.modifiers.reset import ResetModifier
 from preheat.stage import ModelModifier
@@ -11,6 +12,7 @@ MODIFIERS: dict[str, type[ModelModifier]] = {
     "custom": CustomModifier,
     "freezing": FreezingModifier,
     "precision": PrecisionModifier,
+    "prune": PruningModifier,
     "quantize": QuantizationModifier,
     "reset": ResetModifier,
 }
