@@ -86,7 +86,7 @@ def check_plan(index: Index) -> None:
     plan = accepted(lambda: make_plan(index, PipelineSpec(())))
     if plan is None or plan.output_bytes > MAX_PAYLOAD:
         return
-    output = plan.header.ljust(plan.output_bytes, b"\0")
+    output = bytes(plan.header).ljust(plan.output_bytes, b"\0")
     again = own_safetensors.read_index(MetadataReader(BytesBlob(output)))
     claim(again.tensors.keys() | plan.aliases.keys() == index.tensors.keys(), "the plan loses or invents tensors")
 

@@ -7,7 +7,7 @@ position beyond 63 bits) is kept as it is.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 
 from preheat.index import Record, Tensor
 
@@ -68,6 +68,36 @@ class PackedTensors(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows
+
+
+class PackedNumbers(MutableMapping[str, int]):
+    """A number from 0 to 2^63 for some of the tensors, by the names that are there already."""
+
+    def __init__(self, rows: Mapping[str, int]) -> None:
+        self._rows = rows
+        self._numbers = array("q", bytes(8 * len(rows)))  # one more than the number; 0 where there is none
+
+    def __getitem__(self, name: str) -> int:
+        if number := self._numbers[self._rows[name]]:
+            return number - 1
+        raise KeyError(name)
+
+    def __setitem__(self, name: str, number: int) -> None:
+        self._numbers[self._rows[name]] = number + 1
+
+    def __delitem__(self, name: str) -> None:
+        self._numbers[self._rows[name]] = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, row in self._rows.items() if self._numbers[row])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def numbers_of(tensors: Mapping[str, Tensor]) -> MutableMapping[str, int]:
+    """Room for a number for each of the tensors, none of which has one yet."""
+    return PackedNumbers(tensors._rows) if isinstance(tensors, PackedTensors) else {}
 
 
 def _taken_apart(record: str, name: str) -> tuple[str, int]:

@@ -5,7 +5,6 @@ Tied weights travel once, what a `convert` stage excludes not at all. Empty tens
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -33,7 +32,7 @@ class Gathering:
 class Plan:
     """What the transfer executes: `header`, moves and gatherings make an output file of `output_bytes`."""
 
-    packed_header: bytes  # one of 100,000 tensors has 10 MB, and little in it that is new
+    header: safetensors.Header
     moves: Moves
     gatherings: tuple[Gathering, ...]
     aliases: Mapping[str, str]  # alias -> the name that is in the file
@@ -46,9 +45,10 @@ class Plan:
     excluded_bytes: int = 0  # of the source, each byte counted once
 
     @property
-    def header(self) -> bytes:
-        """The output's first bytes, made anew."""
-        return zlib.decompress(self.packed_header)
+    def parameters(self) -> int:
+        """Elements of what the output holds."""
+        tensors = self.index.tensors
+        return sum(tensors[name].elements for name in tensors if name not in self.aliases)
 
 
 def verify_of(spec: PipelineSpec) -> Verify:
@@ -81,17 +81,17 @@ def make_plan(index: Index, spec: PipelineSpec, findings: Findings | None = None
     taken = converted(index, spec, findings or Findings())
     names, aliases = distinct(taken.tensors)
     declared = _declared(taken.tensors, names)
-    header = safetensors.header(declared, {"format": "pt"})
+    header = safetensors.Header(declared, {"format": "pt"})
     gatherings: list[Gathering] = []
-    moves = Moves(taken.tensors, _placed(taken.tensors, declared, len(header), checks_of(spec).crc32, gatherings))
+    moves = Moves(taken.tensors, _placed(taken.tensors, declared, header.size, checks_of(spec).crc32, gatherings))
     selected = _bytes_of(taken.tensors[name] for name in names)
     left_tensors, left_bytes = _left(index)
     return Plan(
-        packed_header=zlib.compress(header, 1),
+        header=header,
         moves=moves,
         gatherings=tuple(gatherings),
         aliases=aliases,
-        output_bytes=len(header) + sum(prod(shape) * ITEMSIZE[dtype] for dtype, shape in declared.values()),
+        output_bytes=header.size + sum(prod(shape) * ITEMSIZE[dtype] for dtype, shape in declared.values()),
         selected_bytes=selected,
         left_tensors=left_tensors,
         left_bytes=left_bytes,

@@ -161,7 +161,7 @@ class _Making:
             files={},
             tensors=facts,
             aliases=dict(plan.aliases),
-            totals=Totals(len(facts), index.parameters, plan.selected_bytes, self.blob.fetched),
+            totals=Totals(len(facts), plan.parameters, plan.selected_bytes, self.blob.fetched),
             left=Left(
                 *(plan.left_tensors, plan.left_bytes, tuple(index.opaque)),
                 *(plan.excluded_tensors, plan.excluded_bytes),
@@ -204,7 +204,7 @@ def _say(plan: Plan) -> None:
     index = plan.index
     log.info(
         "format %s (%s): taking %d tensors, %.1f M parameters, %s",
-        index.format, index.layout, len(index.tensors) - len(plan.aliases), index.parameters / 1e6,
+        index.format, index.layout, len(index.tensors) - len(plan.aliases), plan.parameters / 1e6,
         megabytes(plan.selected_bytes),
     )  # fmt: skip
     if index.average:

@@ -28,7 +28,7 @@ UNCHECKED = PipelineSpec(stages=(Verify(crc32=False),))
 def executed(plan: Plan, content: bytes) -> bytes:
     """What a transfer would write."""
     output = bytearray(plan.output_bytes)
-    output[: len(plan.header)] = plan.header
+    output[: plan.header.size] = bytes(plan.header)
     for way in (*(move for move in plan.moves if move.target is not None), *plan.gatherings):
         values = value_of(content, way.tensor).contiguous().reshape(-1).view(torch.uint8)
         output[way.target : way.target + way.tensor.size] = values.numpy().tobytes()
@@ -114,7 +114,7 @@ def test_views_of_shared_bytes_are_selected_once() -> None:
     weight = torch.arange(10.0)
     plan = make_plan(index_of(saved({"a": weight[:6], "b": weight[4:]})), UNCHECKED)
     assert plan.selected_bytes == 40
-    assert plan.output_bytes == len(plan.header) + 48
+    assert plan.output_bytes == plan.header.size + 48
     assert len(coalesce(plan.moves, max_gap=0, max_length=8)) == 1
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, TruncatedError, UnsupportedFormatError
-from preheat.formats.safetensors import header, offsets
+from preheat.formats.safetensors import Header, offsets
 from preheat.index import ITEMSIZE
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -47,7 +47,7 @@ def assert_equals_in_any_order(content: bytes, expected: dict[str, torch.Tensor]
     metadata=st.none() | st.dictionaries(st.text(), st.text()),
 )
 def test_headers_are_those_of_the_library(tensors: dict[str, Any], metadata: dict[str, str] | None) -> None:
-    written = header(tensors, metadata)
+    written = bytes(Header(tensors, metadata))
     theirs = safetensors.torch.save(
         {n: torch.zeros(s, dtype=TORCH_DTYPES[d]) for n, (d, s) in tensors.items()}, metadata
     )
@@ -63,13 +63,13 @@ def test_headers_are_those_of_the_library(tensors: dict[str, Any], metadata: dic
 def test_headers_are_deterministic() -> None:
     tensors = {"b": ("F32", (2,)), "a": ("F32", (3,)), "c": ("I64", ())}
     turned = dict(reversed(tensors.items()))
-    assert header(tensors, {"x": "1", "y": "2"}) == header(turned, {"y": "2", "x": "1"})
+    assert bytes(Header(tensors, {"x": "1", "y": "2"})) == bytes(Header(turned, {"y": "2", "x": "1"}))
     assert list(offsets(tensors)) == [("c", 0, 8), ("a", 8, 20), ("b", 20, 28)]
 
 
 def test_a_tensor_cannot_be_called_like_the_metadata() -> None:
     with pytest.raises(UnsupportedFormatError, match="keeps for itself"):
-        header({"__metadata__": ("F32", ())})
+        Header({"__metadata__": ("F32", ())})
 
 
 HOSTILE: dict[str, tuple[bytes, type[Exception], str]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -22,6 +22,7 @@ from preheat.checks import Checks, Findings
 from preheat.errors import TruncatedError
 from preheat.index import Record
 from preheat.moves import coalesce
+from preheat.packed import numbers_of
 from preheat.plan import Gathering, Plan, reach_of
 from preheat.transfer.checksum import crc32
 from preheat.transfer.digests import Digests
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 class Transferred:
     """What the transfer learned: checksums of the output's tensors, and how many records were compared."""
 
-    checksums: dict[str, int]
+    checksums: Mapping[str, int]
     records: int
 
 
@@ -70,7 +71,7 @@ def transfer(
         kept = Journal(journal, identity(plan, blob, checks)) if journal else None
         try:
             with opened(path, plan.output_bytes, kept) as target:
-                write(target, plan.header, 0)
+                _write_header(target, plan)
                 return _Transfer(plan, blob, target, checks, advance, findings or Findings(), kept).run()
         finally:
             if kept:
@@ -107,11 +108,13 @@ class _Transfer:
         rest = (piece for piece in self._pieces() if (piece.start, piece.stop) not in self._found)
         work_off(rest, self._size, self._move_pieces, self._blob.close)
         self._digests.compare(self._findings)
-        outputs, records = self._put_together()
-        return Transferred({**outputs, **self._gather_all()}, records)
+        checksums = numbers_of(self._plan.index.tensors)
+        records = self._put_together(checksums)
+        self._gather_all(checksums)
+        return Transferred(checksums, records)
 
-    def _put_together(self) -> tuple[dict[str, int], int]:
-        """Checksums of the tensors that were moved, and how many records were compared."""
+    def _put_together(self, checksums: MutableMapping[str, int]) -> int:
+        """Tell the checksums of the tensors that were moved, and return how many records were compared."""
         outputs, records = Outputs(self._plan.moves), Records(self._names, self._findings)
         for piece in self._pieces():  # once more: all stretches at once would take far more memory than their checksums
             passed = self._found.pop((piece.start, piece.stop))
@@ -121,7 +124,8 @@ class _Transfer:
                     records.add(stretch, checksum)
             for target, (checksum, length) in passed.cast.items():
                 outputs.append(target, checksum, length)
-        return outputs.tensors(), records.finish()
+        outputs.tell(checksums)
+        return records.finish()
 
     def _pieces(self) -> Iterator[Piece]:
         spans = coalesce(self._plan.moves, max_gap=MAX_GAP, max_length=SPAN)
@@ -166,9 +170,8 @@ class _Transfer:
         if self._journal and self._findings.warnings == self._warned:
             self._journal.add(key, value)
 
-    def _gather_all(self) -> dict[str, int]:
-        """Write what has to be gathered; returns the checksums."""
-        found: dict[str, int] = {}
+    def _gather_all(self, found: MutableMapping[str, int]) -> None:
+        """Write what has to be gathered, and add the checksums to `found`."""
         known = self._journal.found if self._journal else {}
 
         def work(gatherings: Iterator[Gathering]) -> None:
@@ -185,7 +188,6 @@ class _Transfer:
 
         if self._plan.gatherings:
             work_off(self._plan.gatherings, min(self._pace.threads, GATHERERS), work, self._blob.close)
-        return found
 
     def _cast_of(self, each: Gathering) -> Callable[[Any], Any]:
         if not each.tensor.cast:
@@ -204,6 +206,13 @@ class _Transfer:
             if finite:
                 finite.feed(each.name, each.tensor.final_dtype, memoryview(values))
         return checksum
+
+
+def _write_header(target: int, plan: Plan) -> None:
+    at = 0
+    for piece in plan.header.pieces():
+        write(target, piece, at)
+        at += len(piece)
 
 
 def _key(piece: Piece) -> str:

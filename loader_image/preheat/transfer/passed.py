@@ -54,7 +54,8 @@ class Passed:
 def identity(plan: Plan, blob: Blob, checks: Checks) -> str:
     """A digest of what a transfer does, byte for byte: what one of another has written is of no use."""
     digest = hashlib.sha256(f"{__version__}\n{blob.uri}\n{blob.version}\n{blob.size}\n{checks}\n".encode())
-    digest.update(plan.header)
+    for piece in plan.header.pieces():
+        digest.update(piece)
     for move in plan.moves:
         tensor, record = move.tensor, move.tensor.record
         facts = move.start, move.stop, move.target, tensor.start, tensor.size, tensor.dtype, tensor.cast

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -22,7 +22,7 @@ from preheat.transfer.checksum import combine
 #: A cut is a multiple of this from its record's start, so that it splits no element of any tensor there.
 ALIGNMENT = 64
 #: Stretches in a piece, where it can be cut: of small tensors a long piece holds tens of thousands.
-MOST = 2048
+MOST = 1024
 #: Different tensors that may hold one byte; tied ones count once. Without a limit n of them could ask for n * n work.
 MAX_SHARED = 64
 
@@ -185,13 +185,11 @@ class Outputs:
         at = bisect_left(self._targets, target)
         self._checksums[at] = combine(self._checksums[at], checksum, length)
 
-    def tensors(self) -> dict[str, int]:
-        """The checksums of all tensors that are brought, by name."""
-        found: dict[str, int] = {}
+    def tell(self, found: MutableMapping[str, int]) -> None:
+        """Add the checksums of all tensors that are brought to `found`, by name."""
         for move, checksum in zip(self._moves, self._checksums, strict=True):
             before = found.get(move.name)  # another part of it
             found[move.name] = checksum if before is None else combine(before, checksum, move.tensor.final_size)
-        return found
 
 
 def mismatch(record: Record, checksum: int, tensor: str) -> CheckpointValidationError:
