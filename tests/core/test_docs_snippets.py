@@ -24,13 +24,14 @@ from preheat.modifiers import MODIFIERS
 from preheat.sources import SOURCES
 from preheat.spec import parse
 from preheat.strategies import STRATEGIES
-from preheat.strategies.mapped import MappedStrategy
+from preheat.strategies.mapped import MappedStrategy, ResizingStrategy
 from preheat_operator.api import KIND, Pipeline
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FAMILIES = {"sources": SOURCES, "verify": CHECKS, "strategies": STRATEGIES, "modifiers": MODIFIERS}
 MAPPED = [camel_case(field.name) for field in fields(MappedStrategy)]
+RESIZED = [camel_case(field.name) for field in fields(ResizingStrategy)][len(MAPPED) :]
 
 _FENCE = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _RUNS = ("python", "sh")
@@ -128,13 +129,14 @@ def test_an_info_string_says_nothing_that_is_not_understood():
     ("page", "name"), [(page, name) for page, family in FAMILIES.items() for name in family], ids=lambda value: value
 )
 def test_every_parameter_of_a_stage_has_a_row(page, name):
-    common = MAPPED if page == "strategies" else []
+    common = [*MAPPED, *RESIZED] if page == "strategies" else []
     named = [camel_case(field.name) for field in fields(FAMILIES[page][name])]
     assert rows(page, camel_case(name)) == [parameter for parameter in named if parameter not in common]
 
 
-def test_every_parameter_that_all_strategies_have_has_a_row():
+def test_every_parameter_that_strategies_share_has_a_row():
     assert rows("strategies", "Names") == MAPPED
+    assert rows("strategies", "Sizes") == RESIZED
 
 
 def rows(page, title):

@@ -273,6 +273,7 @@ OWN = """
 @pytest.fixture
 def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of modules that are forgotten in the end, as are those of Anemoi, which is not installed."""
+    monkeypatch.delitem(sys.modules, "my_module", raising=False)
     before, finders = set(sys.modules), sys.meta_path[:]
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path

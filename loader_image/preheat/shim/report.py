@@ -46,6 +46,7 @@ class Report:
     seconds: Mapping[str, float]  # open, load, total; wait: for other ranks, part of open and total
     rank: int = 0
     notes: tuple[str, ...] = ()
+    resized: Mapping[str, str] = field(default_factory=dict)  # name -> how the checkpoint's size became the model's
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the model's tensors
     skipped_sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the checkpoint's
     read: int = 0  # bytes of the bundle that this process read
@@ -76,6 +77,7 @@ class Report:
             self.left_initial and f"left at initial value: {some(map(_left_line, self.left_initial.items()))}",
             self.casts
             and f"cast {', '.join(f'{count} {cast}' for cast, count in Counter(self.casts.values()).items())}",
+            self.resized and f"resized {len(self.resized)} ({some(f'{n}: {how}' for n, how in self.resized.items())})",
             *map(modifier_text, self.modifiers),
             *self.notes,
         ]
@@ -105,6 +107,7 @@ class Report:
                 "skipped": len(self.skipped),
                 "leftInitial": len(self.left_initial),
                 "cast": len(self.casts),
+                "resized": len(self.resized),
                 "frozen": self.frozen,
                 "bytes": self.size,
                 "bytesRead": self.read,
@@ -114,6 +117,7 @@ class Report:
             "skipped": dict(list(self.skipped.items())[:shown]),
             "leftInitial": dict(list(self.left_initial.items())[:shown]),
             "casts": Counter(self.casts.values()) if shown else dict(self.casts),
+            "resized": dict(list(self.resized.items())[:shown]),
             "modifiers": [_brief(entry) for entry in self.modifiers] if shown else self.modifiers,
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
             "notes": self.notes,
@@ -142,6 +146,7 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         skipped=said.get("skipped_params", {}),
         left_initial=said.get("initial_params", {}),
         casts=said.get("dtype_casts", {}),
+        resized=said.get("resized_params", {}),
         modifiers=tuple(said.get("modifiers_applied", ())),
         size=int(said.get("loaded_bytes", 0)),
         seconds={**seconds, "load": said.get("load_seconds", 0.0)},

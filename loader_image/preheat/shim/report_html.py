@@ -47,7 +47,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 def _summary(report: Mapping[str, Any], tree: Node) -> str:
     counts = Counter(leaf.state for leaf in leaves(tree))
-    loaded = counts["loaded"] + counts["cast"]
+    loaded = counts["loaded"] + counts["cast"] + counts["resized"]
     frozen = sum(leaf.frozen for leaf in leaves(tree))
     others = [f"{counts[state]} {state}" for state in ("pruned", "initial", "reset", "skipped") if counts[state]]
     more = [*others, *([f"{frozen} frozen"] if frozen else [])]

@@ -16,7 +16,7 @@ from preheat.shim.report_tree import STATES, Leaf, Node, join_chains, leaves, mo
 _DEPTH = 2  # levels of modules that are listed
 _SHOWN = 40  # names that are listed; the page and the JSON have all
 _STYLES = {
-    **{"loaded": "green", "cast": "cyan", "pruned": "blue"},
+    **{"loaded": "green", "cast": "cyan", "resized": "bright_green", "pruned": "blue"},
     **{"initial": "yellow", "reset": "magenta", "skipped": "red"},
 }
 

@@ -16,6 +16,7 @@ from preheat.paths import holds
 STATES = {
     "loaded": "the checkpoint's values",
     "cast": "the checkpoint's values in another precision",
+    "resized": "the checkpoint's values, bridged to another size",
     "pruned": "the checkpoint's values, some of them made zero",
     "initial": "not in the checkpoint: the model's initial values",
     "reset": "initial values, as the pipeline asks",
@@ -129,7 +130,9 @@ def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
 
 def _changes(report: Mapping[str, Any]) -> dict[str, tuple[str, list[str]]]:
     """State of every tensor that was not simply loaded, and why, in the order in which it happened."""
-    found = {name: ("cast", [cast]) for name, cast in report["casts"].items()}
+    found = {name: ("resized", [how]) for name, how in report.get("resized", {}).items()}
+    for name, cast in report["casts"].items():
+        found[name] = "cast" if name not in found else "resized", [*found.get(name, ("", []))[1], cast]
     for entry in report["modifiers"]:
         if state := _CHANGES.get(str(entry.get("type"))):
             for name, change in entry["tensors"].items():

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from preheat.context import CheckpointContext
 from preheat.paths import Paths, listed
-from preheat.strategies.mapped import MappedStrategy
+from preheat.strategies.mapped import ResizingStrategy
 
 
 @dataclass(frozen=True)
-class ColdStartLoader(MappedStrategy):
+class ColdStartLoader(ResizingStrategy):
     """Load the weights by name, except those of `reset_layers`; optimizer, epoch and step start at zero."""
 
     strict: bool = True

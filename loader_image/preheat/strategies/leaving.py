@@ -61,7 +61,7 @@ def resetting(paths: tuple[str, ...], model: Iterable[str]) -> Why:
 def keeping(mapping: MappedStrategy, model: Iterable[str]) -> Why:
     """Tensors that `keep` names; raises NothingMatchedError for a pattern that is not found in the model."""
     found(f"{type(mapping).__name__}.keep", mapping.keep, list(model), "tensors of the model")
-    return lambda name: f"kept by {pattern!r}" if (pattern := mapping.kept_by(name)) else ""
+    return lambda name: f"kept by '{pattern}'" if (pattern := mapping.kept_by(name)) else ""
 
 
 def among(names: Collection[str], reason: str) -> Why:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,18 +13,22 @@ import torch
 from preheat.checks import Checks, Findings
 from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointError, CheckpointLoadError
+from preheat.strategies.bridging import Bridges, bridge, computed
 from preheat.strategies.checking import check_finite
 from preheat.strategies.claims import claimed, left_to
 from preheat.strategies.flattened import gathered
-from preheat.strategies.leaving import BUFFER, Left, among, keeping, leave, resetting
-from preheat.strategies.mapped import MappedStrategy
+from preheat.strategies.leaving import BUFFER, COMPUTED, Left, among, keeping, leave, resetting
+from preheat.strategies.mapped import MappedStrategy, ResizingStrategy
 from preheat.strategies.matching import Match, Tolerance, check, match
 from preheat.strategies.memory import Needed, needed, provide
 from preheat.strategies.naming import Named, named
+from preheat.strategies.resizing import fill_bridged
 from preheat.strategies.shards import Target, target_of
 from preheat.strategies.sizes import sizes_in, sizes_of_tensors
 from preheat.strategies.targets import buffers_of, entries_of, memory_key, tensors_of
 from preheat.strategies.weights import Weights, open_weights
+
+log = logging.getLogger(__name__)
 
 
 def load_matching(
@@ -47,7 +52,8 @@ def load_matching(
         started = perf_counter()
         with touching():
             targets = _targets(fit)
-            size = fit.weights.fill(targets)
+            log.debug("filling %d tensors on %s", len(targets), _devices(targets))
+            size = fill_bridged(fit.weights, targets, fit.bridges.by_name)
             if checks.finite:
                 check_finite({name: target.tensor for name, target in targets.items()}, findings)
     context.add_warnings(findings.warnings)
@@ -60,11 +66,12 @@ def load_matching(
         skipped_sizes=sizes_in({**fit.taken.entries, **fit.weights.entries}, fit.skipped),
         initial_params={**fit.found.initial, **fit.left.of_model},
         dtype_casts=dict(fit.found.casts),
+        resized_params=dict(fit.found.bridged),
         loaded_bytes=size,
         load_seconds=perf_counter() - started,
         partial_params=sum(target.region is not None for target in targets.values()),
         model_sizes=sizes_of_tensors(fit.tensors),
-        loading_notes=[*fit.taken.notes, *fit.needed.notes(), *fit.named.notes],
+        loading_notes=[*fit.taken.notes, *fit.needed.notes(), *fit.named.notes, *fit.bridges.notes],
     )
     return context
 
@@ -78,6 +85,7 @@ class Fit:
     weights: Weights  # those that are matched, under the names by which they are
     named: Named
     left: Left
+    bridges: Bridges
     found: Match
     needed: Needed
 
@@ -94,15 +102,30 @@ def _fit(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStrate
     claim = claimed(context, names.names.values(), tensors)
     context.weights = taken.called(names.names)
     weights = taken.called({old: claim.renamed.get(name, name) for old, name in names.names.items()})
+    model = entries_of(tensors)
     buffers = () if mapping.buffers else buffers_of(context.model, tensors)
     whys = resetting(reset, tensors), keeping(mapping, tensors), among(buffers, BUFFER), left_to(claim)
-    left = leave(weights.entries, entries_of(tensors), whys)
-    found = match(left.checkpoint, left.model)
+    own = computed(weights.entries, model) if isinstance(mapping, ResizingStrategy) and mapping.interpolate else ()
+    left = leave(weights.entries, model, (*whys, among(own, COMPUTED)))
+    bridges = _bridges(mapping, left)
+    found = match(left.checkpoint, left.model, bridges.by_name)
     check(found, left.checkpoint, left.model, tolerance)
     for name in found.pairs:
         target_of(name, tensors[name])  # raises for what cannot be filled
-    need = needed(context.model, (tensors[name] for name in found.loaded), context.device)
-    return Fit(tensors, taken, weights, names, left, found, need)
+    need = needed(context.model, _filled(tensors, found, bridges), context.device)
+    return Fit(tensors, taken, weights, names, left, bridges, found, need)
+
+
+def _bridges(mapping: MappedStrategy, left: Left) -> Bridges:
+    if not isinstance(mapping, ResizingStrategy):
+        return Bridges()
+    return bridge(type(mapping).__name__, left.checkpoint, left.model, mapping.interpolate, mapping.overlap)
+
+
+def _filled(tensors: Mapping[str, torch.Tensor], found: Match, bridges: Bridges) -> Iterator[torch.Tensor]:
+    """Those of which nothing keeps its initial value."""
+    partly = {memory_key(tensors[name]) for name, how in bridges.by_name.items() if not how.complete}
+    return (tensors[name] for name in found.loaded if memory_key(tensors[name]) not in partly)
 
 
 def _targets(fit: Fit) -> dict[str, Target]:
@@ -110,6 +133,10 @@ def _targets(fit: Fit) -> dict[str, Target]:
     provide(fit.needed)
     once = {memory_key(fit.tensors[name]): name for name in fit.found.pairs}
     return {name: target_of(name, fit.tensors[name]) for name in once.values()}
+
+
+def _devices(targets: Mapping[str, Target]) -> str:
+    return ", ".join(sorted({str(target.tensor.device) for target in targets.values()}))
 
 
 def origin(context: CheckpointContext) -> str | None:

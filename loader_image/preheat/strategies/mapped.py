@@ -34,3 +34,22 @@ class MappedStrategy(NameMapping, LoadingStrategy):
     def kept_by(self, name: str) -> str:
         """The first pattern by which a tensor of the model keeps its initial value; nothing when there is none."""
         return next((pattern for pattern in self.keep if re.search(pattern, name)), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizingStrategy(MappedStrategy):
+    """May bridge sizes that differ. Not a warm start: an optimizer's state has the sizes of the checkpoint."""
+
+    interpolate: Patterns = ()
+    """Regular expressions: position embeddings and tables of relative positions in whose name one of them is found
+    become those of the model's grid, by bicubic interpolation, where their sizes differ."""
+
+    overlap: Patterns = ()
+    """Regular expressions: of tensors in whose name one of them is found, such as a vocabulary's, the part that both
+    sides have is copied where their sizes differ; the rest keeps its initial value."""
+
+    def __post_init__(self) -> None:
+        """Lists from YAML become tuples, and patterns have to be regular expressions."""
+        self._list("interpolate", "overlap")
+        super().__post_init__()
+        self._compile("interpolate", "overlap")

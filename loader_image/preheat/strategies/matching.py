@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
 
 _SHOWN = 5  # names in a message
+_NONE: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Match:
     unexpected: tuple[str, ...]
     mismatched: Mapping[str, str]  # name -> reason
     casts: Mapping[str, str]  # name -> `F32 -> BF16`
+    bridged: Mapping[str, str]  # name -> how one size becomes the other
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -54,10 +57,10 @@ class Match:
         return {name: self.mismatched.get(name, "not in the checkpoint") for name in self.missing}
 
 
-def match(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry]) -> Match:
-    """Compare name by name."""
+def match(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry], bridges: Mapping[str, object] = _NONE) -> Match:
+    """Compare name by name; the sizes of those in `bridges`, which say how, may differ."""
     common = [name for name in checkpoint if name in model]
-    reasons = {name: misfit(checkpoint[name], model[name]) for name in common}
+    reasons = {name: misfit(checkpoint[name], model[name], name in bridges) for name in common}
     pairs = tuple(name for name in common if not reasons[name])
     filled = {model[name].memory for name in pairs} - {None}
     fitting = frozenset(pairs)
@@ -69,12 +72,13 @@ def match(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry]) -> Match:
         unexpected=tuple(name for name in checkpoint if name not in model),
         mismatched={name: reason for name, reason in reasons.items() if reason},
         casts={n: f"{checkpoint[n].dtype} -> {model[n].dtype}" for n in pairs if checkpoint[n].dtype != model[n].dtype},
+        bridged={name: str(bridges[name]) for name in pairs if name in bridges},
     )
 
 
-def misfit(source: Entry, target: Entry) -> str:
+def misfit(source: Entry, target: Entry, bridged: bool = False) -> str:
     """Why `source` cannot become `target`, or nothing. Precision may change, the kind of number may not shrink."""
-    if source.shape != target.shape:
+    if source.shape != target.shape and not bridged:
         return f"shape {list(source.shape)}, model has {list(target.shape)}"
     given, wanted = _kind(source.dtype), _kind(target.dtype)
     if source.dtype != target.dtype and (given is None or wanted is None or given > wanted):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preheat.context import CheckpointContext
-from preheat.strategies.mapped import MappedStrategy
+from preheat.strategies.mapped import ResizingStrategy
 
 
 @dataclass(frozen=True)
-class TransferLearningLoader(MappedStrategy):
+class TransferLearningLoader(ResizingStrategy):
     """Load every weight whose name and shape fit and report the others. Nothing that fits is an error."""
 
     strict: bool = False

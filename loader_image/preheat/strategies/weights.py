@@ -19,6 +19,7 @@ from preheat.strategies.filling import Move, fill, part_of
 from preheat.strategies.matching import Entry
 from preheat.strategies.shards import Target
 from preheat.strategies.targets import entries_of
+from preheat.strategies.tensors import read_tensor
 
 
 class Weights(Protocol):
@@ -40,6 +41,10 @@ class Weights(Protocol):
 
     def called(self, names: Mapping[str, str]) -> Weights:
         """Those of the tensors that are keys of `names`, under the names that are its values."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """The values of one tensor, on the CPU or where they are; not to be changed."""
         ...
 
     def fill(self, targets: Mapping[str, Target]) -> int:
@@ -65,6 +70,10 @@ class IndexedWeights:
             self._blob, (stored.record for name in names for stored in self._tensors[name].stored()), checks, findings
         )
 
+    def read(self, name: str) -> torch.Tensor:
+        """Its range, in memory of its own."""
+        return read_tensor(self._blob, self._tensors[name], Checks(crc32=False))
+
     def fill(self, targets: Mapping[str, Target]) -> int:
         """Read each range into its target."""
         return fill(self._blob, [Move(self._tensors[name], t.tensor, t.region) for name, t in targets.items()])
@@ -84,6 +93,10 @@ class LoadedWeights:
 
     def check(self, names: tuple[str, ...], checks: Checks, findings: Findings) -> None:
         """Nothing: there are no bytes whose digest could be taken."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor itself."""
+        return self._tensors[name].detach()
 
     def fill(self, targets: Mapping[str, Target]) -> int:
         """Copy each tensor into its target."""

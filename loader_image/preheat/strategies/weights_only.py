@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preheat.context import CheckpointContext
-from preheat.strategies.mapped import MappedStrategy
+from preheat.strategies.mapped import ResizingStrategy
 
 
 @dataclass(frozen=True)
-class WeightsOnlyLoader(MappedStrategy):
+class WeightsOnlyLoader(ResizingStrategy):
     """Load the checkpoint's weights by name; optimizer and progress start fresh. A shape that differs is an error."""
 
     strict: bool = True
