@@ -78,7 +78,7 @@ class CheckpointPipeline:
         running = with_cache(self.stages, self.cache_dir, self.patience)
         for position, stage in enumerate(self.stages):
             marker = f"stage_{position}_{type(stage).__name__}"
-            before, started = _fingerprint(context), perf_counter()
+            before, started = fingerprint(context), perf_counter()
             log.debug("%s begins", self._label(position))
             try:
                 context = await self._run(position, running[position], context)
@@ -92,7 +92,7 @@ class CheckpointPipeline:
             context.update_metadata(**{marker: "completed"})
             seconds = context.metadata.setdefault("stage_seconds", {})[marker] = perf_counter() - started
             log.debug("%s ended after %.3f s", self._label(position), seconds)
-            context.weights_applied |= may_load(stage) and _fingerprint(context) != before
+            context.weights_applied |= may_load(stage) and fingerprint(context) != before
         if not context.weights_applied:
             self._refuse_initial_weights(context, failure)
         self._check_after(context)
@@ -189,7 +189,7 @@ def _complete(work: Coroutine[Any, Any, CheckpointContext]) -> CheckpointContext
         return runner.run(work)
 
 
-def _fingerprint(context: CheckpointContext) -> Any:
+def fingerprint(context: CheckpointContext) -> Any:
     """What changes when weights are written: the strategy's name, or torch's count of writes per tensor.
 
     So a stage of the user's own that calls `load_state_dict` counts, whether it says so in the metadata or not.

@@ -15,10 +15,21 @@ from preheat.errors import CheckpointIncompatibleError
 from preheat.shim.apply import apply_to, is_applied, note
 from preheat.shim.hooks import wrap_known
 
+_OWN_WAYS = frozenset(("DEEPSPEED", "FSDP", "MEGATRON_LM", "TP", "XLA"))
+
 
 def install() -> None:
     """Wrap the Accelerator, whose module is imported already."""
     wrap_known(sys.modules["accelerate.accelerator"].Accelerator, {"prepare": _prepare})
+
+
+def require_plain(accelerator: Any) -> None:
+    """Raise CheckpointIncompatibleError where optimizers are made anew, so that what they have would be lost."""
+    if (kind := accelerator.distributed_type.name) in _OWN_WAYS:
+        raise CheckpointIncompatibleError(
+            f"the training goes by {kind}, which restores optimizers in its own way; that is not supported yet",
+            remedy="Use weightsOnly, or the resuming of the framework",
+        )
 
 
 def _prepare(accelerator: Any, prepare: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -28,28 +39,25 @@ def _prepare(accelerator: Any, prepare: Callable[..., Any], *args: Any, **kwargs
     candidates = [model for model in known if any(_trains(each, model) for each in args)]
     filled = next((part for model in known for part in model.modules() if is_applied(part)), None)
     if candidates and filled is None:
-        filled = _fill_one(candidates, args)
+        filled = _fill_one(accelerator, candidates, args)
     for model in candidates:
         if not any(part is filled for part in model.modules()):
             note(filled, f"{type(model).__name__}, which is trained beside it, was left as it is")
     return prepare(*args, **kwargs)
 
 
-def _fill_one(candidates: Sequence[Any], args: Sequence[Any]) -> Any:
+def _fill_one(accelerator: Any, candidates: Sequence[Any], args: Sequence[Any]) -> Any:
     """The first model that the checkpoint fits, filled; raises what is said of the first when it fits none."""
-    refusals: list[CheckpointIncompatibleError] = []
-    for model in candidates:
-        optimizers = [each for each in args if _trains(each, model)]
-        schedulers = [each for each in args if getattr(each, "optimizer", None) in optimizers]
-        try:
-            apply_to(CheckpointContext(model=model, optimizer=optimizers, scheduler=schedulers))
-        except CheckpointIncompatibleError as error:
-            if error.touched:
-                raise
-            refusals.append(error)
-        else:
-            return model
-    raise refusals[0]
+    apply_to(*(_context(accelerator, model, args) for model in candidates))
+    return next(model for model in candidates if is_applied(model))
+
+
+def _context(accelerator: Any, model: Any, args: Sequence[Any]) -> CheckpointContext:
+    optimizers = [each for each in args if _trains(each, model)]
+    schedulers = [each for each in args if getattr(each, "optimizer", None) in optimizers]
+    return CheckpointContext(
+        model=model, optimizer=optimizers, scheduler=schedulers, resumable=lambda _: require_plain(accelerator)
+    )
 
 
 def _trains(each: Any, model: Any) -> bool:

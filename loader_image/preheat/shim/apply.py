@@ -6,6 +6,7 @@ first report; a call for another model (cross-validation, a sweep) fills that on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from time import perf_counter
@@ -14,9 +15,9 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from preheat.bundle.data import CheckpointData, open_bundle
 from preheat.context import CheckpointContext
-from preheat.errors import CheckpointConfigError, NotABundleError
+from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointIncompatibleError, NotABundleError
 from preheat.pipeline import CheckpointPipeline
-from preheat.shim import guard, ranks
+from preheat.shim import guard, policy, ranks
 from preheat.shim.environment import bundle_folder
 from preheat.shim.report import Report, publish, report_of
 from preheat.strategies.warm_start import WARM_START
@@ -37,8 +38,37 @@ def apply(model: Any, optimizer: Any = None, scheduler: Any = None, *, device: A
     return apply_to(CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler, device=device))
 
 
-def apply_to(context: CheckpointContext) -> Report:
-    """`apply` for a context that may also carry a framework's own object."""
+def apply_to(*contexts: CheckpointContext) -> Report:
+    """`apply` for a context that may also carry a framework's own object; of several, the first that it fits.
+
+    Where `onFailure: Continue` passes over a failure on all ranks, the first model is left as it is.
+    """
+    untouched = policy.Untouched(contexts)
+    try:
+        return _fill_first(contexts)
+    except CheckpointError as error:
+        with contexts[0].together("go on"):
+            policy.require(error)
+            untouched.check(error)
+        ranks = contexts[0].ranks
+        report = policy.go_on(error, contexts[0].model, ranks.world if ranks else 1)
+        _keep(contexts[0].model, report)
+        return report
+
+
+def _fill_first(contexts: Sequence[CheckpointContext]) -> Report:
+    refusals: list[CheckpointIncompatibleError] = []
+    for context in contexts:
+        try:
+            return _fill(context)
+        except CheckpointIncompatibleError as error:
+            if error.touched:
+                raise
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _fill(context: CheckpointContext) -> Report:
     model = context.model
     if not callable(getattr(model, "state_dict", None)):
         raise CheckpointConfigError(f"preheat.apply needs a torch.nn.Module, not {type(model).__name__}")
@@ -50,6 +80,7 @@ def apply_to(context: CheckpointContext) -> Report:
     context.ranks = ranks.present()
     with ExitStack() as opened:
         with context.together("open") as facts:
+            policy.refuse_absent()
             data = opened.enter_context(closing(open_bundle(bundle_folder())))
             if context.ranks:
                 facts["checkpoint"] = ranks.identity(data)
@@ -60,13 +91,18 @@ def apply_to(context: CheckpointContext) -> Report:
             facts.update(ranks.outcome(report))
     waited = {"wait": context.ranks.waited} if context.ranks else {}
     seconds = {**report.seconds, **waited, "total": perf_counter() - started}
-    report = _reports[model] = replace(report, seconds=seconds)
-    _history.append(replace(report, state={}))  # tensors that whoever called may drop
+    report = replace(report, seconds=seconds)
+    _keep(model, report)
     if report.strategy == WARM_START:
         _remember(given)
     guard.release()
     publish(report)
     return report
+
+
+def _keep(model: Any, report: Report) -> None:
+    _reports[model] = report
+    _history.append(replace(report, state={}))  # tensors that whoever called may drop
 
 
 def _remember(optimizer: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from preheat.errors import UnsupportedVersionError
 from preheat.shim.apply import applied_any
+from preheat.shim.policy import pass_over
 
 #: What takes the place of a method is given the object, the method as it was, bound to it, and the arguments.
 Around = Callable[..., Any]
@@ -37,14 +38,15 @@ def wrap_known(kind: type, hooks: dict[str, Around], needed: Sequence[str] = ())
         return
     package = kind.__module__.partition(".")[0]
     version = getattr(sys.modules[package], "__version__", "of unknown version")
+    unknown = UnsupportedVersionError(
+        f"{package} {version} is none that Preheat knows: its {kind.__name__} has no {', '.join(missing)}",
+        remedy=f"Call preheat.apply(model) before the {kind.__name__} is made, or use a version that "
+        "docs/frameworks.md names",
+    )
 
     def refuse(self: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not applied_any():
-            raise UnsupportedVersionError(
-                f"{package} {version} is none that Preheat knows: its {kind.__name__} has no {', '.join(missing)}",
-                remedy=f"Call preheat.apply(model) before the {kind.__name__} is made, or use a version that "
-                "docs/frameworks.md names",
-            )
+            pass_over(unknown)
         return method(*args, **kwargs)
 
     wrap(kind, "__init__", refuse)

@@ -33,15 +33,33 @@ def install() -> None:
 
 
 def set_up(name: str, ours: str) -> None:
-    """Call `ours.install()`. A training process that cannot be watched must not start: the import of `name` fails."""
+    """Call `ours.install()`. A training process that cannot be watched must not start: the import of `name` fails.
+
+    Unless `onFailure: Continue` passes over the reason.
+    """
     try:
         from importlib import import_module
 
         import_module(ours).install()
     except Exception as error:
+        if _passed_over(error):
+            return
         raise ImportError(
             f"Preheat cannot watch this process ({name}: {error}); set PREHEAT_SHIM=off to go without"
         ) from error
+
+
+def _passed_over(error: Exception) -> bool:
+    try:
+        from preheat.errors import CheckpointError
+        from preheat.shim import policy
+
+        if isinstance(error, CheckpointError):
+            policy.pass_over(error)
+            return True
+    except Exception:
+        return False  # what is said is the first error
+    return False
 
 
 class Finder:

@@ -33,7 +33,7 @@ TIMEOUT = 600.0
 _MODEL = "model"
 
 #: In the order in which a process comes to them; some may be left out.
-_STEPS = ("open", "gather", "match", "adapt", "load")
+_STEPS = ("open", "gather", "match", "adapt", "load", "go on")
 _SAMPLES, _SAMPLE = 16, 4096
 
 _applications = count()  # all processes apply the same number of times, so equal numbers meet
@@ -75,7 +75,9 @@ class Ranks:
         if verdict:
             kind = getattr(errors, verdict["class"], CheckpointError)
             touched = f"; {TOUCHED}" if step == "load" and TOUCHED not in verdict["message"] else ""
-            raise kind(verdict["message"] + touched, remedy=verdict["remedy"])
+            raised = kind(verdict["message"] + touched, remedy=verdict["remedy"])
+            raised.continuable = kind.continuable and "absent" not in verdict  # without a rank there is no training
+            raise raised
 
     def _fail(self, step: str, error: Exception) -> None:
         """Tell the others, also those that wait at a step which this process did not come to."""
@@ -108,7 +110,7 @@ class Ranks:
             remedy="Call preheat.apply at the same place on all ranks; look at what those ranks say; "
             "PREHEAT_RANKS_TIMEOUT allows for more seconds, 0 lets each rank go on by itself",
         )
-        return _described(error)
+        return {**_described(error), "absent": names}
 
     def _difference(self, step: str) -> dict[str, str] | None:
         said = [json.loads(self._store.get(f"{step}/{rank}")) for rank in range(self.world)]

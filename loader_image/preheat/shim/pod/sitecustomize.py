@@ -2,7 +2,8 @@
 
 Standard library only, and old syntax only: whatever Python the image has must be able to read this file. A process that
 does not import torch is never disturbed. One that does fails clearly when the shim cannot do its work, because the
-alternative is a training that silently starts from random weights. PREHEAT_SHIM=off switches everything off.
+alternative is a training that silently starts from random weights. PREHEAT_SHIM=off switches everything off. A Python
+that is too old is passed over where `onFailure: Continue` says so, loudly.
 """
 
 # Annotations would be new syntax.
@@ -19,10 +20,14 @@ def _install():
     if mode not in ("auto", "manual"):
         raise RuntimeError(f"PREHEAT_SHIM is {mode!r}, not auto, manual or off")
     if sys.version_info < (3, 11):  # noqa: UP036 - the Python of whatever image this is
-        raise RuntimeError("Python {}.{} is too old, 3.11 is the oldest that works".format(*sys.version_info))
+        raise _TooOldError("Python {}.{} is too old, 3.11 is the oldest that works".format(*sys.version_info))
     from preheat.shim import import_hook
 
     import_hook.install()
+
+
+class _TooOldError(RuntimeError):
+    """Nothing of Preheat can run here."""
 
 
 class _RefuseTorch:
@@ -43,6 +48,30 @@ class _RefuseTorch:
 
     def exec_module(self, module):
         raise ImportError(self.reason)
+
+
+class _TellAtTorch:
+    """Says why there is no checkpoint when somebody looks for torch, as the report of a process that goes on does."""
+
+    def __init__(self, reason):
+        self.reason = reason
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            import json
+
+            sys.meta_path.remove(self)
+            failure = {"reason": "UnsupportedVersion", "message": self.reason, "remedy": "Use a newer Python"}
+            line = json.dumps({"strategy": "none", "failure": failure})
+            loud = f"NO CHECKPOINT, the training goes on from its initial weights: UnsupportedVersion: {self.reason}"
+            sys.stderr.write(f"Preheat: {loud}\npreheat.report {line}\n")
+
+
+def _leave(error):
+    """Let nobody find what cannot run here, such as a framework that asks for our callbacks."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if not _same(entry, here)]
+    sys.meta_path.insert(0, _TellAtTorch(str(error)))
 
 
 def _run_theirs():
@@ -68,9 +97,12 @@ def _same(entry, here):
 try:
     _install()
 except Exception as error:  # the shim's door: whatever it is, this process may be none of ours
-    _reason = f"Preheat's shim could not start: {error}. Set PREHEAT_SHIM=off to train without it"
-    sys.stderr.write(_reason + "\n")
-    sys.meta_path.insert(0, _RefuseTorch(_reason))
+    if isinstance(error, _TooOldError) and os.environ.get("PREHEAT_ON_FAILURE") == "Continue":
+        _leave(error)
+    else:
+        _reason = f"Preheat's shim could not start: {error}. Set PREHEAT_SHIM=off to train without it"
+        sys.stderr.write(_reason + "\n")
+        sys.meta_path.insert(0, _RefuseTorch(_reason))
 
 if __name__ == "sitecustomize":
     _run_theirs()
