@@ -82,7 +82,7 @@ def left_out(where: str, names: Iterable[str], select: Sequence[str], exclude: S
     chosen = found(f"{where}.select", select, names)
     dropped = found(f"{where}.exclude", exclude, names)
     left = {name: "not selected" for name in names if select and name not in chosen}
-    left |= {name: f"excluded by {pattern!r}" for name, pattern in dropped.items()}
+    left |= {name: f"excluded by '{pattern}'" for name, pattern in dropped.items()}
     if names and len(left) == len(names):
         raise NothingMatchedError(
             f"{where}: select and exclude leave none of the {len(names)} tensors, such as {_some(names)}",

@@ -45,9 +45,40 @@ def test_a_rename_sees_what_the_one_before_it_left():
     assert list(Convert(rename=[Rename("a", "b"), Rename("b", "c")]).mapping(["a", "b1"])) == ["c", "c1"]
 
 
+def test_a_replacement_is_of_a_pattern_a_text_or_a_whole_name():
+    rules = [Rename("a.b", "x"), Rename("a.c", "y", match="substring"), Rename("d", "z", match="exact")]
+    assert list(Convert(rename=rules).mapping(["a.b", "a-b1", "a.c", "a-c", "d", "da"])) == [
+        *("x", "x1", "y", "a-c", "z", "da"),
+    ]
+
+
+def test_a_text_is_taken_as_it_is():
+    rules = [Rename("(a", r"\1", match="substring"), Rename("*", "", match="substring")]
+    assert list(Convert(rename=rules).mapping(["(a*"])) == [r"\1"]
+
+
+def test_what_is_left_out_has_its_reason():
+    convert = Convert(select=["weight"], exclude=["^module.head", "head"])
+    assert convert.left_out(NAMES) == {
+        NAMES[1]: "not selected", NAMES[2]: "excluded by '^module.head'", NAMES[3]: "excluded by '^module.head'",
+    }  # fmt: skip
+
+
+def test_every_name_is_followed_or_left_out():
+    convert = Convert(exclude=["head"], strip_prefix=["module."])
+    assert convert.follow(NAMES) == {
+        NAMES[0]: "encoder.weight",
+        NAMES[1]: "encoder.bias",
+        NAMES[2]: None,
+        NAMES[3]: None,
+    }
+
+
 @pytest.mark.parametrize(
     ("convert", "words"),
     [
+        (Convert(select=["^module.encoda"]), r"such as .* \(did you mean 'module\.encoder'"),
+        (Convert(rename=[Rename("heads", "x", match="substring")]), "rename 'heads' matches none"),
         (Convert(select=["enkoder"]), "select 'enkoder' matches none of 4 tensors, such as module.encoder.weight"),
         (Convert(select=["encoder", "enkoder"]), "select 'enkoder'"),
         (Convert(exclude=["hed"]), "exclude 'hed' matches none"),

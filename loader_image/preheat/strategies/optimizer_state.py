@@ -57,7 +57,7 @@ def match_optimizer(
     spread: dict[int, torch.Tensor] = {}
     groups: list[dict[str, Any]] = []
     known: set[Any] = set()
-    named = True
+    named, restored = True, 0
     for number, (given, group) in enumerate(zip(theirs, ours, strict=True)):
         _compare_kinds(number, given, group)
         own = _names_of(group, names)
@@ -72,13 +72,13 @@ def match_optimizer(
                 _compare_shapes(name, saved["state"][key], parameter)
                 states[position] = saved["state"][key]
         known.update(given["params"])
+        restored += sum(key is not None for key in keys)
         groups.append(_group(given, group, range(first, first + len(keys))))
     if strangers := [key for key in saved["state"] if key not in known]:
         raise CheckpointIncompatibleError(
             f"the checkpoint's optimizer has a state for {_some(strangers)}, of no group", remedy=_FRESH
         )
-    parameters = sum(len(group["params"]) for group in groups)
-    return Matched({"state": states, "param_groups": groups}, parameters, named, spread)
+    return Matched({"state": states, "param_groups": groups}, restored, named, spread)
 
 
 def _group(given: Mapping[str, Any], group: Mapping[str, Any], positions: Iterable[int]) -> dict[str, Any]:
