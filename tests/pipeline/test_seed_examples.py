@@ -53,7 +53,7 @@ EXAMPLES = {
     (GUIDE, "custom stage"): "test_a_configuration_of_own_classes_with_its_settings_runs",
     (GUIDE, "migration"): "test_each_legacy_setting_is_answered_with_its_stage",
     (GUIDE, "caching, timeouts, retries"): "pipeline/test_pipeline_settings.py",
-    (GUIDE, "debug logging"): "test_debug_logging_tells_what_each_stage_does",
+    (GUIDE, "debug logging, and the device in it"): "test_debug_logging_tells_what_each_stage_does",
     (GUIDE, "composition"): "test_a_well_composed_pipeline_runs_and_others_are_refused",
     (REQUEST, "pipeline pattern"): "test_stages_given_as_objects_are_awaited",
     (REQUEST, "component catalog"): "test_the_catalog_lists_what_a_configuration_may_name",
@@ -73,6 +73,7 @@ EXAMPLES = {
     (NOETHER, "initializing weights"): "test_weights_are_initialized_from_a_previous_run",
     (STACKWISE, "restoring training state"): "test_a_training_of_plain_torch_is_resumed",
     (STACKWISE, "checkpoint contents"): "test_every_format_is_detected_loaded_and_converted",
+    (STACKWISE, "precision-aware checkpointing"): "test_a_precision_of_each_part_outlasts_saving_and_loading",
 }  # fmt: skip
 LATER = {
     (LINNAEUS, "configuration, storage, upload"): "a source resolves names, a training saves its files",
@@ -354,6 +355,7 @@ def test_debug_logging_tells_what_each_stage_does(target: Any, file: Path, caplo
     logging.getLogger("preheat").setLevel(logging.DEBUG)
     run([target("sources.LocalSource", path=str(file)), target("loaders.WeightsOnlyLoader")])
     assert "stage 1/2 (LocalSource) begins" in caplog.text
+    assert "filling 8 tensors on cpu" in caplog.text
     assert "stage 2/2 (WeightsOnlyLoader) ended after" in caplog.text
 
 
@@ -513,6 +515,19 @@ def test_weights_are_initialized_from_a_previous_run(target: Any, training: Trai
         assert same(done.model, training.model)
         assert done.checkpoint_data is not None
         assert done.checkpoint_data["training_iteration"] == position
+
+
+def test_a_precision_of_each_part_outlasts_saving_and_loading(target: Any, file: Path, tmp_path: Path) -> None:
+    rules = [{"layers": ["processor.1"], "dtype": "bfloat16"}, {"layers": ["classifier"], "dtype": "float16"}]
+    stages = [target("loaders.WeightsOnlyLoader"), target("modifiers.PrecisionModifier", rules=rules)]
+    first = run([target("sources.LocalSource", path=str(file)), *stages]).model
+    torch.save({"state_dict": first.state_dict()}, tmp_path / "saved.ckpt")
+    again = run([target("sources.LocalSource", path=str(tmp_path / "saved.ckpt")), *stages]).model
+    assert same(again, first)
+    types = {name: str(parameter.dtype).removeprefix("torch.") for name, parameter in again.named_parameters()}
+    assert (types["encoder.weight"], types["processor.1.weight"], types["classifier.weight"]) == (
+        "float32", "bfloat16", "float16",
+    )  # fmt: skip
 
 
 def test_every_test_that_is_named_exists_and_no_example_is_in_both_lists() -> None:

@@ -87,7 +87,7 @@ def test_tables_of_relative_positions_are_those_of_another_window(old, new, afte
     grid = resized(table[: old * old].view(old, old, 4), matrix, matrix)
     torch.testing.assert_close(found[: new * new], grid.reshape(-1, 4), atol=1e-5, rtol=1e-5)
     assert torch.equal(found[new * new :], table[old * old :])
-    kept = ", 3 after them kept" if after else ""
+    kept = ", the last 3 kept" if after else ""
     assert said == f"{list(table.shape)} -> {list(found.shape)}: {old}x{old} -> {new}x{new} positions, bicubic{kept}"
 
 
@@ -103,7 +103,7 @@ def test_position_embeddings_are_those_of_another_grid_and_tokens_stay(old, new,
     torch.testing.assert_close(found[before:], grid.reshape(-1, 6), atol=1e-5, rtol=1e-5)
     assert torch.equal(found[:before], embedding[:before])
     assert said.endswith(
-        f"{old}x{old} -> {new}x{new} positions, bicubic" + (f", {before} before them kept" * (before > 0))
+        f"{old}x{old} -> {new}x{new} positions, bicubic" + (f", the first {before} kept" * (before > 0))
     )
 
 

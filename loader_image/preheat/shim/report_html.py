@@ -49,7 +49,9 @@ def _summary(report: Mapping[str, Any], tree: Node) -> str:
     counts = Counter(leaf.state for leaf in leaves(tree))
     loaded = counts["loaded"] + counts["cast"] + counts["resized"]
     frozen = sum(leaf.frozen for leaf in leaves(tree))
-    others = [f"{counts[state]} {state}" for state in ("pruned", "initial", "reset", "skipped") if counts[state]]
+    others = [
+        f"{counts[state]} {state}" for state in ("resized", "pruned", "initial", "reset", "skipped") if counts[state]
+    ]
     more = [*others, *([f"{frozen} frozen"] if frozen else [])]
     return f"{loaded} of {tree.tensors} tensors hold the checkpoint's values" + "".join(f", {each}" for each in more)
 

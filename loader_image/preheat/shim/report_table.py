@@ -26,7 +26,8 @@ def table(report: Mapping[str, Any]) -> RenderableType:
     tree = join_chains(model_tree(report))
     parts: list[RenderableType] = [_head(report), _modules(tree)]
     notable = [leaf for leaf in leaves(tree) if leaf.state != "loaded"]
-    notable.sort(key=lambda leaf: leaf.state in ("cast", "pruned"))  # what has no value from the checkpoint comes first
+    # What has no value from the checkpoint comes first.
+    notable.sort(key=lambda leaf: leaf.state in ("cast", "resized", "pruned"))
     if notable:
         parts.append(_names("Not simply loaded", notable))
     if left := list(leaves(skipped_tree(report))):

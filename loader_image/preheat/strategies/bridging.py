@@ -74,7 +74,7 @@ class Resampling:
 
     def __str__(self) -> str:
         grids = "{}x{} -> {}x{}".format(*self.old, *self.new)
-        kept = [f"{n} {where} them kept" for n, where in ((self.before, "before"), (self.after, "after")) if n]
+        kept = [f"the {where} {n} kept" for n, where in ((self.before, "first"), (self.after, "last")) if n]
         return ", ".join([f"{_sizes(self.source, self.target)}: {grids} positions, bicubic", *kept])
 
 
