@@ -22,6 +22,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 import preheat
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError
+from preheat.shim.apply import report_on
 from preheat.stage import PipelineStage
 
 Seen = dict[str, Any]
@@ -248,6 +249,31 @@ def alone(wanted: dict[str, torch.Tensor]) -> Seen:
     return applied(Net()) if dist.get_rank() == 0 else {}
 
 
+def going_on(wanted: dict[str, torch.Tensor]) -> Seen:
+    """With `onFailure: Continue`."""
+    return without_fail(Net(classes=5 if dist.get_rank() == 1 else 33))
+
+
+def going_on_too_late(wanted: dict[str, torch.Tensor]) -> Seen:
+    """With weights that are in, and a modifier that matches nothing."""
+    return without_fail(Net())
+
+
+def without_fail(model: torch.nn.Module) -> Seen:
+    os.environ["PREHEAT_ON_FAILURE"] = "Continue"
+    before = model.up.weight.detach().clone()
+    try:
+        seen = applied(model)
+    finally:
+        del os.environ["PREHEAT_ON_FAILURE"]
+    return {**seen, "untouched": torch.equal(before, model.up.weight), "strategy": strategy_of(model)}
+
+
+def strategy_of(model: torch.nn.Module) -> str | None:
+    report = report_on(model)
+    return report.strategy if report else None
+
+
 #: Scenarios by the folder of their bundle; a folder named after a rank is for that rank alone.
 SCENARIOS: list[tuple[str, Callable[[dict[str, torch.Tensor]], Seen]]] = [
     ("exact", sharded), ("exact", sharded_in_bfloat16), ("exact", sharded_from_meta),
@@ -256,6 +282,7 @@ SCENARIOS: list[tuple[str, Callable[[dict[str, torch.Tensor]], Seen]]] = [
     ("exact", of_one_rank),
     ("exact", wrapped), ("transfer", flattened), ("resumed", resumed), ("exact", another_shape_on_one),
     ("broken", broken_modifier), ("differing", other_bytes_on_one),
+    ("absent", going_on), ("exact", going_on), ("late", going_on_too_late),
     ("exact", one_that_stays_away), ("exact", alone),
 ]  # fmt: skip
 
@@ -268,7 +295,8 @@ def main(folder: Path, rank: int, world: int) -> None:
         own = folder / f"{bundle}-rank{rank}"
         os.environ["PREHEAT_BUNDLE"] = str(own if own.is_dir() else folder / bundle)
         torch.manual_seed(rank)
-        seen[play.__name__] = play(wanted)
+        name = play.__name__
+        seen[name if name not in seen else f"{name} {bundle}"] = play(wanted)
     (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
 

@@ -11,7 +11,9 @@ import torch
 from shim import rank_process
 from shim.bundles import WEIGHTS_ONLY, write_bundle
 
+from preheat.bundle.absence import Absence
 from preheat.bundle.store import Store
+from preheat.errors import AccessDeniedError
 from preheat.prepare import prepare
 from preheat.spec import parse
 
@@ -22,6 +24,7 @@ STAGES = {
     "cast": [WEIGHTS_ONLY, {"precision": {"dtype": "bfloat16"}}],
     "cast apart": [WEIGHTS_ONLY, {"precision": {"dtype": "bfloat16", "norms": "float32"}}],
     "broken": [WEIGHTS_ONLY, {"custom": {"target": "rank_process.Broken"}}],
+    "late": [WEIGHTS_ONLY, {"freezing": {"layers": ["nowhere"]}}],
     "differing": [WEIGHTS_ONLY],
 }
 
@@ -52,6 +55,8 @@ def play(folder, world):
     for name, stages in STAGES.items():
         write_bundle(folder / name, wanted, stages)
     write_bundle(folder / "differing-rank1", {**wanted, "wide.weight": wanted["wide.weight"] + 1}, STAGES["differing"])
+    write_bundle(folder / "absent", wanted, STAGES["exact"])
+    Absence("finetune", AccessDeniedError("no token")).write(folder / "absent-rank1")
     (folder / "resumed").symlink_to(resumable(folder, wanted))
     environment = os.environ | {
         "PYTHONPATH": str(Path(rank_process.__file__).parent), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world),
@@ -180,6 +185,19 @@ def test_when_one_rank_fails_all_do_for_its_reason_and_untouched(seen):
         rank["untouched"] and "head.weight (shape [33, 16], model has [5, 16])" in rank["error"] for rank in ranks
     )
     assert ranks[0]["error"].startswith("rank 1: the checkpoint does not fit")
+
+
+def test_all_ranks_go_on_from_their_initial_weights_when_one_has_no_checkpoint(seen):
+    for scenario, reason in (("going_on", "AccessDenied"), ("going_on exact", "Incompatible")):
+        for rank in of(seen, scenario):
+            assert (rank["strategy"], rank["untouched"], rank["ranks"]) == ("none", True, len(seen)), (reason, rank)
+
+
+def test_no_rank_goes_on_when_the_model_of_one_was_touched(seen):
+    for rank in of(seen, "going_on_too_late"):
+        assert rank["strategy"] is None, rank
+        assert (rank["reason"], rank["untouched"]) == ("NothingMatched", False)
+        assert "the model was touched: do not train with it" in rank["error"]
 
 
 def test_a_modifier_that_fails_on_one_rank_stops_all(seen):

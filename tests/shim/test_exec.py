@@ -164,3 +164,24 @@ def test_the_folder_of_a_process_goes_when_it_has_ended_and_not_before(job):
 )
 def test_bundles_are_kept_among_caches_unless_told_otherwise(environment, folder):
     assert default_volume(environment) == folder
+
+
+def test_a_checkpoint_that_is_not_there_is_passed_over_where_the_pipeline_says_so(job):
+    (job.folder / "model.ckpt").unlink()
+    (job.folder / "pipeline.yaml").write_text(PIPELINE + "onFailure: Continue\n")
+    code, out, err = job.exec(sys.executable, "-c", SAY)
+    assert code == 0, err
+    assert "NotFound: " in err
+    assert "NO CHECKPOINT: the training goes on from its initial weights" in err
+    told = json.loads(out)
+    assert told["PREHEAT_ON_FAILURE"] == "Continue"
+    assert json.loads((Path(told["PREHEAT_BUNDLE"]) / "absence.json").read_text())["reason"] == "NotFound"
+
+
+def test_only_a_training_goes_on_the_loaders_part_alone_fails(job):
+    (job.folder / "model.ckpt").unlink()
+    (job.folder / "pipeline.yaml").write_text(PIPELINE + "onFailure: Continue\n")
+    command = [sys.executable, "-m", "preheat", "run", "pipeline.yaml", "--output", "bundles"]
+    done = subprocess.run(command, cwd=job.folder, env=job.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 11
+    assert "NotFound" in done.stderr

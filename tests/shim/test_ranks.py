@@ -85,3 +85,24 @@ def test_a_rank_that_does_not_come_is_named():
 
 def test_one_process_agrees_with_itself():
     assert present() is None
+
+
+def test_without_a_rank_there_is_nothing_to_go_on_with():
+    [first, _] = together(saying(), lambda ranks: None, timeout=0.2)
+    assert CheckpointTimeoutError.continuable
+    assert not first.continuable
+
+
+def test_a_rank_that_may_not_go_on_keeps_the_others_from_it():
+    def refused(ranks):
+        with ranks.together("go on"):
+            raise NothingMatchedError("no name")
+
+    def willing(ranks):
+        with ranks.together("go on"):
+            pass
+
+    first, second = together(willing, refused)
+    assert str(first) == "rank 1: no name"
+    assert str(second) == "no name"
+    assert together(willing, willing) == [None, None]
