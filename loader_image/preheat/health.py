@@ -18,6 +18,7 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers.custom import CustomModifier
 from preheat.modifiers.freezing import FreezingModifier
+from preheat.modifiers.lora import LoRAModifier
 from preheat.sources.fsspec import FsspecSource
 from preheat.sources.s3 import S3Source
 from preheat.stage import LoadingStrategy, ModelModifier, PipelineStage
@@ -31,6 +32,7 @@ _LIBRARIES: tuple[tuple[type, str, str], ...] = (
     (FsspecSource, "fsspec", "fsspec"),
     (LoadingStrategy, "torch", "preheat[torch]"),
     (ModelModifier, "torch", "preheat[torch]"),
+    (LoRAModifier, "peft", "peft"),
 )
 #: Settings of Anemoi's earlier configuration, and the stage that does what they did.
 _LEGACY: tuple[tuple[str, type[PipelineStage], str], ...] = (
@@ -68,7 +70,7 @@ def check_environment(stages: Iterable[PipelineStage], cache_dir: Path | None = 
     for stage in stages:
         for kind, module, requirement in _LIBRARIES:
             if isinstance(stage, kind) and _is_ours(stage) and not _importable(module):
-                errors.append(f"{type(stage).__name__} needs {module}: install {requirement}")
+                errors.append(f"{type(stage).__name__} needs {module}: pip install {requirement}")
     if cache_dir is not None and not _importable("numpy"):
         errors.append("cache_dir needs numpy: install preheat[loader]")
     if cache_dir is not None and cache_dir.exists() and not cache_dir.is_dir():

@@ -19,6 +19,8 @@ from preheat.strategies import STRATEGIES
 SOURCE_NAMES = tuple(map(camel_case, SOURCES))
 STRATEGY_NAMES = tuple(map(camel_case, STRATEGIES))
 MODIFIER_NAMES = tuple(map(camel_case, MODIFIERS))
+#: Modifiers that may do without a strategy, because they load what they need of the checkpoint.
+LOADING_NAMES = tuple(camel_case(name) for name, modifier in MODIFIERS.items() if modifier.loads)
 
 
 def _any_of(names: Sequence[str]) -> str:
@@ -34,7 +36,8 @@ CHECKS_FIRST = (
     "strategy"
 )
 MODIFIERS_LAST = (
-    f"a modifier changes a model that has its weights: put {_any_of(STRATEGY_NAMES)} before {_any_of(MODIFIER_NAMES)}"
+    f"a modifier changes a model that has its weights: put {_any_of(STRATEGY_NAMES)} before {_any_of(MODIFIER_NAMES)}; "
+    f"only {_any_of(LOADING_NAMES)} loads by itself"
 )
 
 
@@ -49,7 +52,8 @@ def check_composition(stages: Sequence[PipelineStage]) -> None:
         raise CheckpointConfigError(f"stages: {ONE_CONVERSION}")
     if ranks.count(2) > 1:
         raise CheckpointConfigError(f"stages: {ONE_STRATEGY}")
-    if 3 in ranks and (2 not in ranks or ranks.index(3) < ranks.index(2)):
+    loaded = 2 in ranks or any(isinstance(stage, ModelModifier) and stage.loads for stage in stages)
+    if 3 in ranks and (not loaded or 2 in ranks[ranks.index(3) :]):
         raise CheckpointConfigError(f"stages: {MODIFIERS_LAST}")
     if any(earlier > later for earlier, later in pairwise(ranks)):
         raise CheckpointConfigError(f"stages: {CHECKS_FIRST}")

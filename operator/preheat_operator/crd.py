@@ -181,17 +181,16 @@ def _identity_rules() -> dict[str, list[dict[str, str]]]:
 
 
 def _composition_rules() -> list[dict[str, str]]:
-    source, strategy, modifier = (
-        _is_one_of(names)
-        for names in (composition.SOURCE_NAMES, composition.STRATEGY_NAMES, composition.MODIFIER_NAMES)
-    )
+    families = (composition.SOURCE_NAMES, composition.STRATEGY_NAMES, composition.MODIFIER_NAMES)
+    source, strategy, modifier = map(_is_one_of, families)
+    loading = _is_one_of((*composition.STRATEGY_NAMES, *composition.LOADING_NAMES))
     return [
         _rule(_is_one_of(composition.SOURCE_NAMES, "self.stages[0]"), composition.SOURCE_FIRST),
         _rule(f"size(self.stages.filter(s, {source})) <= 1", composition.ONE_SOURCE),
         _rule("size(self.stages.filter(s, has(s.convert))) <= 1", composition.ONE_CONVERSION),
         _rule(f"size(self.stages.filter(s, {strategy})) <= 1", composition.ONE_STRATEGY),
         _rule(
-            f"!self.stages.exists(s, {modifier}) || (self.stages.exists(s, {strategy}) && "
+            f"!self.stages.exists(s, {modifier}) || (self.stages.exists(s, {loading}) && "
             f"self.stages.filter(s, ({strategy}) || ({modifier})).map(s, {modifier} ? 1 : 0).isSorted())",
             composition.MODIFIERS_LAST,
         ),

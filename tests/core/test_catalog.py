@@ -10,7 +10,14 @@ from preheat.catalog import ComponentCatalog, build, built_in, camel_case, spell
 from preheat.construction import snake_case
 from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
-from preheat.modifiers import FreezingModifier, ResetModifier
+from preheat.modifiers import (
+    FreezingModifier,
+    LoRAModifier,
+    PrecisionModifier,
+    PruningModifier,
+    QuantizationModifier,
+    ResetModifier,
+)
 from preheat.names import Rename
 from preheat.sources import HTTPSource, LocalSource, S3Source
 from preheat.strategies import ColdStartLoader, TransferLearningLoader, WarmStartLoader, WeightsOnlyLoader
@@ -57,6 +64,10 @@ def test_a_file_may_name_a_class_path():
         ("loaders.WarmStartLoader", {}, WarmStartLoader()),
         ("loaders.ColdStartLoader", {"strict": False, "reset_layers": ["c"]}, ColdStartLoader(False, ("c",))),
         ("modifiers.FreezingModifier", {"layers": ["encoder"]}, FreezingModifier(("encoder",))),
+        ("modifiers.LoRAModifier", {"rank": 4, "targets": ["q"]}, LoRAModifier(4, targets=("q",))),
+        ("modifiers.PrecisionModifier", {"dtype": "bfloat16"}, PrecisionModifier("bfloat16")),
+        ("modifiers.QuantizationModifier", {"layers": ["encoder"]}, QuantizationModifier(("encoder",))),
+        ("modifiers.PruningModifier", {"layers": ["encoder"], "amount": 0.5}, PruningModifier(("encoder",), 0.5)),
     ],
 )
 def test_class_paths_of_anemois_guide_resolve_without_anemoi(target, parameters, stage):
@@ -117,7 +128,7 @@ def test_a_password_in_a_refused_url_is_not_repeated():
 def test_every_family_is_listed():
     assert ComponentCatalog.list_sources() == ["fallback", "fsspec", "http", "hugging_face", "local", "s3"]
     assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "warm_start", "weights_only"]
-    assert ComponentCatalog.list_modifiers() == ["custom", "freezing", "precision", "prune", "quantize", "reset"]
+    assert ComponentCatalog.list_modifiers() == ["custom", "freezing", "lora", "precision", "prune", "quantize", "reset"]
 
 
 def test_a_listed_target_builds_the_class_it_names():

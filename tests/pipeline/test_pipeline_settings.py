@@ -222,7 +222,7 @@ def test_a_strategy_of_somebody_elses_may_do_without_torch(monkeypatch):
 
 def test_a_library_that_is_missing_is_named_before_anything_is_read(server, url, monkeypatch):
     monkeypatch.setattr("preheat.health._importable", lambda module: module != "torch")
-    with pytest.raises(CheckpointConfigError, match=r"WeightsOnlyLoader needs torch: install preheat\[torch\]"):
+    with pytest.raises(CheckpointConfigError, match=r"WeightsOnlyLoader needs torch: pip install preheat\[torch\]"):
         CheckpointPipeline([HTTPSource(url), WeightsOnlyLoader()]).execute_sync(context())
     assert server.requests == []
 

@@ -2,6 +2,7 @@
 
 from preheat.modifiers.custom import CustomModifier
 from preheat.modifiers.freezing import FreezingModifier
+from preheat.modifiers.lora import LoRAModifier
 from preheat.modifiers.precision import PrecisionModifier
 from preheat.modifiers.prune import PruningModifier
 from preheat.modifiers.quantize import QuantizationModifier
@@ -11,6 +12,7 @@ from preheat.stage import ModelModifier
 MODIFIERS: dict[str, type[ModelModifier]] = {
     "custom": CustomModifier,
     "freezing": FreezingModifier,
+    "lora": LoRAModifier,
     "precision": PrecisionModifier,
     "prune": PruningModifier,
     "quantize": QuantizationModifier,

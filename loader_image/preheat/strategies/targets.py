@@ -17,16 +17,26 @@ from preheat.strategies.tensors import dtype_name
 
 
 def tensors_of(model: Any) -> dict[str, torch.Tensor]:
-    """The model's own parameters and persistent buffers by the names of its `state_dict`."""
+    """The model's own parameters and persistent buffers by the names of its `state_dict`, all of which can be filled."""
+    tensors = named_tensors(model)
+    check_fillable(model, tensors)
+    return tensors
+
+
+def named_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers of any kind, by the names of the model's `state_dict`."""
     if not isinstance(model, torch.nn.Module):
         raise CheckpointIncompatibleError(f"{type(model).__name__} is not a torch.nn.Module")
     state = gathered_state(model) if is_flattened(model) else model.state_dict(keep_vars=True)
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}  # not _extra_state
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}  # not _extra_state
+
+
+def check_fillable(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise CheckpointIncompatibleError for one of the model's `tensors` into which nothing can be written in place."""
     for name, tensor in tensors.items():
         if reason := _unsupported(tensor):
             raise CheckpointIncompatibleError(f"parameter {name!r} {reason[0]}", remedy=reason[1])
     _refuse_copies(model, tensors)
-    return tensors
 
 
 def buffers_of(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
