@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from preheat.errors import CheckpointError
 
 if TYPE_CHECKING:
     from preheat.checks import Checks
+    from preheat.formats.training_state import Parts
     from preheat.shim.ranks import Ranks
     from preheat.stage import CheckpointSource, ModelModifier
     from preheat.strategies.weights import Weights
@@ -50,6 +51,10 @@ class CheckpointContext:
     modifiers: Sequence[ModelModifier] = ()
     #: The checkpoint's weights under the names that a strategy gave them, for the modifiers that have claimed some.
     weights: Weights | None = None
+    #: Whether a framework restores optimizers and progress by itself, from the bundle.
+    restored_elsewhere: bool = False
+    #: What a warm start asks before it touches anything; raises where a framework cannot go on with such parts.
+    resumable: Callable[[Parts], None] | None = None
     #: Whether a stage has brought weights of the checkpoint into the model.
     weights_applied: bool = False
 

@@ -15,13 +15,15 @@ from shim.pod import Pod, lay_out_shim
 from shim.trainings import ACCELERATE, defined_by, hooked
 
 import preheat
-from preheat.errors import NothingMatchedError, UnsupportedVersionError
+from preheat.bundle.store import Store
+from preheat.errors import CheckpointIncompatibleError, NothingMatchedError, UnsupportedVersionError
+from preheat.prepare import prepare
 from preheat.shim import accelerate as shim
+from preheat.spec import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Accelerate and what it uses
 
 Weights = Mapping[str, torch.Tensor]
-Auto = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,53 @@ def test_a_checkpoint_that_fits_no_model_is_refused_by_what_it_says_of_the_first
     with pytest.raises(NothingMatchedError, match="no name of the checkpoint is in the model"):
         accelerator.prepare(model, auto.optimizer_of(model))
     assert accelerator._models == []
+
+
+@pytest.fixture
+def give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    def bundle(checkpoint: Path) -> None:
+        stages = [{"local": {"path": str(checkpoint)}}, {"warmStart": {}}]
+        folder = prepare(parse({"stages": stages}), Store(tmp_path / "volume"), "test").folder
+        monkeypatch.setenv("PREHEAT_BUNDLE", str(folder))
+
+    return bundle
+
+
+def halfway(training: SimpleNamespace, tmp_path: Path) -> tuple[Path, list[float]]:
+    """A training of 6 steps: what Accelerate saved after 3 of them, and its losses from there."""
+    accelerator, model = training.Accelerator(cpu=True), training.build()
+    optimizer = training.optimizer_of(model)
+    prepared = accelerator.prepare(model, optimizer, training.scheduler_of(optimizer))
+    training.train(accelerator, *prepared, steps=range(3))
+    accelerator.save_state(tmp_path / "saved")
+    return tmp_path / "saved", training.train(accelerator, *prepared, steps=range(3, 6))
+
+
+def test_a_warm_start_restores_what_is_prepared_together(
+    auto: SimpleNamespace, give: Callable[[Path], None], tmp_path: Path
+) -> None:
+    saved, losses = halfway(auto, tmp_path)
+    give(saved)
+    accelerator, model = auto.Accelerator(cpu=True), auto.build(seed=1)
+    optimizer = auto.optimizer_of(model)
+    prepared = accelerator.prepare(model, optimizer, auto.scheduler_of(optimizer))
+    assert auto.train(accelerator, *prepared, steps=range(3, 6)) == losses
+    assert "restored AdamW (4 parameters by position), MultiStepLR" in notes(tmp_path)
+
+
+def test_a_warm_start_that_would_restore_half_is_refused_before_anything_is_touched(
+    auto: SimpleNamespace, give: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(halfway(auto, tmp_path)[0])
+    accelerator, model = auto.Accelerator(cpu=True), auto.build(seed=1)
+    optimizer = auto.optimizer_of(model)
+    with pytest.raises(CheckpointIncompatibleError, match=r"the state of 1 schedulers .* and 0 were given"):
+        accelerator.prepare(model, optimizer)
+    given = [model, optimizer, auto.scheduler_of(optimizer)]
+    monkeypatch.setattr(type(accelerator), "distributed_type", SimpleNamespace(name="FSDP"))
+    with pytest.raises(CheckpointIncompatibleError, match="goes by FSDP, which restores optimizers in its own way"):
+        accelerator.prepare(*given)
+    assert equal(model, auto.build(seed=1).state_dict())
 
 
 def test_a_version_that_is_not_known_is_refused_unless_the_script_applies(

@@ -12,15 +12,13 @@ import sys
 from contextlib import closing
 from typing import Any
 
-from preheat.bundle.data import CheckpointData, open_bundle
-from preheat.catalog import build
+from preheat.bundle.data import open_bundle
 from preheat.errors import CheckpointIncompatibleError, NoWeightsError
-from preheat.formats.optimizer_names import follow
 from preheat.formats.training_state import opaque_in, parts_of
 from preheat.shim.environment import bundle_folder
 from preheat.strategies.mapped import MappedStrategy
 from preheat.strategies.optimizer_state import match_optimizer
-from preheat.strategies.resuming import kept, refuse_opaque, same_number, training_state
+from preheat.strategies.resuming import kept, left_to_do, refuse_opaque, same_number, training_state
 
 _NEEDED = ("optimizer_states", "lr_schedulers", "loops")
 
@@ -90,8 +88,7 @@ def _checkpoint(pl_module: Any) -> tuple[MappedStrategy, dict[str, Any]]:
     Entries with objects that cannot be made are left out, as the report says; optimizers and loops may have none.
     """
     with closing(open_bundle(bundle_folder())) as data, closing(training_state(data)) as training:
-        mapping = _strategy(data)
-        tree = follow(training.tree, mapping.follow(data.index.tensors))
+        mapping, tree = left_to_do(data, training)
         missing = [key for key in _NEEDED if not isinstance(tree.get(key), (list, dict))]
         if missing:
             raise CheckpointIncompatibleError(
@@ -106,11 +103,6 @@ def _checkpoint(pl_module: Any) -> tuple[MappedStrategy, dict[str, Any]]:
             made["callbacks"] = {key: value for key, value in callbacks.items() if not any(opaque_in(value))}
         # Without callbacks Lightning tells none that it restores.
         return mapping, {"callbacks": {}, **training.read(made), "state_dict": pl_module.state_dict()}
-
-
-def _strategy(data: CheckpointData) -> MappedStrategy:
-    stages = map(build, data.manifest.stages if data.manifest else ())
-    return next(stage for stage in stages if isinstance(stage, MappedStrategy))
 
 
 def _migrated(checkpoint: dict[str, Any], pl_module: Any) -> dict[str, Any]:

@@ -10,13 +10,20 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from preheat.context import CheckpointContext
 from preheat.shim.apply import applied_any, apply_to, is_applied, note
 from preheat.shim.hooks import wrap_known
+from preheat.strategies.warm_start import WARM_START
+
+if TYPE_CHECKING:
+    from preheat.formats.training_state import Parts
 
 log = logging.getLogger(__name__)
+
+_pending: WeakSet[Any] = WeakSet()  # models whose training is to go on and has not yet
 
 
 def install() -> None:
@@ -42,9 +49,20 @@ def _make(trainer: Any, call_model_init: Callable[..., Any], *args: Any, **kwarg
 
 def _loop(trainer: Any, loop: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What `train` comes to when the model is there, and restored if the script asked for that."""
+    model = trainer.model
     if given := kwargs.get("resume_from_checkpoint"):
-        note(trainer.model, f"Transformers then restored {given} over it, as resume_from_checkpoint asks")
-    return loop(*args, **kwargs)
+        _pending.discard(model)
+        note(model, f"Transformers then restored {given} over it, as resume_from_checkpoint asks")
+    if model not in _pending:
+        return loop(*args, **kwargs)
+    from preheat.shim.transformers_resume import resumption  # torch
+
+    def begun(restored: str) -> None:
+        _pending.discard(model)
+        note(model, restored)
+
+    with resumption(trainer, begun) as folder:
+        return loop(*args, **{**kwargs, "resume_from_checkpoint": folder})
 
 
 def _evaluate(trainer: Any, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -58,5 +76,13 @@ def _evaluate(trainer: Any, evaluate: Callable[..., Any], *args: Any, **kwargs: 
 
 
 def _fill(trainer: Any, model: Any) -> None:
-    if not any(map(is_applied, model.modules())):  # also when the script applied it to a part
-        apply_to(CheckpointContext(model=model))
+    if any(map(is_applied, model.modules())):  # also when the script applied it to a part
+        return
+
+    def resumable(parts: Parts) -> None:
+        from preheat.shim.transformers_resume import check  # torch
+
+        check(trainer, parts)
+
+    if apply_to(CheckpointContext(model=model, restored_elsewhere=True, resumable=resumable)).strategy == WARM_START:
+        _pending.add(model)

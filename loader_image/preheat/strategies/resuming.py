@@ -13,6 +13,7 @@ import torch
 
 from preheat.bundle.data import CheckpointData
 from preheat.bundle.training import TrainingState
+from preheat.catalog import build
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.formats.layouts import WEIGHT_KEYS
@@ -41,16 +42,18 @@ class Matches:
 def resume(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStrategy) -> CheckpointContext:
     """Fill the context's model, optimizer and scheduler from its checkpoint.
 
-    A framework that restores its own optimizers (`context.pl_module`) gets them elsewhere, with all the rest. Raises
-    before anything is touched, or says that the model was.
+    A framework that restores its own optimizers (`context.restored_elsewhere`) gets them there, with all the rest.
+    Raises before anything is touched, or says that the model was.
     """
     context.validate_for_stage(WARM_START, ["model", "checkpoint_data"])
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
     with closing(training_state(context.checkpoint_data)) as training:
         tree = follow(training.tree, mapping.follow(open_weights(context.checkpoint_data).entries))
         parts = require_optimizer(tree, origin(context) or "the checkpoint")
+        if context.resumable:
+            context.resumable(parts)
         progress = {key: parts.rest[key] for key in _PROGRESS if isinstance(parts.rest.get(key), int)}
-        elsewhere = context.pl_module is not None
+        elsewhere = context.restored_elsewhere or context.pl_module is not None
         found = Matches((), ()) if elsewhere else match(context, parts, mapping)
         kept = context.optimizer, context.scheduler
         context = load_matching(context, WARM_START, tolerance, mapping)
@@ -78,6 +81,13 @@ def training_state(data: Mapping[str, Any]) -> TrainingState:
         )
     # Optimizers keep the tensors that they are given, and change them.
     return TrainingState(copy.deepcopy({key: value for key, value in data.items() if key not in WEIGHT_KEYS}))
+
+
+def left_to_do(data: CheckpointData, training: TrainingState) -> tuple[MappedStrategy, Any]:
+    """The warm start that a bundle leaves to this process, and the state under the names that it gives."""
+    stages = map(build, data.manifest.stages if data.manifest else ())
+    mapping = next(stage for stage in stages if isinstance(stage, MappedStrategy))
+    return mapping, follow(training.tree, mapping.follow(data.index.tensors))
 
 
 def match(context: CheckpointContext, parts: Parts, mapping: MappedStrategy) -> Matches:
