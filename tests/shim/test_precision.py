@@ -2,6 +2,8 @@
 
 import copy
 import io
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -207,6 +209,20 @@ def test_a_model_that_is_wrapped_already_is_refused(model, group):
     ):
         with pytest.raises(CheckpointIncompatibleError, match="Apply the checkpoint before the model is wrapped"):
             cast(wrapped, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(("precision", "works"), [("bf16-true", False), ("64-true", False), ("bf16-mixed", True)])
+def test_a_trainer_that_would_cast_everything_afterwards_is_refused(model, precision, works):
+    module = SimpleNamespace(_trainer=SimpleNamespace(precision=precision))
+    stage = PrecisionModifier("bfloat16", norms="float32")
+    context = CheckpointContext(model=model, pl_module=module)
+    with (
+        nullcontext()
+        if works
+        else pytest.raises(CheckpointConfigError, match=f"precision='{precision}' casts the whole")
+    ):
+        CheckpointPipeline([stage]).execute_sync(context)
+    assert (model.gate.weight.dtype == HALF) == works
 
 
 @pytest.mark.parametrize(

@@ -135,3 +135,19 @@ def test_a_path_that_names_no_module_is_an_error(model, path, words):
 def test_a_single_string_is_refused():
     with pytest.raises(CheckpointConfigError, match=r"give a list, such as \[head\]"):
         ResetModifier("head")
+
+
+def test_a_model_whose_parameters_are_joined_is_refused(model, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        model["head"] = torch.distributed.fsdp.FullyShardedDataParallel(model["head"], device_id=torch.device("cpu"))
+        with pytest.raises(CheckpointIncompatibleError, match="flat ones, which no layer can initialise"):
+            reset(model, "body")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_layers_of_a_compiled_model_go_by_their_own_names(model):
+    compiled = torch.compile(model, backend="eager")
+    reset(compiled, "head")
+    assert untouched(model) == [name for name in model.state_dict() if name.startswith("body")]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from preheat.context import CheckpointContext
-from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
+from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers.norms import is_norm
 from preheat.modifiers.precision import PrecisionModifier
 from preheat.paths import holds, meant, some
@@ -55,6 +55,7 @@ def cast(context: CheckpointContext, stage: PrecisionModifier) -> CheckpointCont
     changed = [each for each in held if each.before != each.after]
     _refuse_ties(held)
     _refuse_kinds(model, changed)
+    _refuse_trainer(context.pl_module)
     _refuse_groups(model, {key: each.after for each in held for key in each.tensors})
     _refuse_states(context.optimizer, changed)
     size = _size(held)
@@ -140,6 +141,15 @@ def _refuse_kinds(model: torch.nn.Module, changed: Iterable[Held]) -> None:
                     f"{next(iter(each.wanted))} is a {type(tensor).__name__}, which cannot be cast",
                     remedy="Put precision before quantize",
                 )
+
+
+def _refuse_trainer(pl_module: Any) -> None:
+    asked = str(getattr(getattr(pl_module, "_trainer", None), "precision", ""))
+    if asked.endswith("-true") and asked != "32-true":
+        raise CheckpointConfigError(
+            f"the Trainer's precision={asked!r} casts the whole model after this stage",
+            remedy="Give the Trainer precision='32-true' or 'bf16-mixed', or leave this stage out",
+        )
 
 
 def _refuse_groups(model: torch.nn.Module, after: Mapping[int, torch.dtype]) -> None:

@@ -13,16 +13,23 @@ import torch
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
 from preheat.paths import fits, holds, meant, some
+from preheat.strategies.flattened import is_flattened
 from preheat.strategies.loading import touching
 from preheat.strategies.memory import initialiser
+from preheat.strategies.wrapping import plain
 
 
 def reinitialise(context: CheckpointContext, layers: tuple[str, ...]) -> CheckpointContext:
     """Reset every module that `layers` name; raises before anything is changed, or says that the model was touched."""
     context.validate_for_stage("reset", ["model"])
     model = context.model
+    if is_flattened(model):
+        raise CheckpointIncompatibleError(
+            "FSDP has joined the parameters into flat ones, which no layer can initialise",
+            remedy="Apply the checkpoint before the model is wrapped",
+        )
     _refuse_unmatched(model, layers)
-    named = {id(m): (n, m) for n, m in model.named_modules(remove_duplicate=False) if n and _named(n, layers)}
+    named = {id(m): (n, m) for n, m in _modules(model) if _named(n, layers)}
     chosen = [named[key] for key in dict.fromkeys(map(id, _inner_first(model))) if key in named]
     resets = [method for name, module in chosen if (method := _method(name, module))]
     parameters = {id(p): p for _, module in chosen for p in module.parameters(recurse=False)}
@@ -40,6 +47,13 @@ def reinitialise(context: CheckpointContext, layers: tuple[str, ...]) -> Checkpo
     }
     context.metadata.setdefault("modifiers_applied", []).append(entry)
     return context
+
+
+def _modules(model: Any) -> Iterator[tuple[str, Any]]:
+    """All but the model itself, without the names of wrappers."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        if own := plain(name):
+            yield own, module
 
 
 def _named(name: str, layers: Iterable[str]) -> bool:
@@ -65,8 +79,9 @@ def _method(name: str, module: Any) -> Callable[[], object] | None:
 
 
 def _refuse_unmatched(model: Any, layers: Iterable[str]) -> None:
-    modules = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    owners = {name: name.rpartition(".")[0] for name, _ in model.named_parameters(remove_duplicate=False)}
+    modules = [name for name, _ in _modules(model)]
+    names = [plain(name) for name, _ in model.named_parameters(remove_duplicate=False)]
+    owners = {name: name.rpartition(".")[0] for name in names}
     faults = []
     for path in layers:
         if any(fits(name, path) for name in modules):
@@ -84,7 +99,7 @@ def _refuse_tied(model: Any, layers: Iterable[str], chosen: Iterable[int]) -> No
     """Resetting one name of a tied parameter would silently reset the other."""
     reset = set(chosen)
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in reset and not _named(name, layers):
+        if id(parameter) in reset and not _named(plain(name), layers):
             raise CheckpointIncompatibleError(
                 f"resetting {', '.join(layers)} would also reset {name!r}, which is tied to it",
                 remedy="Name both, or untie them",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from preheat.paths import holds
+from preheat.strategies.wrapping import plain
 
 #: Every state with what it means, in the order in which they are shown.
 STATES = {
@@ -117,12 +118,13 @@ def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
     loaded, left, changes = set(report["loaded"]), report["leftInitial"], _changes(report)
     reset = [path for entry in report["modifiers"] if entry.get("type") == "reset" for path in entry["layers"]]
     for name, size in report["tensors"].items():
-        if any(holds(path, name) for path in reset):
+        own = plain(name)  # by which modifiers know it
+        if any(holds(path, own) for path in reset):
             yield _leaf(name, "reset", "reset after loading", size)
         elif name in left:
             yield _leaf(name, _state_of(left[name]), left[name], size)
-        elif name in loaded or name in changes:
-            state, reasons = changes.get(name, ("loaded", []))
+        elif name in loaded or own in changes:
+            state, reasons = changes.get(own, ("loaded", []))
             yield _leaf(name, state, ", then ".join(reasons), size)
         else:
             yield _leaf(name, *_unnamed(bool(loaded or left)), size)
@@ -130,8 +132,8 @@ def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
 
 def _changes(report: Mapping[str, Any]) -> dict[str, tuple[str, list[str]]]:
     """State of every tensor that was not simply loaded, and why, in the order in which it happened."""
-    found = {name: ("resized", [how]) for name, how in report.get("resized", {}).items()}
-    for name, cast in report["casts"].items():
+    found = {plain(name): ("resized", [how]) for name, how in report.get("resized", {}).items()}
+    for name, cast in ((plain(name), cast) for name, cast in report["casts"].items()):
         found[name] = "cast" if name not in found else "resized", [*found.get(name, ("", []))[1], cast]
     for entry in report["modifiers"]:
         if state := _CHANGES.get(str(entry.get("type"))):
