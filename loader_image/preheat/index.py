@@ -203,11 +203,11 @@ def row_major(shape: tuple[int, ...], strides: tuple[int, ...] | None = None) ->
 
 def distinct(tensors: Mapping[str, Tensor]) -> tuple[list[str], dict[str, str]]:
     """The names without those whose tensors are tied to another's before them, and these with the name of the other."""
-    starts = sorted(tensor.start for tensor in tensors.values())
-    shared = {one for one, other in pairwise(starts) if one == other}  # few: places of all tensors would take much room
+    starts = [tensor.start for tensor in tensors.values()]
+    shared = {one for one, other in pairwise(sorted(starts)) if one == other}  # few; all places would take much room
     names, aliases, first = list[str](), dict[str, str](), dict[object, str]()
-    for name, tensor in tensors.items():
-        known = first.setdefault(tensor.place, name) if tensor.start in shared and tensor.size else name
+    for name, start in zip(tensors, starts, strict=True):
+        known = first.setdefault(tensors[name].place, name) if start in shared and tensors[name].size else name
         if known == name:
             names.append(name)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from operator import eq
 from typing import overload
 
@@ -83,6 +84,10 @@ class Moves(Sequence[Move]):
         rows = [row for row in self._order if self._targets[row] != _NOWHERE]
         return self._chosen(array("I", sorted(rows, key=self._targets.__getitem__)))
 
+    def names(self) -> Iterator[str]:
+        """The name of each."""
+        return (self._names[row] for row in self._order)
+
     def targets(self) -> array[int]:
         """Where the output's bytes begin that each brings."""
         return array("q", (self._targets[row] for row in self._order))
@@ -120,7 +125,10 @@ class Span:
 
     def apart(self) -> Iterator[Span]:
         """The shortest spans that it consists of: no tensor lies in two of them."""
-        return (Span(start, stop, self.moves[first:last]) for start, stop, first, last in _units(self.moves))
+        coming = iter(self.moves)
+        return (
+            Span(start, stop, tuple(islice(coming, last - first))) for start, stop, first, last in _units(self.moves)
+        )
 
 
 def coalesce(moves: Iterable[Move], *, max_gap: int, max_length: int) -> tuple[Span, ...]:

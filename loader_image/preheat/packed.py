@@ -17,6 +17,7 @@ _Kind = tuple[str, tuple[int, ...], tuple[int, ...] | None, str | None, str]
 _LIKE_THE_TENSOR, _WHOLE = -1, -2  # how a record's name ends where it does not end in a number
 _NO_CRC = -1
 _LIMIT = 1 << 63
+_WIDTH = 5
 
 
 class PackedTensors(Mapping[str, Tensor]):
@@ -28,7 +29,7 @@ class PackedTensors(Mapping[str, Tensor]):
         self._kinds: list[_Kind] = []
         self._odd: dict[int, Tensor] = {}
         self._kind = array("I")
-        self._columns = tuple(array("q") for _ in range(5))  # record: start, stop, CRC-32, end of its name; offset
+        self._places = array("q")  # _WIDTH for each: the record's start, stop, CRC-32 and end of its name; the offset
         for name, tensor in tensors:
             self.add(name, tensor)
 
@@ -47,8 +48,7 @@ class PackedTensors(Mapping[str, Tensor]):
         if number == len(self._kinds):
             self._kinds.append(kind)
         self._kind.append(number)
-        for column, value in zip(self._columns, row, strict=True):
-            column.append(0 if odd else value)
+        self._places.extend((0,) * _WIDTH if odd else row)
         self._rows[name] = len(self._rows)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -56,7 +56,7 @@ class PackedTensors(Mapping[str, Tensor]):
         if self._odd and row in self._odd:
             return self._odd[row]
         dtype, shape, strides, cast, begin = self._kinds[self._kind[row]]
-        start, stop, crc32, end, offset = (column[row] for column in self._columns)
+        start, stop, crc32, end, offset = self._places[row * _WIDTH : (row + 1) * _WIDTH]
         called = begin + (str(end) if end >= 0 else name if end == _LIKE_THE_TENSOR else "")
         return Tensor(dtype, shape, Record(called, start, stop, crc32 if crc32 >= 0 else None), offset, strides, cast)
 

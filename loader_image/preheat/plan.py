@@ -40,15 +40,10 @@ class Plan:
     selected_bytes: int  # of the source, each byte counted once
     left_tensors: int
     left_bytes: int
+    parameters: int  # elements of the output's tensors
     index: Index  # of what is taken, as it arrives: names and dtypes are those of the output, aliases included
     excluded_tensors: int = 0
     excluded_bytes: int = 0  # of the source, each byte counted once
-
-    @property
-    def parameters(self) -> int:
-        """Elements of what the output holds."""
-        tensors = self.index.tensors
-        return sum(tensors[name].elements for name in tensors if name not in self.aliases)
 
 
 def verify_of(spec: PipelineSpec) -> Verify:
@@ -95,17 +90,19 @@ def make_plan(index: Index, spec: PipelineSpec, findings: Findings | None = None
         selected_bytes=selected,
         left_tensors=left_tensors,
         left_bytes=left_bytes,
+        parameters=sum(prod(shape) for _, shape in declared.values()),
         index=taken,
         excluded_tensors=len(index.tensors) - len(taken.tensors),
-        excluded_bytes=_bytes_of(index.tensors.values()) - selected,
+        excluded_bytes=0 if taken is index else _bytes_of(index.tensors.values()) - selected,
     )
 
 
 def _declared(tensors: Mapping[str, Tensor], names: Iterable[str]) -> safetensors.Declared:
     """What the output says of its tensors; they share what is alike."""
     kinds: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]] = {}
-    described = ((name, (tensors[name].final_dtype, tensors[name].shape)) for name in names)
-    return {name: kinds.setdefault(kind, kind) for name, kind in described}
+    described = ((name, tensors[name]) for name in names)
+    kinded = ((name, (tensor.final_dtype, tensor.shape)) for name, tensor in described)
+    return {name: kinds.setdefault(kind, kind) for name, kind in kinded}
 
 
 def _placed(

@@ -81,7 +81,20 @@ def _empty(start: int, stop: int, length: int) -> Iterator[Piece]:
 
 def _stretches(span: Span) -> Iterator[Stretch]:
     for part in span.apart():
-        yield from _stretches_of(part)
+        if alone := _alone(part):
+            yield alone
+        else:
+            yield from _stretches_of(part)
+
+
+def _alone(span: Span) -> Stretch | None:
+    """The span as it is, when all of it is one tensor: that is what most are, and said in no time."""
+    move = span.moves[0]
+    tensor, record = move.tensor, move.tensor.record
+    if len(span.moves) > 1 or move.target is None or (tensor.start, tensor.size) != (span.start, span.stop - span.start):
+        return None
+    whole = record.crc32 is not None and span.start <= record.start and record.stop <= span.stop
+    return Stretch(span.start, span.stop, record if whole else None, (move,))
 
 
 def _stretches_of(span: Span) -> Iterator[Stretch]:
@@ -187,9 +200,10 @@ class Outputs:
 
     def tell(self, found: MutableMapping[str, int]) -> None:
         """Add the checksums of all tensors that are brought to `found`, by name."""
-        for move, checksum in zip(self._moves, self._checksums, strict=True):
-            before = found.get(move.name)  # another part of it
-            found[move.name] = checksum if before is None else combine(before, checksum, move.tensor.final_size)
+        for at, (name, checksum) in enumerate(zip(self._moves.names(), self._checksums, strict=True)):
+            before = found.get(name)  # another part of it
+            length = 0 if before is None else self._moves[at].tensor.final_size
+            found[name] = checksum if before is None else combine(before, checksum, length)
 
 
 def mismatch(record: Record, checksum: int, tensor: str) -> CheckpointValidationError:
