@@ -14,14 +14,15 @@ from shim.bundles import write_bundle
 
 import preheat
 from preheat import CheckpointConfigError, CheckpointContext, CheckpointPipeline
+from preheat.bundle.data import open_bundle
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
 from preheat.shim.report_tree import leaves, model_tree
-from preheat.strategies.bridging import bridge
-from preheat.strategies.matching import Entry
+from preheat.strategies.bridging import Overlap, bridge
+from preheat.strategies.matching import Entry, match
 from preheat.strategies.resizing import fill_bridged
 from preheat.strategies.shards import Target
 from preheat.strategies.slices import Cut, region_of, shape_of
-from preheat.strategies.weights import LoadedWeights
+from preheat.strategies.weights import IndexedWeights, LoadedWeights
 
 
 def cubic(x, a):
@@ -126,6 +127,26 @@ def test_embeddings_in_the_shape_of_an_image_may_have_any_sides(source, target):
     torch.testing.assert_close(found[0], grid if last else grid.movedim(-1, 0), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("old", "new"), [((4, 4), (6, 6)), ((4, 4), (7, 5))])
+def test_a_kernel_answers_to_resized_patches_as_it_did_to_the_patches(old, new):
+    kernel, patches = torch.randn(8, 3, *old), torch.randn(5, 3, *old)
+    found, said = interpolated("proj", kernel, (8, 3, *new))
+    rows, columns = (embedding_matrix(*sides) for sides in zip(old, new, strict=True))
+    larger = torch.einsum("ah,bw,nchw->ncab", rows, columns, patches.double()).float()
+    conv = torch.nn.functional.conv2d
+    torch.testing.assert_close(conv(larger, found), conv(patches, kernel), atol=1e-4, rtol=1e-4)
+    assert said.endswith(f"kernel 4x4 -> {new[0]}x{new[1]}, by the pseudo-inverse of bicubic resizing")
+
+
+def test_a_smaller_kernel_is_the_nearest_in_least_squares():
+    kernel = torch.randn(2, 1, 6, 6)
+    found, _ = interpolated("proj", kernel, (2, 1, 4, 4))
+    matrix = embedding_matrix(6, 4)
+    seen = torch.kron(matrix, matrix).float()  # what the smaller kernel sees of each pixel
+    wanted = torch.linalg.lstsq(seen.T, kernel.flatten(1).T).solution
+    torch.testing.assert_close(found.flatten(1).T, wanted, atol=1e-4, rtol=1e-4)
+
+
 @given(st.integers(2, 60), st.integers(2, 60), st.integers(0, 16))
 def test_the_number_of_tokens_is_never_in_doubt(old, new, before):
     sizes = [{"pos_embed": Entry("F32", (before + side * side, 1))} for side in (old, new)]
@@ -176,6 +197,27 @@ def test_the_overlap_is_copied_and_the_rest_keeps_its_initial_value(
     wanted[part] = values[part].to(dtype)
     assert torch.equal(model.embed, wanted)
     assert reported == {"embed": f"{list(source)} -> {list(target)}: {said}"}
+
+
+def test_of_what_is_overlapped_nothing_else_is_read(tmp_path):
+    data = open_bundle(write_bundle(tmp_path, {"embed": torch.randn(4000, 64), "z": torch.zeros(1)}))
+    before, target = data.blob.fetched, torch.zeros(100, 64)
+    how = {"embed": Overlap((4000, 64), (100, 64))}
+    moved = fill_bridged(IndexedWeights(data.blob, data.index.tensors), {"embed": Target(target)}, how)
+    assert moved == data.blob.fetched - before == target.nbytes
+    data.close()
+
+
+def test_a_bridged_pair_is_moved_cast_and_loaded():
+    checkpoint, model = (
+        {"a": Entry("F32", (2,)), "b": Entry("F32", (2,))},
+        {"a": Entry("BF16", (3,)), "b": Entry("I8", (3,))},
+    )
+    bridges = {name: Overlap((2,), (3,)) for name in model}
+    found = match(checkpoint, model, bridges)
+    assert (found.pairs, found.loaded, found.casts) == (("a",), ("a",), {"a": "F32 -> BF16"})
+    assert found.bridged == {"a": "[2] -> [3]: 2 rows copied"}
+    assert found.mismatched == {"b": "dtype F32, model has I8"}
 
 
 def test_a_vocabulary_that_is_tied_to_its_head_grows_once():
@@ -271,7 +313,7 @@ def refused(name, source, target, field="interpolate", dtype="F32"):
         ("pos_embed", (1, 197, 8), (197, 8), "differ in more than a number of positions"),
         ("pos_embed", (2, 197, 8), (2, 577, 8), "differ in more than a number of positions"),
         ("pos_embed", (197,), (577,), "differ in more than a number of positions"),
-        ("patch_embed.weight", (64, 3, 16, 16), (64, 3, 14, 14), "a convolution's kernel"),
+        ("patch_embed.weight", (64, 3, 16, 16), (64, 4, 14, 14), "differ in more than a grid"),
         ("pos_embed", (1, 8, 4, 4), (1, 9, 4, 5), "differ in more than a grid"),
     ],
 )

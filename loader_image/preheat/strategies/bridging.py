@@ -1,8 +1,8 @@
 """How a tensor of the checkpoint becomes one of another size, where a strategy's patterns ask for it. Pure.
 
-Interpolated is what belongs to the positions of an image: tables of relative positions, position embeddings. Of what is
-overlapped, such as a vocabulary, the common leading part is copied. Nothing else is guessed: what names and shapes do
-not tell is refused, with the reason.
+Interpolated is what belongs to positions in an image: tables of relative positions, position embeddings, kernels of
+patches. Of what is overlapped, such as a vocabulary, the common leading part is copied. Nothing else is guessed: what
+names and shapes do not tell is refused, with the reason.
 """
 
 from __future__ import annotations
@@ -78,7 +78,21 @@ class Resampling:
         return ", ".join([f"{_sizes(self.source, self.target)}: {grids} positions, bicubic", *kept])
 
 
-Bridge = Overlap | Resampling
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel of a convolution becomes the one that answers to resized patches as the old one to the patches."""
+
+    source: Shape
+    target: Shape
+
+    complete = True
+
+    def __str__(self) -> str:
+        grids = "{}x{} -> {}x{}".format(*self.source[2:], *self.target[2:])
+        return f"{_sizes(self.source, self.target)}: kernel {grids}, by the pseudo-inverse of bicubic resizing"
+
+
+Bridge = Overlap | Resampling | Kernel
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,7 @@ def _overlap(source: Entry, target: Entry) -> Overlap | str:
     return made if prod(made.shape) else f"{_sizes(source.shape, target.shape)} have nothing in common"
 
 
-def _resampling(name: str, source: Entry, target: Entry) -> Resampling | str:
+def _resampling(name: str, source: Entry, target: Entry) -> Resampling | Kernel | str:
     if not source.dtype.startswith(("F", "BF")) or not target.dtype.startswith(("F", "BF")):
         return f"dtype {source.dtype}, model has {target.dtype}: only floating-point values have something between them"
     if _BUCKETS in name:
@@ -167,11 +181,11 @@ def _resampling(name: str, source: Entry, target: Entry) -> Resampling | str:
     return (_table if relative else _embedding)(source.shape, target.shape, rows)
 
 
-def _image(source: Shape, target: Shape, axes: list[int]) -> Resampling | str:
-    """[1, channels, height, width] or [1, height, width, channels]: what differs tells which."""
-    if source[0] != 1:
-        return f"{_sizes(source, target)}: a convolution's kernel, which would not answer as before"
-    if not ({2, 3}.issuperset(axes) or {1, 2}.issuperset(axes)):
+def _image(source: Shape, target: Shape, axes: list[int]) -> Resampling | Kernel | str:
+    """[1, channels, height, width] or [1, height, width, channels]: what differs tells which. Else a kernel."""
+    if {2, 3}.issuperset(axes) and source[0] != 1:
+        return Kernel(source, target)
+    if source[0] != 1 or not ({2, 3}.issuperset(axes) or {1, 2}.issuperset(axes)):
         return f"{_sizes(source, target)} differ in more than a grid"
     first = 1 if 1 in axes else 2
     old, new = ((shape[first], shape[first + 1]) for shape in (source, target))

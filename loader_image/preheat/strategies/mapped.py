@@ -41,8 +41,8 @@ class ResizingStrategy(MappedStrategy):
     """May bridge sizes that differ. Not a warm start: an optimizer's state has the sizes of the checkpoint."""
 
     interpolate: Patterns = ()
-    """Regular expressions: position embeddings and tables of relative positions in whose name one of them is found
-    become those of the model's grid, by bicubic interpolation, where their sizes differ."""
+    """Regular expressions: position embeddings, tables of relative positions and kernels of patches in whose name one
+    of them is found become those of the model's grid, by bicubic interpolation, where their sizes differ."""
 
     overlap: Patterns = ()
     """Regular expressions: of tensors in whose name one of them is found, such as a vocabulary's, the part that both

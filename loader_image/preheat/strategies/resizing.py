@@ -7,10 +7,11 @@ overlapped it reads what it holds and nothing else, straight into its place.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import torch
 
-from preheat.strategies.bridging import Bridge, Overlap, Resampling
+from preheat.strategies.bridging import Bridge, Kernel, Overlap, Resampling
 from preheat.strategies.filling import part_of
 from preheat.strategies.shards import Target
 from preheat.strategies.slices import Runs, shape_of
@@ -19,12 +20,13 @@ from preheat.strategies.weights import Weights
 
 def fill_bridged(weights: Weights, targets: Mapping[str, Target], bridges: Mapping[str, Bridge]) -> int:
     """Fill all `targets`, those in `bridges` as these say, and return the bytes moved."""
-    resampled = {name: how for name in targets if isinstance(how := bridges.get(name), Resampling)}
-    size = weights.fill({n: _clipped(t, bridges.get(n)) for n, t in targets.items() if n not in resampled})
-    for name, how in resampled.items():
+    computed = {name: how for name in targets if isinstance(how := bridges.get(name), Resampling | Kernel)}
+    size = weights.fill({n: _clipped(t, bridges.get(n)) for n, t in targets.items() if n not in computed})
+    for name, how in computed.items():
         values, target = weights.read(name), targets[name]
+        resized = resample(values, how) if isinstance(how, Resampling) else refit(values, how)
         with torch.no_grad():
-            target.tensor.copy_(part_of(resample(values, how), target.region))
+            target.tensor.copy_(part_of(resized, target.region))
         size += values.numel() * values.element_size()
     return size
 
@@ -40,6 +42,15 @@ def resample(values: torch.Tensor, how: Resampling) -> torch.Tensor:
     )
     positions = grid.reshape(*channels.shape[:-1], -1).movedim(-1, how.axis)
     return torch.cat([before, positions, after], how.axis).reshape(how.target)
+
+
+def refit(values: torch.Tensor, how: Kernel) -> torch.Tensor:
+    """The other kernel, in float64: exact where patches grow, the nearest in the sense of least squares elsewhere."""
+    old, new = how.source[2:], how.target[2:]
+    pixels = torch.eye(prod(old), dtype=torch.float64, device=values.device).view(-1, 1, *old)
+    seen = torch.nn.functional.interpolate(pixels, new, mode="bicubic", align_corners=False, antialias=True)
+    answers: torch.Tensor = torch.linalg.pinv(seen.flatten(1))
+    return (values.double().flatten(2) @ answers.T).view(how.target)
 
 
 def _clipped(target: Target, how: Bridge | None) -> Target:
