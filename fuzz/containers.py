@@ -12,6 +12,7 @@ import random
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import safetensors
 import torch
@@ -20,6 +21,7 @@ from formats.samples import BytesBlob, Member, same, value_of, zip_of
 
 from preheat import formats
 from preheat.formats import safetensors as own_safetensors
+from preheat.formats.averages import averages_in, of_model, trees_in
 from preheat.formats.metadata import MetadataReader
 from preheat.formats.pytorch.tensors import DTYPES
 from preheat.formats.pytorch.zip_directory import read_directory
@@ -98,8 +100,7 @@ def _compare_with_torch(index: Index, data: bytes) -> None:
             root = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # torch refuses in many ways what Preheat reads, classes it does not know above all
         return
-    entries = root if index.layout == "raw" else root["state_dict" if index.layout == "lightning" else index.layout]
-    theirs = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
+    theirs = _weights_of(root, index.layout)
     claim(theirs.keys() == index.tensors.keys(), f"torch finds {list(theirs)}, Preheat {list(index.tensors)}")
     for name, tensor in index.tensors.items():
         found = theirs[name]
@@ -107,6 +108,18 @@ def _compare_with_torch(index: Index, data: bytes) -> None:
         claim(tuple(found.shape) == tensor.shape, "another shape")
         if math.prod(tensor.shape) <= MAX_COMPARED:
             claim(same(value_of(data, tensor), found), "other values")
+
+
+def _weights_of(root: Any, layout: str) -> dict[str, torch.Tensor]:
+    key = "state_dict" if layout == "lightning" else layout
+    if averages_in([layout]):
+        return of_model(_tensors(trees_in(root, _tensors)[layout]), ())
+    return _tensors(root if layout == "raw" else root[key])
+
+
+def _tensors(entries: Any) -> dict[str, torch.Tensor]:
+    items = entries.items() if isinstance(entries, dict) else ()
+    return {name: value for name, value in items if isinstance(value, torch.Tensor)}
 
 
 def mutate_zip(data: bytes, max_size: int, mutate: Mutate, choice: random.Random) -> bytes:

@@ -36,7 +36,8 @@ def trees_in(root: Any, is_weights: Callable[[Any], bool]) -> dict[str, Any]:
             found[".".join(path)] = value
         if isinstance(value, Mapping) and "param_groups" not in value and len(path) <= _LEVELS:
             for key, inner in value.items():
-                walk(inner, (*path, str(key)))
+                if isinstance(key, (str, int)):
+                    walk(inner, (*path, str(key)))
 
     walk(root, ())
     return found
@@ -90,7 +91,7 @@ def completed(averaged: Mapping[str, Value], raw: Mapping[str, Value]) -> tuple[
 def said(path: str, alone: Collection[str]) -> str:
     """What the weights are, for a person."""
     rest = f"; {len(alone)} tensors have no average and are as they were: {_some(alone, 3)}" if alone else ""
-    return f"{path}{rest}"
+    return f"{path[:200]}{rest}"
 
 
 def _some(names: Iterable[str], shown: int = 8) -> str:

@@ -19,6 +19,7 @@ from preheat.errors import CheckpointError
 from preheat.paths import some
 from preheat.shim.report_facts import modifier_text
 from preheat.shim.report_tree import NO_CHECKPOINT
+from preheat.strategies.leaving import asked_for
 
 log = logging.getLogger("preheat")
 
@@ -43,15 +44,19 @@ class Report:
     casts: Mapping[str, str]  # name -> `F32 -> BF16`
     modifiers: tuple[Mapping[str, Any], ...]  # what each modifier says of itself
     size: int  # bytes loaded
-    seconds: Mapping[str, float]  # open, load, total; wait: for other ranks, part of open and total
+    seconds: Mapping[str, float]  # open, match, load, modify, total; wait: for other ranks, part of the others
     rank: int = 0
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # what checks that only warn have found, the loader's too
     resized: Mapping[str, str] = field(default_factory=dict)  # name -> how the checkpoint's size became the model's
+    added: tuple[str, ...] = ()  # tensors that the model did not have before
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the model's tensors
     skipped_sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the checkpoint's
     read: int = 0  # bytes of the bundle that this process read
     partial: int = 0  # tensors of which this process holds a part
     ranks: int = 1  # processes that agreed on all this
+    memory: Mapping[str, int] = field(default_factory=dict)  # bytes, see `usage`
+    resumed: Mapping[str, Any] = field(default_factory=dict)  # what a warm start told and restored
     failure: Mapping[str, str] = field(default_factory=dict)  # reason, message, remedy; why nothing was loaded
     state: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)  # of a warm start, in no document
 
@@ -78,8 +83,10 @@ class Report:
             self.casts
             and f"cast {', '.join(f'{count} {cast}' for cast, count in Counter(self.casts.values()).items())}",
             self.resized and f"resized {len(self.resized)} ({some(f'{n}: {how}' for n, how in self.resized.items())})",
+            self.added and f"added {len(self.added)} tensors",
             *map(modifier_text, self.modifiers),
             *self.notes,
+            *(f"warning: {warning}" for warning in self.warnings),
         ]
         return f"{self._who()}: {'; '.join(str(fact) for fact in facts if fact)}"
 
@@ -108,6 +115,7 @@ class Report:
                 "leftInitial": len(self.left_initial),
                 "cast": len(self.casts),
                 "resized": len(self.resized),
+                "added": len(self.added),
                 "frozen": self.frozen,
                 "bytes": self.size,
                 "bytesRead": self.read,
@@ -120,11 +128,16 @@ class Report:
             "resized": dict(list(self.resized.items())[:shown]),
             "modifiers": [_brief(entry) for entry in self.modifiers] if shown else self.modifiers,
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
+            "gigabytesPerSecond": round(self.rate, 3) if self.size else None,
+            "memory": dict(self.memory),
+            "resumed": dict(self.resumed) or None,
             "notes": self.notes,
+            "warnings": self.warnings[:shown],
         }
         if shown:
             return document
-        return {**document, "loaded": self.loaded, "tensors": self.sizes, "skippedTensors": self.skipped_sizes}
+        names = {"loaded": self.loaded, "added": self.added}
+        return {**document, **names, "tensors": self.sizes, "skippedTensors": self.skipped_sizes}
 
 
 def _brief(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,10 +159,12 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         skipped=said.get("skipped_params", {}),
         left_initial=said.get("initial_params", {}),
         casts=said.get("dtype_casts", {}),
+        warnings=tuple(dict.fromkeys((*(manifest.warnings if manifest else ()), *said.get("warnings", ())))),
         resized=said.get("resized_params", {}),
+        added=tuple(said.get("added_params", ())),
         modifiers=tuple(said.get("modifiers_applied", ())),
         size=int(said.get("loaded_bytes", 0)),
-        seconds={**seconds, "load": said.get("load_seconds", 0.0)},
+        seconds={**seconds, **_phases(said, context.modifiers)},
         rank=context.ranks.rank if context.ranks else rank(),
         sizes=sizes_of(context.model) or said.get("model_sizes", {}),
         skipped_sizes=said.get("skipped_sizes", {}),
@@ -157,6 +172,7 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         read=getattr(getattr(context.checkpoint_data, "blob", None), "fetched", 0),
         partial=int(said.get("partial_params", 0)),
         ranks=context.ranks.world if context.ranks else 1,
+        resumed=_resumed(said),
         state=said.get("training_state", {}),
     )
 
@@ -175,6 +191,22 @@ def failure_report(error: CheckpointError, pipeline: str, model: Any, ranks: int
         ranks=ranks,
         failure={"reason": error.reason, "message": str(error.args[0]), "remedy": error.remedy},
     )
+
+
+def _phases(said: Mapping[str, Any], modifiers: Iterable[object]) -> dict[str, float]:
+    """Seconds of what the stages did."""
+    names = {type(modifier).__name__ for modifier in modifiers}
+    stages = said.get("stage_seconds", {}).items()
+    modify = sum(seconds for marker, seconds in stages if marker.split("_", 2)[2] in names)
+    return {"match": said.get("match_seconds", 0.0), "load": said.get("load_seconds", 0.0), "modify": modify}
+
+
+def _resumed(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a warm start told of the training, which objects it restored, and what it could not make."""
+    if "restored" not in said:
+        return {}
+    progress = {key: said[key] for key in ("epoch", "global_step") if key in said}
+    return {**progress, "restored": list(said["restored"]), "notMade": dict(said.get("not_made", {}))}
 
 
 def _failed_stages(said: Mapping[str, Any]) -> Iterable[str]:
@@ -226,7 +258,7 @@ def rank() -> int:
 
 def _left_line(left: tuple[str, str]) -> str:
     name, reason = left
-    return f"{name} (reset)" if reason == "reset" else name
+    return f"{name} ({reason})" if asked_for(reason) else name
 
 
 def _json(document: Mapping[str, Any]) -> str:

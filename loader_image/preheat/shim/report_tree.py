@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from preheat.paths import holds
+from preheat.strategies.leaving import asked_for
 from preheat.strategies.wrapping import plain
 
 #: Every state with what it means, in the order in which they are shown.
@@ -150,7 +151,9 @@ def _unnamed(others: bool) -> tuple[str, str]:
 
 
 def _state_of(reason: str) -> str:
-    return {"reset": "reset", "not in the checkpoint": "initial", NO_CHECKPOINT: "initial"}.get(reason, "skipped")
+    if asked_for(reason):
+        return "reset"
+    return "initial" if reason in ("not in the checkpoint", NO_CHECKPOINT) else "skipped"
 
 
 def _tree(found: Iterator[Leaf]) -> Node:

@@ -19,6 +19,8 @@ RESET = "reset"
 BUFFER = "a buffer"
 COMPUTED = "computed by the model"
 
+_KEPT = "kept by "
+
 #: Why the tensor of a name is left out; nothing for one that is not.
 Why = Callable[[str], str]
 
@@ -61,12 +63,17 @@ def resetting(paths: tuple[str, ...], model: Iterable[str]) -> Why:
 def keeping(mapping: MappedStrategy, model: Iterable[str]) -> Why:
     """Tensors that `keep` names; raises NothingMatchedError for a pattern that is not found in the model."""
     found(f"{type(mapping).__name__}.keep", mapping.keep, list(model), "tensors of the model")
-    return lambda name: f"kept by '{pattern}'" if (pattern := mapping.kept_by(name)) else ""
+    return lambda name: f"{_KEPT}'{pattern}'" if (pattern := mapping.kept_by(name)) else ""
 
 
 def among(names: Collection[str], reason: str) -> Why:
     """Tensors by their names."""
     return lambda name: reason if name in names else ""
+
+
+def asked_for(reason: str) -> bool:
+    """Whether a tensor of the model keeps its initial value for this reason because the pipeline says so."""
+    return reason in (RESET, BUFFER, COMPUTED) or reason.startswith(_KEPT)
 
 
 def _reasons(names: Iterable[str], whys: tuple[Why, ...]) -> dict[str, str]:
