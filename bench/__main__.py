@@ -21,6 +21,7 @@ import local
 import remote
 import whole
 from damage import damage
+from load import load
 from loader import LoaderRuns
 from peers import REQUIREMENTS, Peer
 from processes import measure
@@ -161,6 +162,10 @@ def _far_ranges(bench: Bench) -> list[Figure]:
         return scattered("S3 at 30 ms and 90 MB/s", bench.runs, FOLDER, endpoint, bench.repetitions)
 
 
+def _load(bench: Bench) -> list[Figure]:
+    return load(FOLDER, bench.runs.volume.parent, bench.repetitions, bench.everybody)
+
+
 def _scale(bench: Bench) -> list[Figure]:
     (FOLDER / "scale").mkdir(exist_ok=True)
     return scale(bench.runs, FOLDER / "scale", bench.repetitions)
@@ -186,6 +191,7 @@ PARTS = {
     "far-ranges": Part("scattered tensors over S3 at 30 ms and 90 MB/s a connection", _far_ranges, heavy=True),
     "folder": Part("converting a folder of torch.distributed.checkpoint", _folder),
     "damage": Part("one flipped bit on the server", lambda bench: damage(bench.runs, FOLDER)),
+    "load": Part("a bundle into a model's parameters on the CPU, beside other loaders", _load),
     "scale": Part("many tensors, many files, a large file", _scale, heavy=True),
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DEMO, LARGE, WHOLE, SCATTERED = "demo.ckpt", "large.ckpt", "whole.pt", "scattered.safetensors"
-SMALL, FOLDER = "small.pt", "distributed"
+SMALL, FOLDER, EXPERTS = "small.pt", "distributed", "experts.safetensors"
 TENSORS = {WHOLE: 256, SMALL: 8}  # of 8 MiB
 RUNS, TENSORS_OF_A_RUN = 256, 64  # of 128 KiB
 
@@ -56,6 +56,16 @@ def small_tensors(path: Path, _: str) -> None:
     save_file({name: torch.randn(256, 128) for name in names}, path)
 
 
+def experts(path: Path, _: str) -> None:
+    """1 GB in 9,000 tensors, as a mixture of experts has them."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(7)
+    layers = [f"layers.{layer}.experts.{expert}" for layer in range(60) for expert in range(50)]
+    save_file({f"{at}.{name}.weight": torch.randn(128, 217) for at in layers for name in ("up", "gate", "down")}, path)
+
+
 def folder(path: Path, _: str) -> None:
     """1 GiB in the format of torch.distributed.checkpoint."""
     import torch
@@ -73,7 +83,8 @@ MAKERS = {
     SMALL: state_dict,
     SCATTERED: small_tensors,
     FOLDER: folder,
+    EXPERTS: experts,
 }
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), sys.argv[2:] or (DEMO, LARGE, WHOLE, SCATTERED, FOLDER))
+    make(Path(sys.argv[1]), sys.argv[2:] or (DEMO, LARGE, WHOLE, SCATTERED, FOLDER, EXPERTS))

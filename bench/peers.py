@@ -9,6 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,8 +39,10 @@ def environment() -> Path:
     if not (folder / "complete").exists():
         print("==> installing the peers, once", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        pip = [folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
         subprocess.run([*pip, "--require-hashes", "--only-binary", ":all:", "-r", REQUIREMENTS], check=True)
+        [libraries] = folder.glob("lib/python*/site-packages")
+        (libraries / "torch_of_the_project.pth").write_text(sysconfig.get_path("purelib") + "\n")
         (folder / "complete").touch()
     return folder
 
