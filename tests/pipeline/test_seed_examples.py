@@ -74,6 +74,8 @@ EXAMPLES = {
     (STACKWISE, "restoring training state"): "test_a_training_of_plain_torch_is_resumed",
     (STACKWISE, "checkpoint contents"): "test_every_format_is_detected_loaded_and_converted",
     (STACKWISE, "precision-aware checkpointing"): "test_a_precision_of_each_part_outlasts_saving_and_loading",
+    (STACKWISE, "LoRA adapter checkpointing"): "test_adapters_are_saved_and_restored_with_the_weights",
+    (GUIDE, "adapters"): "test_adapters_are_saved_and_restored_with_the_weights",
 }  # fmt: skip
 LATER = {
     (LINNAEUS, "configuration, storage, upload"): "a source resolves names, a training saves its files",
@@ -528,6 +530,21 @@ def test_a_precision_of_each_part_outlasts_saving_and_loading(target: Any, file:
     assert (types["encoder.weight"], types["processor.1.weight"], types["classifier.weight"]) == (
         "float32", "bfloat16", "float16",
     )  # fmt: skip
+
+
+def test_adapters_are_saved_and_restored_with_the_weights(target: Any, file: Path, tmp_path: Path) -> None:
+    lora = target("modifiers.LoRAModifier", rank=2, alpha=4, targets=["encoder"])
+    stages = [target("loaders.WeightsOnlyLoader"), lora]
+    first = run([target("sources.LocalSource", path=str(file)), *stages]).model
+    with torch.no_grad():
+        for name, parameter in first.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()  # as trained
+    torch.save({"state_dict": first.state_dict()}, tmp_path / "saved.ckpt")
+    again = run([target("sources.LocalSource", path=str(tmp_path / "saved.ckpt")), *stages]).model
+    assert same(again, first)
+    assert {name.partition(".")[0] for name, each in again.named_parameters() if each.requires_grad} == {"encoder"}
+    assert torch.equal(again["encoder"](torch.ones(1, 4)), first["encoder"](torch.ones(1, 4)))
 
 
 def test_every_test_that_is_named_exists_and_no_example_is_in_both_lists() -> None:
