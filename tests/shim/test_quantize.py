@@ -3,10 +3,12 @@
 import copy
 import sys
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 import torch
 from shim.bundles import write_bundle
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DeviceMesh, Replicate, distribute_tensor
 
 import preheat
@@ -142,14 +144,43 @@ def test_weights_without_values_are_refused():
     refused(model, r"body\.0\.weight is on the meta device")
 
 
-def test_weights_that_are_spread_are_refused(model, tmp_path):
+@pytest.fixture
+def group(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    try:
-        spread = distribute_tensor(model["body"][0].weight.detach(), DeviceMesh("cpu", [0]), [Replicate()])
-        model["body"][0].weight = torch.nn.Parameter(spread, requires_grad=False)
-        refused(model, r"body\.0\.weight is spread over several processes. Apply the checkpoint before")
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_weights_that_are_spread_are_refused(model, group):
+    spread = distribute_tensor(model["body"][0].weight.detach(), DeviceMesh("cpu", [0]), [Replicate()])
+    model["body"][0].weight = torch.nn.Parameter(spread, requires_grad=False)
+    refused(model, r"body\.0\.weight is spread over several processes\. Apply the checkpoint before")
+
+
+@pytest.mark.parametrize("weights", ["int8", "float8"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_quantized_model_can_be_wrapped(group, kind, weights):
+    model = torch.nn.Sequential(*build_model().children())
+    model[0].requires_grad_(False)
+    quantize(model, "0", weights=weights)
+    if kind == "ddp":
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    else:
+        wrapped = fully_shard(model, ignored_params={p for p in model.parameters() if not p.requires_grad})
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    before = model[1].bias.detach().clone()
+    wrapped(torch.randn(3, 64)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(before, model[1].bias)
+
+
+def test_what_each_rank_initialised_for_itself_is_refused(model):
+    context = CheckpointContext(model=model, ranks=SimpleNamespace(rank=0, world=2))
+    context.update_metadata(initial_params={"body.0.weight": "not in the checkpoint"})
+    with pytest.raises(
+        CheckpointIncompatibleError, match=r"body\.0\.weight was not loaded, and its initial values diff"
+    ):
+        CheckpointPipeline([{"quantize": {"layers": ["body"]}}]).execute_sync(context)
 
 
 def test_a_layer_is_quantized_once(model):

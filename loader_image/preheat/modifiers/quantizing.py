@@ -7,7 +7,7 @@ once back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +22,7 @@ from preheat.paths import holds, some
 from preheat.strategies.loading import touching
 from preheat.strategies.sizes import held_bytes
 from preheat.strategies.tensors import dtype_name
+from preheat.strategies.wrapping import plain
 
 _GROUP = 128  # weights of a row that share a scale
 
@@ -35,12 +36,14 @@ def quantize(context: CheckpointContext, stage: QuantizationModifier) -> Checkpo
     check_whole(model, weights)
     check_untied(model, weights)
     _refuse_trained(weights)
+    _refuse_unequal(context, weights)
     _try(weights, config, stage.weights, trains=any(p.requires_grad for p in model.parameters()))
     said = {name: f"{dtype_name(weight.dtype)} -> {stage.weights}" for name, weight in weights.items()}
     size = sum(map(held_bytes, weights.values()))
     with touching():
         for weight in weights.values():
             _replace(weight, _quantized(weight, config))
+        _leave_out(model, weights.values())
     after = sum(map(held_bytes, weights.values()))
     share = f"{after / size:.0%} of their bytes"
     entry = {
@@ -105,6 +108,16 @@ def _refuse_trained(weights: Mapping[str, torch.Tensor]) -> None:
         )
 
 
+def _refuse_unequal(context: CheckpointContext, weights: Iterable[str]) -> None:
+    """Initial values are each rank's own until DistributedDataParallel sends those of rank 0; it cannot send these."""
+    initial = set(map(plain, context.get_metadata("initial_params", {})))
+    if context.ranks and (unequal := [name for name in weights if name in initial]):
+        raise CheckpointIncompatibleError(
+            f"{some(unequal)} was not loaded, and its initial values differ from rank to rank",
+            remedy="Keep what the checkpoint does not have as it is",
+        )
+
+
 def _try(weights: Mapping[str, torch.Tensor], config: Any, kind: str, *, trains: bool) -> None:
     """One weight of each shape, type and device; torchao has no common class for what it refuses."""
     distinct = {(w.shape, w.dtype, w.device): (name, w) for name, w in weights.items()}
@@ -137,6 +150,14 @@ def _quantized(weight: torch.Tensor, config: Any) -> torch.Tensor:
     if not is_traceable_wrapper_subclass(layer.weight):
         raise ValueError("torchao leaves such a shape as it is")  # which it only logs
     return layer.weight
+
+
+def _leave_out(model: torch.nn.Module, weights: Iterable[torch.Tensor]) -> None:
+    """DistributedDataParallel cannot send them, and need not: they come from one checkpoint and do not train."""
+    own = set(map(id, weights))
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in own}
+    names.update(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
+    torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
 
 
 def _replace(weight: torch.Tensor, quantized: torch.Tensor) -> None:
