@@ -63,6 +63,19 @@ def test_a_conversion_is_part_of_the_forecast(tmp_path: Path) -> None:
     assert found.read_bytes == pytest.approx(outcome.fetched_bytes, abs=1 << 10)
 
 
+def test_averages_are_forecast_in_place_of_the_raw_weights(tmp_path: Path) -> None:
+    weights = {"a": torch.randn(900, 100), "b": torch.randn(1000)}
+    torch.save({"state_dict": weights, "ema": {"a": torch.randn(900, 100)}, "epoch": 1}, tmp_path / "x.ckpt")
+    stages = [{"local": {"path": str(tmp_path / "x.ckpt")}}, {"weightsOnly": {"ema": "auto"}}]
+    spec = parse({"stages": stages})
+    found = plan_pipeline(spec)
+    outcome = prepare(spec, Store(tmp_path / "out"), "me")
+    assert found.average == "ema; without an average, and as they were: b"
+    assert found.to_json()["average"] == found.average == outcome.manifest.source.average
+    assert (found.tensors, found.left_tensors, found.excluded_tensors) == (2, 1, 0)
+    assert found.read_bytes == pytest.approx(outcome.fetched_bytes, abs=1 << 10)
+
+
 def test_a_warm_start_takes_the_training_state_too(tmp_path: Path) -> None:
     model = torch.nn.Linear(300, 300)
     optimizer = torch.optim.AdamW(model.parameters())

@@ -114,6 +114,19 @@ def test_another_strategy_finds_the_same_bundle_and_a_warm_start_makes_one_with_
     assert context.optimizer.state_dict()["state"][0]["step"] == 1
 
 
+def test_averaged_weights_are_kept_beside_the_raw_ones(server, path, tmp_path):
+    saved = torch.load(path, weights_only=True)
+    average = {name: tensor + 1 for name, tensor in saved["state_dict"].items()}
+    torch.save({**saved, "model_ema": average}, path)
+    url = server.serve("/averaged.ckpt", path.read_bytes())
+    for loader, wanted in ((WeightsOnlyLoader(), saved["state_dict"]), (WeightsOnlyLoader(ema="auto"), average)):
+        for reused in (False, True):
+            pipeline = CheckpointPipeline([HTTPSource(url), loader], cache_dir=tmp_path / "cache")
+            done = pipeline.execute_sync(context())
+            assert holds(done.model, wanted)
+            assert done.get_metadata("bundle_reused") is reused
+
+
 def test_a_conversion_is_done_once_in_the_cache(server, url, path, tmp_path):
     stages = [HTTPSource(url), Convert(exclude=["bias"]), WeightsOnlyLoader(strict=False)]
     done = CheckpointPipeline(stages, cache_dir=tmp_path / "cache").execute_sync(context())

@@ -65,6 +65,7 @@ def _table(forecast: Forecast, rate: float | None) -> Table:
         ("version", forecast.version),
         ("size", megabytes(forecast.size_bytes)),
         ("format", f"{forecast.format} ({forecast.layout})"),
+        *((("averages", forecast.average),) if forecast.average else ()),
         ("takes", f"{forecast.tensors} tensors, {forecast.parameters / 1e6:.1f} M parameters{tied}"),
         ("", f"{megabytes(forecast.selected_bytes)} in {travels}"),
         ("leaves out", f"{forecast.left_tensors} tensors, {megabytes(forecast.left_bytes)}"),

@@ -90,7 +90,7 @@ def completed(averaged: Mapping[str, Value], raw: Mapping[str, Value]) -> tuple[
 
 def said(path: str, alone: Collection[str]) -> str:
     """What the weights are, for a person."""
-    rest = f"; {len(alone)} tensors have no average and are as they were: {_some(alone, 3)}" if alone else ""
+    rest = f"; without an average, and as they were: {_some(alone, 3)}" if alone else ""
     return f"{path[:200]}{rest}"
 
 

@@ -31,6 +31,7 @@ class Forecast:
     size_bytes: int
     format: str
     layout: str
+    average: str  # where the weights are, if they are averages in place of the raw ones
     tensors: int  # in the output
     tied: int  # names that share another's bytes
     parameters: int
@@ -60,6 +61,7 @@ class Forecast:
             "source": {"uri": self.uri, "version": self.version, "sizeBytes": self.size_bytes},
             "format": self.format,
             "layout": self.layout,
+            "average": self.average,
             "tensors": self.tensors,
             "tied": self.tied,
             "parameters": self.parameters,
@@ -97,6 +99,7 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
             size_bytes=blob.size,
             format=index.format,
             layout=index.layout,
+            average=plan.index.average,
             tensors=len(plan.index.tensors) - len(plan.aliases),
             tied=len(plan.aliases),
             parameters=plan.index.parameters,
