@@ -72,10 +72,19 @@ def test_the_remaining_stages_run_and_are_reported(in_bundle, wanted, capsys, tm
     assert "from s3://models/pretrained.ckpt version etag:abc; skipped 1 (old: not in the model)" in person
     assert person.endswith("cast 2 F32 -> F64; frozen 1 tensors (weight)")
     said = json.loads(machine.removeprefix("preheat.report "))
-    counts = {"loaded": 2, "skipped": 1, "leftInitial": 0, "cast": 2, "frozen": 1, "partial": 0}
+    counts = {
+        "loaded": 2,
+        "skipped": 1,
+        "leftInitial": 0,
+        "cast": 2,
+        "resized": 0,
+        "added": 0,
+        "frozen": 1,
+        "partial": 0,
+    }
     assert said["totals"] == {**counts, "bytes": 32, "bytesRead": report.read}
     assert 32 < report.read < 4096
-    assert said.keys().isdisjoint({"loaded", "tensors", "skippedTensors"})
+    assert said.keys().isdisjoint({"loaded", "added", "tensors", "skippedTensors"})
     assert said["pipeline"] == "finetune"
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["loaded"] == ["weight", "bias"]

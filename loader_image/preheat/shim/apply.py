@@ -19,7 +19,9 @@ from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointInc
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim import guard, policy, ranks
 from preheat.shim.environment import bundle_folder
-from preheat.shim.report import Report, publish, report_of
+from preheat.shim.report import Report, publish
+from preheat.shim.report_making import report_of
+from preheat.shim.usage import growth, usage
 from preheat.strategies.warm_start import WARM_START
 
 # Weak: a report must not keep a model's memory.
@@ -76,7 +78,7 @@ def _fill(context: CheckpointContext) -> Report:
         _refuse_unrestored(context, _reports[model])
         return _reports[model]
     given = context.optimizer
-    started = perf_counter()
+    started, before = perf_counter(), usage()
     context.ranks = ranks.present()
     with ExitStack() as opened:
         with context.together("open") as facts:
@@ -91,7 +93,7 @@ def _fill(context: CheckpointContext) -> Report:
             facts.update(ranks.outcome(report))
     waited = {"wait": context.ranks.waited} if context.ranks else {}
     seconds = {**report.seconds, **waited, "total": perf_counter() - started}
-    report = replace(report, seconds=seconds)
+    report = replace(report, seconds=seconds, memory=growth(before))
     _keep(model, report)
     if report.strategy == WARM_START:
         _remember(given)

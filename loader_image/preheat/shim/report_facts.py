@@ -52,15 +52,29 @@ def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "rank", f"{report.get('rank', 0)} of {ranks}, which agree; {partial}"
     if seconds:
         yield "took", ", ".join(f"{phase} {value:.3f} s" for phase, value in seconds.items())
+    if memory := report.get("memory"):
+        yield "memory", _memory(memory)
     for entry in report["modifiers"]:
         yield "modifier", modifier_text(entry)
     for note in report["notes"]:
         yield "note", note
+    for warning in report.get("warnings", ()):
+        yield "warning", warning
 
 
 def modifier_text(entry: Mapping[str, Any]) -> str:
     """What a modifier did, in a few words: its own if it has any."""
     return str(entry.get("says") or entry.get("type", "a stage of the pipeline's own"))
+
+
+def _memory(memory: Mapping[str, int]) -> str:
+    said = [f"{size_text(memory['peak'])} resident at most"]
+    if "raised" in memory:
+        said.append(f"loading raised that by {size_text(memory['raised'])}")
+    if "devicePeak" in memory:
+        raised = f"; loading raised that by {size_text(memory.get('deviceRaised', 0))}"
+        said.append(f"{size_text(memory['devicePeak'])} on the device at most{raised}")
+    return ", ".join(said)
 
 
 def _loaded(totals: Mapping[str, int], seconds: float) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 
 from preheat.shim.report_facts import facts
 from preheat.shim.report_look import CSS, SCRIPT
-from preheat.shim.report_tree import STATES, Leaf, Node, join_chains, leaves, model_tree, size_text, skipped_tree
+from preheat.shim.report_states import STATES, colours
+from preheat.shim.report_tree import Leaf, Node, join_chains, leaves, model_tree, size_text, skipped_tree
 
 _LEVELS = 3  # of modules above the map of tensors
 _UNFOLDED = 40  # tensors: up to so many are shown at once
@@ -40,18 +41,16 @@ def page(report: Mapping[str, Any]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)} - Preheat</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{CSS}</style></head><body>{''.join(body)}"
+        f"<style>{CSS}{colours()}</style></head><body>{''.join(body)}"
         f"<footer>Written by preheat report.</footer><script>{SCRIPT}</script></body></html>\n"
     )
 
 
 def _summary(report: Mapping[str, Any], tree: Node) -> str:
     counts = Counter(leaf.state for leaf in leaves(tree))
-    loaded = counts["loaded"] + counts["cast"] + counts["resized"]
+    loaded = sum(count for name, count in counts.items() if STATES[name].from_checkpoint)
     frozen = sum(leaf.frozen for leaf in leaves(tree))
-    others = [
-        f"{counts[state]} {state}" for state in ("resized", "pruned", "initial", "reset", "skipped") if counts[state]
-    ]
+    others = [f"{counts[name]} {name}" for name in STATES if counts[name] and name not in ("loaded", "cast")]
     more = [*others, *([f"{frozen} frozen"] if frozen else [])]
     return f"{loaded} of {tree.tensors} tensors hold the checkpoint's values" + "".join(f", {each}" for each in more)
 
@@ -62,7 +61,7 @@ def _facts(report: Mapping[str, Any]) -> str:
 
 
 def _legend(tree: Node) -> str:
-    items = [(state, tree.states[state], meaning) for state, meaning in STATES.items() if state in tree.states]
+    items = [(name, tree.states[name], state.meaning) for name, state in STATES.items() if name in tree.states]
     if any(leaf.frozen for leaf in leaves(tree)):
         items.append(("frozen", tree.frozen, "gets no gradient"))
     return f'<ul class="legend">{"".join(_legend_item(*item) for item in items)}</ul>'

@@ -1,12 +1,9 @@
 """Style and script of the report's page. Without the script everything is there; with it, it can be searched."""
 
 CSS = """
-:root { color-scheme: light dark; --ink: #1f2933; --soft: #5f6c7b; --line: #dfe4ea; --paper: #fff; --panel: #f5f7fa;
-  --loaded: #2f6db5; --cast: #2aa198; --resized: #5b8c5a; --pruned: #7f8c2b; --initial: #e0a100; --reset: #8e5bd0;
-  --skipped: #d64545; }
+:root { color-scheme: light dark; --ink: #1f2933; --soft: #5f6c7b; --line: #dfe4ea; --paper: #fff; --panel: #f5f7fa; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e9ef; --soft: #98a6b5; --line: #33404d; --paper: #14191f;
-  --panel: #1d242c; --loaded: #5a9be0; --cast: #3dbdb3; --resized: #86b985; --pruned: #aebc55;
-  --initial: #e8b53a; --reset: #b08ae6; --skipped: #ec6d6d; } }
+  --panel: #1d242c; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; background: var(--paper); color: var(--ink);
   font: 15px/1.45 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
@@ -14,11 +11,6 @@ h1 { margin: 0; font-size: 1.6rem; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.1
 .sub { margin: .1rem 0 1.2rem; color: var(--soft); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.loaded { background-color: var(--loaded); } .cast { background-color: var(--cast); }
-.resized { background-color: var(--resized); }
-.pruned { background-color: var(--pruned); }
-.initial { background-color: var(--initial); } .reset { background-color: var(--reset); }
-.skipped { background-color: var(--skipped); }
 .frozen { background-image: repeating-linear-gradient(45deg, transparent 0 3px, var(--hatch) 3px 5px); }
 :root { --hatch: rgb(255 255 255 / .6); }
 .legend { display: flex; flex-wrap: wrap; gap: .5rem 1.6rem; margin: 0 0 .9rem; padding: 0; list-style: none; }

@@ -11,14 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from preheat.shim.report_facts import facts
-from preheat.shim.report_tree import STATES, Leaf, Node, join_chains, leaves, model_tree, size_text, skipped_tree
+from preheat.shim.report_states import STATES
+from preheat.shim.report_tree import Leaf, Node, join_chains, leaves, model_tree, size_text, skipped_tree
 
 _DEPTH = 2  # levels of modules that are listed
 _SHOWN = 40  # names that are listed; the page and the JSON have all
-_STYLES = {
-    **{"loaded": "green", "cast": "cyan", "resized": "bright_green", "pruned": "blue"},
-    **{"initial": "yellow", "reset": "magenta", "skipped": "red"},
-}
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:
@@ -27,7 +24,7 @@ def table(report: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_head(report), _modules(tree)]
     notable = [leaf for leaf in leaves(tree) if leaf.state != "loaded"]
     # What has no value from the checkpoint comes first.
-    notable.sort(key=lambda leaf: leaf.state in ("cast", "resized", "pruned"))
+    notable.sort(key=lambda leaf: STATES[leaf.state].from_checkpoint)
     if notable:
         parts.append(_names("Not simply loaded", notable))
     if left := list(leaves(skipped_tree(report))):
@@ -47,7 +44,7 @@ def _modules(tree: Node) -> Table:
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     found.add_column("module")
     for title in ("tensors", "size", *shown, *(["frozen"] if tree.frozen else [])):
-        found.add_column(title, justify="right", style=_STYLES.get(title, ""))
+        found.add_column(title, justify="right", style=STATES[title].style if title in STATES else "")
     for name, node in (("all", tree), *_rows(tree)):
         states = [_share(node.states[state], node.size) for state in shown]
         frozen = [_share(node.frozen, node.size)] if tree.frozen else []
@@ -72,7 +69,7 @@ def _names(title: str, found: list[Leaf]) -> Table:
     for column in (title, "", "size", "reason"):
         names.add_column(column, justify="right" if column == "size" else "left")
     for leaf in found[:_SHOWN]:
-        state = Text(leaf.state, _STYLES[leaf.state])
+        state = Text(leaf.state, STATES[leaf.state].style)
         names.add_row(Text(leaf.name), state, size_text(leaf.size), Text(leaf.reason))
     if len(found) > _SHOWN:
         names.add_row(f"and {len(found) - _SHOWN} more", "", "", "")

@@ -14,17 +14,6 @@ from preheat.paths import holds
 from preheat.strategies.leaving import asked_for
 from preheat.strategies.wrapping import plain
 
-#: Every state with what it means, in the order in which they are shown.
-STATES = {
-    "loaded": "the checkpoint's values",
-    "cast": "the checkpoint's values in another precision",
-    "resized": "the checkpoint's values, bridged to another size",
-    "pruned": "the checkpoint's values, some of them made zero",
-    "initial": "not in the checkpoint: the model's initial values",
-    "reset": "initial values, as the pipeline asks",
-    "skipped": "in the checkpoint, and not loaded",
-}
-
 #: Why the tensors of a model that trains without a checkpoint are as they are.
 NO_CHECKPOINT = "no checkpoint was loaded"
 
@@ -117,6 +106,7 @@ def join_chains(node: Node) -> Node:
 
 def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
     loaded, left, changes = set(report["loaded"]), report["leftInitial"], _changes(report)
+    added = set(report.get("added", ()))
     reset = [path for entry in report["modifiers"] if entry.get("type") == "reset" for path in entry["layers"]]
     for name, size in report["tensors"].items():
         own = plain(name)  # by which modifiers know it
@@ -127,6 +117,8 @@ def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
         elif name in loaded or own in changes:
             state, reasons = changes.get(own, ("loaded", []))
             yield _leaf(name, state, ", then ".join(reasons), size)
+        elif name in added:
+            yield _leaf(name, "added", "by the pipeline", size)
         else:
             yield _leaf(name, *_unnamed(bool(loaded or left)), size)
 
@@ -146,7 +138,7 @@ def _changes(report: Mapping[str, Any]) -> dict[str, tuple[str, list[str]]]:
 def _unnamed(others: bool) -> tuple[str, str]:
     """State and reason of a tensor that no stage spoke of; `others` were spoken of."""
     if others:
-        return "initial", "added to the model after the weights were loaded"
+        return "added", "added to the model after the weights were loaded"
     return "loaded", "by a stage of the pipeline's own, which names no tensors"
 
 

@@ -45,6 +45,7 @@ def load_matching(
     context.validate_for_stage(strategy, ["model", "checkpoint_data"])
     checks = context.checks or Checks()
     findings = Findings(checks.warn_only)
+    began = perf_counter()
     with gathered(context):
         with context.together("match"):
             fit = _fit(context, tolerance, mapping, reset)
@@ -68,6 +69,7 @@ def load_matching(
         dtype_casts=dict(fit.found.casts),
         resized_params=dict(fit.found.bridged),
         loaded_bytes=size,
+        match_seconds=started - began,
         load_seconds=perf_counter() - started,
         partial_params=sum(target.region is not None for target in targets.values()),
         model_sizes=sizes_of_tensors(fit.tensors),
