@@ -70,7 +70,7 @@ def tell(context: CheckpointContext, done: Adapted) -> None:
 
 
 def _rename(said: dict[str, Any], names: Mapping[str, str]) -> None:
-    for key in ("initial_params", "dtype_casts"):
+    for key in ("initial_params", "dtype_casts", "resized_params"):
         said[key] = {names.get(name, name): value for name, value in said.get(key, {}).items()}
     said["transferred_params"] = [names.get(name, name) for name in said.get("transferred_params", ())]
 
