@@ -211,6 +211,13 @@ def test_a_model_that_is_wrapped_already_is_refused(model, group):
             cast(wrapped, dtype="bfloat16")
 
 
+def test_a_sharded_model_that_has_run_is_refused(group):
+    model = dist.fsdp.fully_shard(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
+    model(torch.randn(1, 2))
+    with pytest.raises(CheckpointIncompatibleError, match="before the model's first step"):
+        cast(model, dtype="bfloat16")
+
+
 @pytest.mark.parametrize(("precision", "works"), [("bf16-true", False), ("64-true", False), ("bf16-mixed", True)])
 def test_a_trainer_that_would_cast_everything_afterwards_is_refused(model, precision, works):
     module = SimpleNamespace(_trainer=SimpleNamespace(precision=precision))

@@ -31,6 +31,7 @@ from preheat.strategies.wrapping import plain
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _CAST = frozenset((torch.float64, *_DTYPES.values()))
 _BEFORE = "Apply the checkpoint before the model is wrapped"
+_FIRST = "Apply the checkpoint before the model's first step"
 
 
 @dataclass
@@ -134,6 +135,8 @@ def _refuse_kinds(model: torch.nn.Module, changed: Iterable[Held]) -> None:
         raise CheckpointIncompatibleError(
             "DistributedDataParallel has laid out gradients of the present types", remedy=_BEFORE
         )
+    if any(map(_has_run_sharded, model.modules())):
+        raise CheckpointIncompatibleError("FSDP has run the model in the present types", remedy=_FIRST)
     for each in changed:
         for tensor in map(local, each.tensors.values()):
             if torch.utils._python_dispatch.is_traceable_wrapper_subclass(tensor):
@@ -141,6 +144,12 @@ def _refuse_kinds(model: torch.nn.Module, changed: Iterable[Held]) -> None:
                     f"{next(iter(each.wanted))} is a {type(tensor).__name__}, which cannot be cast",
                     remedy="Put precision before quantize",
                 )
+
+
+def _has_run_sharded(module: torch.nn.Module) -> bool:
+    """FSDP2 notes the types of what it shards when it runs a module for the first time."""
+    state = getattr(module, "_get_fsdp_state", lambda: None)()
+    return getattr(state, "_is_root", None) is not None
 
 
 def _refuse_trainer(pl_module: Any) -> None:
