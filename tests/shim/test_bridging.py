@@ -312,6 +312,7 @@ def refused(name, source, target, field="interpolate", dtype="F32"):
         ("pos_embed", (1, 197, 8), (1, 578, 8), "not square grids after the same number of tokens"),
         ("pos_embed", (1, 197, 8), (197, 8), "differ in more than a number of positions"),
         ("pos_embed", (2, 197, 8), (2, 577, 8), "differ in more than a number of positions"),
+        ("pos_embed", (1, 8, 0, 4), (1, 8, 4, 4), "nothing to interpolate"),
         ("pos_embed", (197,), (577,), "differ in more than a number of positions"),
         ("patch_embed.weight", (64, 3, 16, 16), (64, 4, 14, 14), "differ in more than a grid"),
         ("pos_embed", (1, 8, 4, 4), (1, 9, 4, 5), "differ in more than a grid"),
@@ -407,4 +408,4 @@ def test_the_report_names_what_was_resized(tmp_path, monkeypatch):
     assert written["resized"]["qkv"] == "[3, 2] -> [6, 2]: 3 rows copied"
     states = {leaf.name: (leaf.state, leaf.reason) for leaf in leaves(model_tree(written))}
     assert states["qkv"] == ("resized", "[3, 2] -> [6, 2]: 3 rows copied, then F32 -> F64")
-    assert states["relative_position_index"] == ("skipped", "computed by the model")
+    assert states["relative_position_index"] == ("reset", "computed by the model")

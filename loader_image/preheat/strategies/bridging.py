@@ -169,6 +169,8 @@ def _overlap(source: Entry, target: Entry) -> Overlap | str:
 def _resampling(name: str, source: Entry, target: Entry) -> Resampling | Kernel | str:
     if not source.dtype.startswith(("F", "BF")) or not target.dtype.startswith(("F", "BF")):
         return f"dtype {source.dtype}, model has {target.dtype}: only floating-point values have something between them"
+    if not prod(source.shape) or not prod(target.shape):
+        return f"{_sizes(source.shape, target.shape)}: there is nothing to interpolate"
     if _BUCKETS in name:
         return "its entries stand for distances in words, in buckets, not for positions of a grid"
     axes = [n for n, (old, new) in enumerate(zip(source.shape, target.shape, strict=False)) if old != new]
