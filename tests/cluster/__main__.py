@@ -10,9 +10,10 @@ from cluster.commands import CommandError, DeadlineError, say
 from cluster.host import ClusterUnavailable, install_packages, require_host
 from cluster.images import base_image, our_image
 from cluster.lifecycle import Cluster
+from cluster.nginx import nginx
 
 USAGE = """usage: python -m cluster VERB
-  prepare   install packages, build the binaries and the base image; quick when that is done
+  prepare   install packages, build the binaries and the base image, fetch nginx; quick when that is done
   images    build the operator's and the loader's image
   up        start the cluster, or find the one that runs; prints where its kubeconfig is
   down      end it and remove every trace, except of the cache
@@ -26,6 +27,7 @@ def prepare() -> None:
     install_packages()
     build_all()
     base_image()
+    nginx()
 
 
 def images() -> None:

@@ -58,9 +58,14 @@ def install_packages() -> None:
     if not missing:
         return
     say(f"installing Debian packages: {' '.join(missing)}")
+    refresh_lists()
+    _apt("install", "--yes", "--no-install-recommends", *missing)
+
+
+def refresh_lists() -> None:
+    """See to it that apt knows which packages there are."""
     if _lists_are_stale():
         _apt("update")
-    _apt("install", "--yes", "--no-install-recommends", *missing)
 
 
 def codename() -> str:
