@@ -71,7 +71,7 @@ def test_a_tensors_history_is_told_also_where_it_is_wrapped(report):
     assert {name.removeprefix("_orig_mod."): said for name, said in found.items()} == {
         "body.0.weight": ("cast", "F32 -> BF16, then BF16 -> int8"),
         "body.0.bias": ("cast", "F32 -> BF16"),
-        "body.2.weight": ("cast", "50.0% zero, then F32 -> BF16"),
+        "body.2.weight": ("pruned", "50.0% zero, then F32 -> BF16"),
         "body.2.bias": ("cast", "F32 -> BF16"),
         "head.weight": ("reset", "reset after loading"),
         "head.bias": ("reset", "reset after loading"),

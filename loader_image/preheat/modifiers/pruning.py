@@ -45,8 +45,10 @@ def prune(context: CheckpointContext, stage: PruningModifier) -> CheckpointConte
         "total_zero_elements": sum(zeros.values()),
         "total_elements": sum(elements.values()),
         "sparsity": sparsity,
-        "tensors": dict(_tensors({name: zeros[name] / elements[name] for name in layers}, stage.permanent)),
+        "tensors": {_own(name, stage): f"{zeros[name] / elements[name]:.1%} zero" for name in layers},
     }
+    masks = () if stage.permanent else tuple(f"{name}.weight_mask" for name in layers)
+    context.update_metadata(added_params=(*context.get_metadata("added_params", ()), *masks))
     context.metadata.setdefault("modifiers_applied", []).append(entry)
     return context
 
@@ -93,8 +95,6 @@ def _prune(layer: Any, stage: PruningModifier, generator: torch.Generator) -> No
         layer.weight = layer.weight.detach()  # computed anew with every call; without history it can be copied
 
 
-def _tensors(shares: Mapping[str, float], permanent: bool) -> Any:
-    for name, share in shares.items():
-        yield f"{name}.weight{'' if permanent else '_orig'}", f"{share:.1%} zero"
-        if not permanent:
-            yield f"{name}.weight_mask", "the mask"
+def _own(name: str, stage: PruningModifier) -> str:
+    """What the pruned weight is called from now on."""
+    return f"{name}.weight" if stage.permanent else f"{name}.weight_orig"

@@ -106,7 +106,7 @@ def join_chains(node: Node) -> Node:
 
 def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
     loaded, left, changes = set(report["loaded"]), report["leftInitial"], _changes(report)
-    added = set(report.get("added", ()))
+    added = set(map(plain, report.get("added", ())))
     reset = [path for entry in report["modifiers"] if entry.get("type") == "reset" for path in entry["layers"]]
     for name, size in report["tensors"].items():
         own = plain(name)  # by which modifiers know it
@@ -114,11 +114,11 @@ def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
             yield _leaf(name, "reset", "reset after loading", size)
         elif name in left:
             yield _leaf(name, _state_of(left[name]), left[name], size)
+        elif own in added and name not in loaded:
+            yield _leaf(name, "added", "by the pipeline", size)
         elif name in loaded or own in changes:
             state, reasons = changes.get(own, ("loaded", []))
             yield _leaf(name, state, ", then ".join(reasons), size)
-        elif name in added:
-            yield _leaf(name, "added", "by the pipeline", size)
         else:
             yield _leaf(name, *_unnamed(bool(loaded or left)), size)
 
@@ -131,7 +131,8 @@ def _changes(report: Mapping[str, Any]) -> dict[str, tuple[str, list[str]]]:
     for entry in report["modifiers"]:
         if state := _CHANGES.get(str(entry.get("type"))):
             for name, change in entry["tensors"].items():
-                found[name] = state, [*found.get(name, ("", []))[1], change]
+                before, reasons = found.get(name, ("", []))
+                found[name] = "pruned" if before == "pruned" else state, [*reasons, change]
     return found
 
 
