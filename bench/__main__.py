@@ -19,6 +19,7 @@ from pathlib import Path
 
 import local
 import remote
+import training
 import whole
 from damage import damage
 from load import load
@@ -166,6 +167,11 @@ def _load(bench: Bench) -> list[Figure]:
     return load(FOLDER, bench.runs.volume.parent, bench.repetitions, bench.everybody)
 
 
+def _training(bench: Bench) -> list[Figure]:
+    scratch = bench.runs.volume.parent
+    return training.sharded(FOLDER, scratch) + training.first_step(FOLDER, scratch, bench.repetitions)
+
+
 def _scale(bench: Bench) -> list[Figure]:
     (FOLDER / "scale").mkdir(exist_ok=True)
     return scale(bench.runs, FOLDER / "scale", bench.repetitions)
@@ -192,6 +198,7 @@ PARTS = {
     "folder": Part("converting a folder of torch.distributed.checkpoint", _folder),
     "damage": Part("one flipped bit on the server", lambda bench: damage(bench.runs, FOLDER)),
     "load": Part("a bundle into a model's parameters on the CPU, beside other loaders", _load),
+    "training": Part("training processes: bytes of sharded models, start to first step", _training, heavy=True),
     "scale": Part("many tensors, many files, a large file", _scale, heavy=True),
 }
 

@@ -61,11 +61,6 @@ def load(folder: Path, scratch: Path, repetitions: int, everybody: bool) -> list
         *_rows("2 GiB", size, found),
         *_ratios("2 GiB", found),
         Figure("2 GiB, memory beside the model, Preheat", own, "MiB", "first load of a process", "<= 64"),
-        *(
-            Figure(f"2 GiB, memory beside the model, {n}", peak(r), "MiB")
-            for n, r in found.items()
-            if n not in (COPY, PREHEAT)
-        ),
         *_rows("9,000 tensors", size_of_many, small),
         Figure("9,000 tensors, their bytes' rate beside that of 2 GiB", rates[0] / rates[1], "x", against, ">= 0.7"),
     ]
@@ -122,9 +117,13 @@ def _first(folder: Path, pickled: Path) -> Load:
 
 def _rows(what: str, size: int, found: Results) -> list[Figure]:
     return [
-        Figure(f"{what}, {name}", seconds(runs), f"s ({spread(runs)})", f"{size / 1e9 / seconds(runs):.2f} GB/s")
+        Figure(f"{what}, {name}", seconds(runs), f"s ({spread(runs)}), {peak(runs):.0f} MiB more", _rate(size, runs))
         for name, runs in found.items()
     ]
+
+
+def _rate(size: int, runs: Sequence[Load]) -> str:
+    return f"{size / 1e9 / seconds(runs):.2f} GB/s"
 
 
 def _ratios(what: str, found: Results) -> list[Figure]:
