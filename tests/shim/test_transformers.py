@@ -15,7 +15,7 @@ from shim.pod import Pod, lay_out_shim
 from shim.trainings import TRAINER, defined_by, hooked
 
 import preheat
-from preheat.errors import NothingMatchedError, UnsupportedVersionError
+from preheat.errors import CheckpointConfigError, NothingMatchedError, UnsupportedVersionError
 from preheat.shim import transformers as shim
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Transformers and what it uses
@@ -105,6 +105,21 @@ def test_an_optimizer_that_was_built_before_trains_the_filled_model(
     trained = model.state_dict()
     assert not equal(trained, weights)
     assert all((trained[name] - value).abs().max() < 0.2 for name, value in weights.items())
+
+
+def test_adapters_of_the_pipeline_are_what_is_trained_or_refused_where_the_optimizer_is_there(
+    auto: SimpleNamespace, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [WEIGHTS_ONLY, {"lora": {"rank": 2, "targets": ["query"]}}]
+    monkeypatch.setenv("PREHEAT_BUNDLE", str(write_bundle(tmp_path / "lora", weights, stages)))
+    (trainer := trainer_of(auto, tmp_path)).train()
+    last = trainer.model.state_dict()
+    changed = {name.split(".")[-3] for name, value in trainer.first.items() if not torch.equal(last[name], value)}
+    assert changed == {"lora_A", "lora_B"}
+    model = auto.build()
+    trainer = trainer_of(auto, tmp_path, model, optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None))
+    with pytest.raises(CheckpointConfigError, match="that the optimizer, which is there already, would not train"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("method", ["evaluate", "predict"])

@@ -84,5 +84,7 @@ def _fill(trainer: Any, model: Any) -> None:
 
         check(trainer, parts)
 
-    if apply_to(CheckpointContext(model=model, restored_elsewhere=True, resumable=resumable)).strategy == WARM_START:
+    optimizer = None if trainer.model_init else trainer.optimizer  # with model_init it is that of the model before
+    context = CheckpointContext(model=model, optimizer=optimizer, restored_elsewhere=True, resumable=resumable)
+    if apply_to(context).strategy == WARM_START:
         _pending.add(model)
