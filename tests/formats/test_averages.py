@@ -140,6 +140,31 @@ def test_no_averages_is_an_error_that_lists_what_there_is(tmp_path):
         averaged(index_of_saved({"model": model.state_dict(), "optimizer": optimizer_of(model)}, tmp_path), "auto")
 
 
+@pytest.mark.parametrize(
+    ("holder", "part", "spelled"),
+    [
+        ("model.", "ema_model", "ema_model.{}"),
+        ("net.", "ema", "ema.module.{}"),
+        ("", "averaged", "averaged.{}"),
+        ("model.", "model_ema", "model_ema.{flat}"),
+    ],
+)
+def test_averages_that_a_module_keeps_in_itself_are_found(holder, part, spelled, tmp_path):
+    model = Net()
+    raw = {f"{holder}{name}": value for name, value in model.state_dict().items()}
+    inside = {spelled.format(n, flat=n.replace(".", "")): value for n, value in average_of(model).items()}
+    saved = {**raw, "loss.weight": torch.ones(1), **inside, f"{part}.decay": torch.tensor(0.9)}
+    index = index_of_saved({"state_dict": saved}, tmp_path)
+    found = averaged(index, "auto")
+    counter = f"{holder}norm.num_batches_tracked"
+    assert found.average == f"{part}; without an average, and as they were: {counter}, loss.weight"
+    for name in average_of(model):
+        average = spelled.format(name, flat=name.replace(".", ""))
+        assert found.tensors[f"{holder}{name}"] == index.tensors[average] == found.tensors[average]
+    assert found.tensors.keys() == index.tensors.keys()
+    assert averaged(index, part).tensors == found.tensors
+
+
 def test_of_several_averages_one_has_to_be_named(tmp_path):
     model = Net()
     saved = {"model": model.state_dict(), "ema": {"fast": average_of(model), "slow": average_of(model)}}

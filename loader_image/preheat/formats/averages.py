@@ -7,6 +7,7 @@ none of them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ AUTO = "auto"
 
 _SAYS = re.compile(r"(?<![a-z])(ema|swa)(?![a-z])|EMA|SWA|E[mM]a(?![a-z])|[aA]verag|[sS]hadow")
 _LEVELS = 4  # of dictionaries above a tree
+_PARTS = 16  # of a module, the largest, that may be the one whose averages are in another
 
 #: What torch's AveragedModel, timm's ModelEma and others put before the names of the model that they hold.
 _WRAPPERS = ("", "module.", "ema_model.")
@@ -41,6 +43,29 @@ def trees_in(root: Any, is_weights: Callable[[Any], bool]) -> dict[str, Any]:
 
     walk(root, ())
     return found
+
+
+def trees_among(raw: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    """Averages that a module keeps in itself, so that they are among its weights: by the name of that part.
+
+    Each as a tree by the names of the raw weights. Latent diffusion leaves the dots out of the names there.
+    """
+    counts = Counter(name.partition(".")[0] for name in raw)
+    parts = [part for part, _ in counts.most_common(_PARTS)]
+    found = {part: _averages_of(raw, part, parts) for part in averages_in(counts)[:_PARTS]}
+    return {part: tree for part, tree in found.items() if tree}
+
+
+def _averages_of(raw: Mapping[str, Value], part: str, parts: Iterable[str]) -> dict[str, Value]:
+    """The tree in `part` of the module itself, or of one of its other parts: of whichever has most averages there."""
+    trees: list[dict[str, Value]] = [{}]
+    for holder in ("", *(f"{other}." for other in parts if other != part)):
+        names = {name: name.removeprefix(holder) for name in raw if name.startswith(holder)}
+        for there in (f"{part}.", f"{part}.module."):
+            trees.append({name: raw[there + rest] for name, rest in names.items() if there + rest in raw})
+        flat = {name: f"{part}.{rest.replace('.', '')}" for name, rest in names.items()}
+        trees.append({name: raw[other] for name, other in flat.items() if other in raw and other != name})
+    return max(trees, key=len)
 
 
 def averages_in(trees: Iterable[str]) -> list[str]:
@@ -80,9 +105,12 @@ def of_model(averaged: Mapping[str, Value], raw: Collection[str]) -> dict[str, V
     return {name.removeprefix(wrapper): averaged[name] for name in names if name.startswith(wrapper)}
 
 
-def completed(averaged: Mapping[str, Value], raw: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
-    """The averaged weights and, where all of their names are the raw ones', those without an average; their names."""
-    alone = [name for name in raw if name not in averaged]
+def completed(averaged: Mapping[str, Value], raw: Mapping[str, Value], path: str) -> tuple[dict[str, Value], list[str]]:
+    """The averaged weights and, where all of their names are the raw ones', those without an average; their names.
+
+    Averages that are among the raw weights, below `path`, stay there, too.
+    """
+    alone = [name for name in raw if name not in averaged and not name.startswith(f"{path}.")]
     if averaged.keys() - raw.keys():
         return dict(averaged), []
     return {name: averaged.get(name, value) for name, value in raw.items()}, alone

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from preheat.errors import CheckpointLoadError, UnsupportedFormatError
-from preheat.formats.averages import AUTO, averages_in, choose, completed, of_model, said, trees_in
+from preheat.formats.averages import AUTO, averages_in, choose, completed, of_model, said, trees_among, trees_in
 from preheat.formats.inert.values import Node
 from preheat.formats.pytorch.modules import is_module, module_entries
 from preheat.index import Index, Tensor
@@ -74,12 +74,13 @@ def averaged(index: Index, wanted: str) -> Index:
     if index.average or not isinstance(index.state, Mapping):
         return index
     if wanted == AUTO and (averages_in([index.layout]) or _SWAPPED in index.state):
-        return replace(index, average=index.layout)
-    trees = trees_in(index.state, _is_weights)
-    path = choose(trees, wanted)
+        return replace(index, average=_KEYS.get(index.layout, index.layout))
     raw = index.tensors
-    tensors, alone = completed(of_model(_tensors_of(trees[path]), raw.keys()), raw)
-    left = {name: tensor for name, tensor in raw.items() if name not in alone}
+    trees = {**trees_in(index.state, _is_weights), **trees_among(raw)}
+    path = choose(trees, wanted)
+    own = of_model(_tensors_of(trees[path]), raw.keys())
+    tensors, alone = completed(own, raw, path)
+    left = {name: tensor for name, tensor in raw.items() if name in own or name not in tensors}
     state = {**_without(index.state, path), _KEYS.get(index.layout, index.layout): left}
     return replace(index, tensors=tensors, state=state, average=said(path, alone))
 

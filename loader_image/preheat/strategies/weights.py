@@ -11,7 +11,7 @@ from preheat.blob import Blob
 from preheat.bundle.data import CheckpointData
 from preheat.checks import Checks, Findings
 from preheat.errors import CheckpointLoadError, NothingMatchedError
-from preheat.formats.averages import choose, completed, of_model, said, trees_in
+from preheat.formats.averages import choose, completed, of_model, said, trees_among, trees_in
 from preheat.formats.layouts import WEIGHT_KEYS, averaged
 from preheat.index import Index, Tensor
 from preheat.strategies.checking import check_before
@@ -118,9 +118,10 @@ def open_weights(data: Mapping[str, Any], ema: str | None = None) -> Weights:
     found = data[keys[0]] if keys else data
     tensors = _tensors_in(found)
     if ema:
-        trees = trees_in({key: value for key, value in data.items() if value is not found}, _is_weights)
+        rest = {key: value for key, value in data.items() if value is not found}
+        trees = {**trees_in(rest, _is_weights), **trees_among(tensors)}
         path = choose(trees, ema)
-        tensors, alone = completed(of_model(_tensors_in(trees[path]), tensors.keys()), tensors)
+        tensors, alone = completed(of_model(_tensors_in(trees[path]), tensors.keys()), tensors, path)
         return LoadedWeights(tensors, said(path, alone))
     if not tensors:
         raise CheckpointLoadError(
