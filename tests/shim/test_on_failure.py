@@ -108,7 +108,7 @@ def test_the_table_and_the_page_begin_with_the_failure(going_on, absent, report)
     assert "Correct the key" in first
     assert "initial" in captured.get()
     html = page(report())
-    assert "<dl><dt>no checkpoint</dt><dd>NotFound: s3://models/gone.ckpt does not exist</dd>" in html
+    assert '<dl><dt>no checkpoint</dt><dd class="alert">NotFound: s3://models/gone.ckpt does not exist</dd>' in html
     assert "4 initial" in html
     assert '<i class="skipped">' not in html
 

@@ -113,7 +113,7 @@ def test_the_totals_count_every_kind(report):
 def test_warnings_of_the_bundle_are_repeated(report):
     assert report["warnings"] == list(WARNINGS)
     assert "holds NaN or infinity" in shown(report)
-    assert "<dt>warning</dt><dd>tensor &#x27;stem.weight&#x27; holds NaN or infinity</dd>" in page(report)
+    assert '<dt>warning</dt><dd class="alert">tensor &#x27;stem.weight&#x27; holds NaN or infinity</dd>' in page(report)
 
 
 def test_warnings_are_in_the_line_for_a_person_too(tmp_path, monkeypatch, capsys):

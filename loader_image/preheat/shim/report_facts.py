@@ -15,6 +15,10 @@ _SHAPE = {
     **{"strategy": str, "loaded": list, "modifiers": list, "seconds": dict, "notes": list},
 }
 
+_ABSENT, _WARNING = "no checkpoint", "warning"
+#: Names of facts that nobody should miss.
+ALERTS = frozenset((_ABSENT, _WARNING))
+
 
 def read(path: Path) -> dict[str, Any]:
     """The report in a file; raises CheckpointConfigError for what is none."""
@@ -39,12 +43,11 @@ def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Names and values."""
     totals, seconds, source = report["totals"], report["seconds"], report["source"]
     if failure := report.get("failure"):
-        yield "no checkpoint", f"{failure['reason']}: {failure['message']}"
+        yield _ABSENT, f"{failure['reason']}: {failure['message']}"
         if failure["remedy"]:
             yield "remedy", failure["remedy"]
     yield "pipeline", report.get("pipeline") or "without a name"
-    yield "source", source.get("uri", "")
-    yield "version", source.get("version", "")
+    yield from ((name, source[key]) for name, key in (("source", "uri"), ("version", "version")) if source.get(key))
     yield "strategy", report["strategy"]
     yield "loaded", "nothing" if failure else _loaded(totals, seconds.get("load", 0.0))
     if (ranks := report.get("ranks", 1)) > 1:
@@ -59,7 +62,7 @@ def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for note in report["notes"]:
         yield "note", note
     for warning in report.get("warnings", ()):
-        yield "warning", warning
+        yield _WARNING, warning
 
 
 def modifier_text(entry: Mapping[str, Any]) -> str:

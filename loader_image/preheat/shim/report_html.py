@@ -11,7 +11,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from preheat.shim.report_facts import facts
+from preheat.shim.report_facts import ALERTS, facts
 from preheat.shim.report_look import CSS, SCRIPT
 from preheat.shim.report_states import STATES, colours
 from preheat.shim.report_tree import Leaf, Node, join_chains, leaves, model_tree, size_text, skipped_tree
@@ -56,8 +56,12 @@ def _summary(report: Mapping[str, Any], tree: Node) -> str:
 
 
 def _facts(report: Mapping[str, Any]) -> str:
-    pairs = (f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts(report))
-    return f"<dl>{''.join(pairs)}</dl>"
+    return f"<dl>{''.join(_fact(name, str(value)) for name, value in facts(report))}</dl>"
+
+
+def _fact(name: str, value: str) -> str:
+    alert = ' class="alert"' if name in ALERTS else ""
+    return f"<dt>{escape(name)}</dt><dd{alert}>{escape(value)}</dd>"
 
 
 def _legend(tree: Node) -> str:

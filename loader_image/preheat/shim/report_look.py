@@ -11,6 +11,7 @@ h1 { margin: 0; font-size: 1.6rem; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.1
 .sub { margin: .1rem 0 1.2rem; color: var(--soft); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+.alert { color: var(--skipped); font-weight: 600; }
 .frozen { background-image: repeating-linear-gradient(45deg, transparent 0 3px, var(--hatch) 3px 5px); }
 :root { --hatch: rgb(255 255 255 / .6); }
 .legend { display: flex; flex-wrap: wrap; gap: .5rem 1.6rem; margin: 0 0 .9rem; padding: 0; list-style: none; }

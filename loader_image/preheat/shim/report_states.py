@@ -26,7 +26,7 @@ STATES = {
     "resized": State("the checkpoint's values, bridged to another size", "bright_green", "#5b8c5a", "#86b985", True),
     "pruned": State("the checkpoint's values, some of them made zero", "blue", "#7f8c2b", "#aebc55", True),
     "added": State("not in the model before: what the pipeline put in", "bright_blue", "#c2548f", "#e38bb8"),
-    "initial": State("not in the checkpoint: the model's initial values", "yellow", "#e0a100", "#e8b53a"),
+    "initial": State("the model's own initial values", "yellow", "#e0a100", "#e8b53a"),
     "reset": State("initial values, as the pipeline asks", "magenta", "#8e5bd0", "#b08ae6"),
     "skipped": State("in the checkpoint, and not loaded", "red", "#d64545", "#ec6d6d"),
 }

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from preheat.shim.report_facts import facts
+from preheat.shim.report_facts import ALERTS, facts
 from preheat.shim.report_states import STATES
 from preheat.shim.report_tree import Leaf, Node, join_chains, leaves, model_tree, size_text, skipped_tree
 
@@ -35,7 +35,7 @@ def table(report: Mapping[str, Any]) -> RenderableType:
 def _head(report: Mapping[str, Any]) -> Table:
     head = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     for name, value in facts(report):
-        head.add_row(name, Text(value))  # no markup: names come from outside
+        head.add_row(name, Text(value, "bold red" if name in ALERTS else ""))  # no markup: names come from outside
     return head
 
 
