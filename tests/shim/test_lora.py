@@ -435,6 +435,8 @@ def test_several_ranks_need_their_configuration(tmp_path):
     [
         ({"peft_type": "IA3"}, {}, "of type 'IA3', not LORA"),
         ({"init_lora_weights": "pissa"}, {}, "changes the base when it is made"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, {}, "asks for megatron_config"),
+        ({"layer_replication": [[0, 1]]}, {}, "asks for layer_replication"),
         ({}, {"alpha": 8}, "lora says lora_alpha 8, the checkpoint's adapter_config.json 16"),
         ({}, {"rank": 2}, "lora says r 2"),
         ({"r": 8}, {}, "shape [4, 8], model has [8, 8]"),
@@ -481,6 +483,17 @@ def test_an_optimizer_that_would_not_train_the_adapters_is_refused(tmp_path):
     error = broken(model, source, {"targets": ["q"]}, optimizer=optimizer)
     assert "would not train" in str(error)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_optimizer_of_frozen_parameters_alone_is_told_so_at_its_first_step(tmp_path):
+    model = network()
+    early = torch.optim.SGD(model.parameters(), lr=0.1)
+    run(model, saved(tmp_path / "a.ckpt", network().state_dict()), {"weightsOnly": {}}, {"lora": {"targets": ["q"]}})
+    model(TOKENS).sum().backward()
+    with pytest.raises(CheckpointConfigError, match="this optimizer trains nothing"):
+        early.step()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    early.step()  # nobody is asked again
 
 
 def test_a_model_on_the_meta_device_gets_its_base_first(tmp_path):

@@ -27,8 +27,11 @@ _NEW_RANK = 8
 #: Values of init_lora_weights by which peft changes nothing but the adapter that it makes.
 _HARMLESS = (True, False, None, "gaussian", "orthogonal", "eva")
 
+#: Settings by which peft makes layers anew, or imports a module that the file names.
+_FAR_REACHING = ("layer_replication", "megatron_config")
+
 #: Settings of which adapters keep nothing, or which concern another program.
-_NOT_KEPT = ("inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version")
+_NOT_KEPT = ("inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version", "megatron_core")
 
 
 def settings(
@@ -76,10 +79,15 @@ def _as_saved(wanted: LoRAModifier, config: Mapping[str, Any]) -> dict[str, Any]
             f"the checkpoint's adapter is of type {config.get('peft_type')!r:.40}, not LORA",
             remedy="Make it with peft in your program, before the checkpoint is applied",
         )
-    if (init := config.get("init_lora_weights")) not in _HARMLESS or config.get("layer_replication"):
+    if (init := config.get("init_lora_weights", True)) not in _HARMLESS:
         raise CheckpointIncompatibleError(
             f"the checkpoint's adapter changes the base when it is made (init_lora_weights {init!r:.40})",
             remedy="Convert it when you save it (path_initial_model_for_weight_conversion), or load it with peft",
+        )
+    if asked := [key for key in _FAR_REACHING if config.get(key)]:
+        raise CheckpointIncompatibleError(
+            f"the checkpoint's adapter asks for {', '.join(asked)}, which does more than to add adapters",
+            remedy="Load it with peft in your program",
         )
     for key, given in ((RANK, wanted.rank), (ALPHA, wanted.alpha), (BIAS, wanted.bias)):
         if given is not None and key in config and given != config[key]:

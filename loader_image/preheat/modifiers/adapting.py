@@ -15,11 +15,11 @@ import torch
 
 from preheat.checks import Checks, Findings
 from preheat.context import CheckpointContext
-from preheat.errors import CheckpointConfigError, NothingMatchedError
+from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers.adapter_names import Spelling, paired, received
 from preheat.modifiers.adapter_report import Adapted, Loaded, tell
 from preheat.modifiers.adapter_settings import compare, settings
-from preheat.modifiers.injection import Snapshot, adapters_of, inject, refuse_flattened
+from preheat.modifiers.injection import Snapshot, adapters_of, inject, refuse_flattened, refuse_idle_optimizers
 from preheat.modifiers.lora import LoRAModifier
 from preheat.paths import some
 from preheat.strategies.checking import check_finite
@@ -76,6 +76,8 @@ def adapt(context: CheckpointContext, wanted: LoRAModifier) -> CheckpointContext
         if tuner is not None and wanted.merge:
             tuner.merge_and_unload(safe_merge=True)
             snapshot.let_train()
+    if tuner is not None and not wanted.merge:
+        refuse_idle_optimizers()
     context.add_warnings(findings.warnings)
     loaded = Loaded(fit.names, fit.found, size, perf_counter() - started, given.alone) if fit and given else None
     tell(context, Adapted(config, before, after, snapshot.trained, loaded, wanted.merge))
@@ -91,6 +93,7 @@ def _given(context: CheckpointContext, wanted: LoRAModifier, model: Mapping[str,
     wanted.claim(context, names, model)
     adapters, _ = paired(names, model)
     config = data.get("adapter_config") if data else None
+    config = config if isinstance(config, Mapping) else None
     alone = bool(names) and not context.weights_applied
     if alone and not adapters.adapters:
         raise NothingMatchedError(
@@ -131,7 +134,11 @@ def _fit(context: CheckpointContext, given: Given, tensors: Mapping[str, torch.T
     check_fillable(context.model, mine)
     entries = entries_of(mine)
     found = match(weights.entries, entries)
-    check(found, weights.entries, entries, Tolerance(missing=False, unexpected=False, mismatched=False))
+    try:
+        check(found, weights.entries, entries, Tolerance(missing=False, unexpected=False, mismatched=False))
+    except CheckpointIncompatibleError as error:
+        error.remedy = "Give lora the settings that the adapters were trained with, or exclude them with convert"
+        raise
     for name in found.pairs:
         target_of(name, tensors[name])  # raises for what cannot be filled
     checks = context.checks or Checks()

@@ -86,6 +86,27 @@ def inject(model: torch.nn.Module, given: Mapping[str, Any], targets: Sequence[s
     return tuner
 
 
+def refuse_idle_optimizers() -> None:
+    """Have the step of an optimizer fail that was built before the adapters, and so holds what is frozen alone.
+
+    Asked until one optimizer has something to train.
+    """
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    trains = False
+
+    def refuse(optimizer: Any, *_: Any) -> None:
+        nonlocal trains  # torch runs through its hooks here, so this one cannot be removed
+        trains = trains or any(p.requires_grad for group in optimizer.param_groups for p in group["params"])
+        if not trains:
+            raise CheckpointConfigError(
+                "this optimizer trains nothing: it was built before lora put its adapters in and froze the rest",
+                remedy="Call preheat.apply(model) before the optimizer is built",
+            )
+
+    register_optimizer_step_pre_hook(refuse)
+
+
 def refuse_flattened(model: torch.nn.Module) -> None:
     """Raise for a model whose parameters exist only while they are gathered."""
     if is_flattened(model):

@@ -53,7 +53,7 @@ class LoRAModifier(ModelModifier):
         from preheat.modifiers.adapter_names import paired, renamed
 
         theirs, own = paired(checkpoint, model)
-        if not own.adapters and context.optimizer is not None:
+        if not own.adapters and context.optimizer:  # one, or a list
             raise CheckpointConfigError(
                 "lora puts parameters into the model that the optimizer, which is there already, would not train",
                 remedy="Call preheat.apply(model) before the optimizer is built, or make the adapters before that",
