@@ -15,6 +15,8 @@ from shim.bundles import WEIGHTS_ONLY, write_bundle
 
 import preheat
 from preheat.bundle.store import Store
+from preheat.context import CheckpointContext
+from preheat.pipeline import CheckpointPipeline
 from preheat.prepare import prepare
 from preheat.shim.lightning import applying_callback
 from preheat.shim.report_html import page
@@ -176,3 +178,28 @@ def test_ranks_adapt_alike_before_they_wrap_and_are_refused_afterwards(tmp_path)
     assert first["whole"] == second["whole"]
     assert first["sharded"] == second["sharded"] == first["added"]
     assert "wrapped or sharded already" in first["refused"]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by name", "by position"])
+def test_a_model_that_the_program_adapts_goes_on_with_its_optimizer(tmp_path, named):
+    def training() -> tuple[Any, Any]:
+        config = peft.LoraConfig(r=2, lora_alpha=8, target_modules=["q"], init_lora_weights=False)
+        model = peft.get_peft_model(network(), config)
+        trained = [(n, p) if named else p for n, p in model.named_parameters() if p.requires_grad]
+        return model, torch.optim.AdamW(trained, lr=0.1)
+
+    def step(model: Any, optimizer: Any) -> None:
+        optimizer.zero_grad()
+        model.base_model.model["q"](torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+
+    model, optimizer = training()
+    step(model, optimizer)
+    torch.save({"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "run.ckpt")
+    again, restored = training()
+    context = CheckpointContext(model=again, optimizer=restored)
+    stages = [{"local": {"path": str(tmp_path / "run.ckpt")}}, {"warmStart": {}}, {"lora": {"rank": 2, "alpha": 8}}]
+    CheckpointPipeline(stages).execute_sync(context)
+    for each in ((model, optimizer), (again, restored)):
+        step(*each)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
