@@ -181,6 +181,15 @@ def test_averages_without_names_are_none(tmp_path):
         averaged(index_of_saved(saved, tmp_path), "auto")
 
 
+def test_what_is_not_all_wrapped_keeps_its_names(tmp_path):
+    model = Net()
+    odd = {"module.weight": torch.ones(2), "weight": torch.zeros(2), "n_averaged": torch.tensor(2)}
+    found = averaged(index_of_saved({"model": model.state_dict(), "ema": odd}, tmp_path), "auto")
+    assert set(found.tensors) == {"module.weight", "weight"}
+    with pytest.raises(CheckpointError, match="no tensors under"):
+        index_of_saved({"ema": {"n_averaged": torch.ones(2)}}, tmp_path)
+
+
 def test_a_checkpoint_of_averages_alone_gives_those(tmp_path):
     model = Net()
     index = index_of_saved({"state_dict_ema": average_of(model), "epoch": 4}, tmp_path)

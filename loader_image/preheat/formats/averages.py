@@ -26,7 +26,7 @@ _PARTS = 16  # of a module, the largest, that may be the one whose averages are 
 #: What torch's AveragedModel, timm's ModelEma and others put before the names of the model that they hold.
 _WRAPPERS = ("", "module.", "ema_model.")
 #: How often an AveragedModel was updated.
-_COUNT = "n_averaged"
+COUNT = "n_averaged"
 
 
 def trees_in(root: Any, is_weights: Callable[[Any], bool]) -> dict[str, Any]:
@@ -94,15 +94,18 @@ def choose(trees: Mapping[str, Any], wanted: str) -> str:
 
 def of_model(averaged: Mapping[str, Value], raw: Collection[str]) -> dict[str, Value]:
     """A tree's tensors by the names that the model gives them: without what wraps it, and without counters."""
-    names = {name: name for name in averaged if name != _COUNT}
+    names = [name for name in averaged if name != COUNT]
 
     def known(wrapper: str) -> int:
         return sum(name.startswith(wrapper) and name.removeprefix(wrapper) in raw for name in names)
 
     wrapper = max(_WRAPPERS, key=known)
-    if _COUNT in averaged and not known(wrapper):
+    if COUNT in averaged and not known(wrapper):
         wrapper = "module."
-    return {name.removeprefix(wrapper): averaged[name] for name in names if name.startswith(wrapper)}
+    inside = [name for name in names if name.startswith(wrapper)]
+    if wrapper == "module." and len(inside) < len(names):  # no wrapper: it would hold all of them
+        wrapper, inside = "", list(names)
+    return {name.removeprefix(wrapper): averaged[name] for name in inside}
 
 
 def completed(averaged: Mapping[str, Value], raw: Mapping[str, Value], path: str) -> tuple[dict[str, Value], list[str]]:

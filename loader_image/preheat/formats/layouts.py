@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from preheat.errors import CheckpointLoadError, UnsupportedFormatError
-from preheat.formats.averages import AUTO, averages_in, choose, completed, of_model, said, trees_among, trees_in
+from preheat.formats.averages import AUTO, COUNT, averages_in, choose, completed, of_model, said, trees_among, trees_in
 from preheat.formats.inert.values import Node
 from preheat.formats.pytorch.modules import is_module, module_entries
 from preheat.index import Index, Tensor
@@ -61,9 +61,10 @@ def only_averages(root: dict[Any, Any]) -> Layout:
     """The layout of a checkpoint that keeps nothing but averaged weights; raises as `take_apart` does."""
     trees = trees_in(root, _is_weights)
     found = averages_in(trees)
-    if len(found) != 1:
+    tensors = of_model(_tensors_of(trees[found[0]]), ()) if len(found) == 1 else {}
+    if not tensors:
         raise no_weights(root)
-    return Layout(found[0], of_model(_tensors_of(trees[found[0]]), ()), _without(root, found[0]))
+    return Layout(found[0], tensors, _without(root, found[0]))
 
 
 def averaged(index: Index, wanted: str) -> Index:
@@ -89,8 +90,8 @@ def _is_weights(value: Any) -> bool:
     """Whether it is a tree of weights, which counters alone are not."""
     if is_module(value):
         return True
-    tensors = [each for each in value.values() if is_tensor(each)] if isinstance(value, dict) else []
-    return any(isinstance(each, Node) or each.shape for each in tensors)
+    items = value.items() if isinstance(value, dict) else ()
+    return any(is_tensor(each) and name != COUNT and (isinstance(each, Node) or each.shape) for name, each in items)
 
 
 def _tensors_of(tree: Any) -> dict[str, Tensor]:

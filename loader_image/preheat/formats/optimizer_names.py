@@ -27,7 +27,7 @@ def names_of(group: Mapping[str, Any]) -> list[str] | None:
     keys, given = group["params"], group.get("param_names")
     if isinstance(given, (list, tuple)) and len(given) == len(keys):
         return list(given)
-    return list(keys) if keys and all(isinstance(key, str) for key in keys) else None
+    return list(keys) if all(isinstance(key, str) for key in keys) else None
 
 
 def _follow_near(value: Any, names: Names) -> Any:

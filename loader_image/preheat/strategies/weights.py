@@ -11,7 +11,7 @@ from preheat.blob import Blob
 from preheat.bundle.data import CheckpointData
 from preheat.checks import Checks, Findings
 from preheat.errors import CheckpointLoadError, NothingMatchedError
-from preheat.formats.averages import choose, completed, of_model, said, trees_among, trees_in
+from preheat.formats.averages import COUNT, choose, completed, of_model, said, trees_among, trees_in
 from preheat.formats.layouts import WEIGHT_KEYS, averaged
 from preheat.index import Index, Tensor
 from preheat.strategies.checking import check_before
@@ -144,7 +144,8 @@ def _tensors_in(tree: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _is_weights(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(each, torch.Tensor) and each.dim() for each in value.values())
+    items = value.items() if isinstance(value, Mapping) else ()
+    return any(isinstance(each, torch.Tensor) and each.dim() and name != COUNT for name, each in items)
 
 
 def _of_average(average: str) -> tuple[str, ...]:
