@@ -159,6 +159,14 @@ def cast_by_layer(wanted: dict[str, torch.Tensor]) -> Seen:
     return {**seen, "dtypes": [str(model.norm.weight.dtype), str(model.up.weight.dtype)], "equal": equal(model, wanted)}
 
 
+def pruned(wanted: dict[str, torch.Tensor]) -> Seen:
+    model = Net()
+    seen = applied(model)
+    chosen = model.up.weight_mask.nonzero().flatten().tolist()
+    model = torch.nn.parallel.DistributedDataParallel(model)
+    return {**seen, "chosen": chosen, "trains": train(model.module), "zeros": int((model.module.up.weight == 0).sum())}
+
+
 def tensor_parallel(wanted: dict[str, torch.Tensor]) -> Seen:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = parallelize_module(Net(), mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
@@ -279,6 +287,7 @@ SCENARIOS: list[tuple[str, Callable[[dict[str, torch.Tensor]], Seen]]] = [
     ("exact", sharded), ("exact", sharded_in_bfloat16), ("exact", sharded_from_meta),
     ("transfer", sharded_with_other_head), ("freezing", frozen), ("exact", tensor_parallel), ("exact", both),
     ("cast", cast), ("cast apart", cast_apart), ("cast apart", cast_by_layer),
+    ("pruned", pruned),
     ("exact", of_one_rank),
     ("exact", wrapped), ("transfer", flattened), ("resumed", resumed), ("exact", another_shape_on_one),
     ("broken", broken_modifier), ("differing", other_bytes_on_one),

@@ -23,6 +23,7 @@ STAGES = {
     "freezing": [{"transferLearning": {"skipMismatched": True}}, {"freezing": {"layers": ["up", "embed"]}}],
     "cast": [WEIGHTS_ONLY, {"precision": {"dtype": "bfloat16"}}],
     "cast apart": [WEIGHTS_ONLY, {"precision": {"dtype": "bfloat16", "norms": "float32"}}],
+    "pruned": [WEIGHTS_ONLY, {"prune": {"layers": ["up"], "amount": 0.5, "method": "random"}}],
     "broken": [WEIGHTS_ONLY, {"custom": {"target": "rank_process.Broken"}}],
     "late": [WEIGHTS_ONLY, {"freezing": {"layers": ["nowhere"]}}],
     "differing": [WEIGHTS_ONLY],
@@ -134,6 +135,13 @@ def test_shards_are_cast_as_the_whole_would_be(seen):
     for rank in of(seen, "cast"):
         assert all([rank["equal"], rank["same"], rank["trains"]]), rank
         assert rank["dtypes"] == ["torch.bfloat16", "torch.int64"]
+
+
+def test_ranks_prune_the_same_weights_whatever_their_random_state(seen):
+    first, *others = of(seen, "pruned")
+    assert first["zeros"] == 16 * 37 // 2
+    assert first["trains"]
+    assert all(rank["chosen"] == first["chosen"] for rank in others)
 
 
 def test_types_that_cannot_be_sharded_together_are_refused_before_anything_is_cast(seen):
