@@ -23,7 +23,7 @@ def same(one, other):
 
 
 def test_there_is_one_for_every_common_beginning():
-    assert {"finetune", "transfer", "resume", "cold-start", "local", "hugging-face", "http"} <= set(NAMES)
+    assert {"finetune", "lora", "transfer", "resume", "cold-start", "local", "hugging-face", "http"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

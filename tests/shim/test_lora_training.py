@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 #: Both ranks are made of one process that has imported everything: peft takes its time.
 SCRIPT = """
 import json, os, sys, torch, torch.distributed as dist
-from peft.tuners.lora import LoraModel
+from peft import LoraConfig, get_peft_model
 from torch.distributed.fsdp import fully_shard
 import preheat
 from preheat.errors import CheckpointError
@@ -58,7 +58,12 @@ try:
     refused = ""
 except CheckpointError as error:
     refused = str(error)
-seen = {"added": report.added, "ranks": report.ranks, "whole": whole, "refused": refused,
+own = get_peft_model(network(), LoraConfig(r=2, target_modules=["0"]))
+fully_shard(own)
+os.environ["PREHEAT_BUNDLE"] = f"{folder}/both"
+preheat.apply(own)
+filled = {name: value.full_tensor().sum().item() for name, value in own.state_dict().items()}
+seen = {"added": report.added, "filled": filled, "ranks": report.ranks, "whole": whole, "refused": refused,
         "sharded": [n for n, p in sharded.named_parameters() if p.grad is not None]}
 open(f"{folder}/seen-{rank}.json", "w").write(json.dumps(seen))
 dist.destroy_process_group()
@@ -166,6 +171,11 @@ def test_a_training_of_adapters_under_lightning_goes_on_as_if_it_had_not_stopped
 def test_ranks_adapt_alike_before_they_wrap_and_are_refused_afterwards(tmp_path):
     state = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)).state_dict()
     folder = write_bundle(tmp_path / "bundle", state, [WEIGHTS_ONLY, {"lora": {"rank": 2, "targets": ["0"]}}])
+    own = peft.get_peft_model(
+        torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)), peft.LoraConfig(r=2, target_modules=["0"])
+    )
+    both = {name: torch.randn_like(value) for name, value in own.state_dict().items()}
+    write_bundle(tmp_path / "both", both, [WEIGHTS_ONLY, {"lora": {}}])
     given = {"PREHEAT_BUNDLE": str(folder), "PREHEAT_REPORT": str(tmp_path / "report.json"), "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **given, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
@@ -177,6 +187,7 @@ def test_ranks_adapt_alike_before_they_wrap_and_are_refused_afterwards(tmp_path)
     assert first["ranks"] == 2
     assert first["whole"] == second["whole"]
     assert first["sharded"] == second["sharded"] == first["added"]
+    assert first["filled"] == second["filled"] == {name: value.sum().item() for name, value in both.items()}
     assert "wrapped or sharded already" in first["refused"]
 
 
