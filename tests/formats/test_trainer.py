@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from preheat.blob import Patience
 from preheat.bundle.data import open_bundle
 from preheat.bundle.store import Store
-from preheat.errors import CheckpointLoadError, NothingMatchedError
+from preheat.errors import NothingMatchedError
 from preheat.formats import read_index
 from preheat.formats.inert.values import Node
 from preheat.index import Index
@@ -113,10 +113,16 @@ def test_a_folder_is_found_alike_where_files_cannot_be_listed(tmp_path: Path, mo
 
 def test_who_names_the_weights_gets_these_alone(tmp_path: Path) -> None:
     folder = save_trainer(tmp_path / "checkpoint-3")
+    index = index_of(folder / "model.safetensors")
+    assert (index.layout, index.state) == ("safetensors", {})
+
+
+def test_a_file_that_cannot_be_read_stops_a_warm_start_alone(tmp_path: Path) -> None:
+    folder = save_trainer(tmp_path / "checkpoint-3")
     (folder / "optimizer.pt").write_bytes(b"damaged")
-    assert index_of(folder / "model.safetensors").state == {}
-    with pytest.raises(CheckpointLoadError, match=r"optimizer\.pt: "):
-        index_of(folder)
+    bundle_of(folder, tmp_path / "volume", "weightsOnly")
+    with pytest.raises(NothingMatchedError, match=r"it has optimizer \(cannot be read: optimizer\.pt: "):
+        bundle_of(folder, tmp_path / "volume")
 
 
 def test_a_folder_without_the_optimizer_is_one_of_weights(tmp_path: Path) -> None:
@@ -133,11 +139,15 @@ def test_weights_alone_are_taken_of_a_training(tmp_path: Path) -> None:
     assert not (folder / "state.json").exists()
 
 
-def test_an_array_that_is_none_of_numbers_stays_as_it_is(tmp_path: Path) -> None:
+def test_an_array_that_is_none_of_a_generator_stays_as_it_is(tmp_path: Path) -> None:
     folder = save_trainer(tmp_path / "checkpoint-3")
-    torch.save({"numpy": numpy.array([1.5])}, folder / "rng_state.pth")
-    [state] = index_of(folder).state["random_states"]
-    assert isinstance(state["numpy"], Node)
+    odd = [
+        ("MT19937", numpy.arange(size, dtype=dtype)) for size, dtype in ((3, "uint32"), (624, "int64"), (624, ">u4"))
+    ]
+    for value in odd:
+        torch.save({"numpy": value}, folder / "rng_state.pth")
+        [state] = index_of(folder).state["random_states"]
+        assert isinstance(state["numpy"][1], Node)
 
 
 @pytest.mark.filterwarnings("ignore")  # of Accelerate and what it uses

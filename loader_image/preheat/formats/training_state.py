@@ -98,13 +98,19 @@ def require_optimizer(tree: Any, checkpoint: str) -> Parts:
     """The parts of a state; raises NothingMatchedError when there is no optimizer's among them."""
     parts = parts_of(tree)
     if not parts.optimizers:
-        keys = ", ".join(str(key)[:80] for key in list(tree)[:20]) if isinstance(tree, Mapping) else ""
+        keys = ", ".join(map(_shown, list(tree.items())[:20])) if isinstance(tree, Mapping) else ""
         raise NothingMatchedError(
             f"{checkpoint} holds no optimizer's state, so training cannot go on from it; beside the weights it has "
             f"{keys or 'nothing'}",
             remedy="Save it with the optimizer (Lightning: without save_weights_only), or use weightsOnly or coldStart",
         )
     return parts
+
+
+def _shown(entry: tuple[Any, Any]) -> str:
+    key, value = entry
+    why = f" ({value.refusal})" if isinstance(value, Node) and value.refusal else ""
+    return f"{str(key)[:80]}{why[:300]}"
 
 
 def opaque_in(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -35,7 +35,7 @@ def require_plain(accelerator: Any) -> None:
 def _prepare(accelerator: Any, prepare: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     from torch.nn import Module
 
-    known = [each for each in (*args, *accelerator._models) if isinstance(each, Module)]
+    known = [each for each in (*args, *getattr(accelerator, "_models", ())) if isinstance(each, Module)]
     candidates = [model for model in known if any(_trains(each, model) for each in args)]
     filled = next((part for model in known for part in model.modules() if is_applied(part)), None)
     if candidates and filled is None:

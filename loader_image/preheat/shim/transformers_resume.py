@@ -138,9 +138,10 @@ class _Restoring:
         states, arguments = self._parts.rest.get(RANDOM_STATES) or [], self._trainer.args
         if not self._own:
             _set_rhythm(self._trainer.state, arguments)
-        if checkpoint is None or len(states) != max(arguments.world_size, 1):
+        alike = checkpoint is not None and len(states) == max(arguments.world_size, 1)
+        if not alike or not isinstance(state := states[arguments.process_index], Mapping):
             return
-        left = random_states.restore(self._training.read(states[arguments.process_index]))
+        left = random_states.restore(self._training.read(state))
         self._restored.append(f"random states (but {', '.join(left)})" if left else "random states")
 
     def _nothing(self, checkpoint: Any = None) -> None:
