@@ -163,6 +163,15 @@ def test_a_warm_start_restores_what_is_prepared_together(
     assert "restored AdamW (4 parameters by position), MultiStepLR" in notes(tmp_path)
 
 
+@pytest.mark.parametrize(("settings", "expected"), [({}, "on the CPU"), ({"capturable": True}, "on the device")])
+def test_counts_of_steps_stay_where_torch_reads_them(settings: dict[str, bool], expected: str) -> None:
+    count = SimpleNamespace(where="on the device", cpu=lambda: SimpleNamespace(where="on the CPU"))
+    optimizer = torch.optim.AdamW([parameter := torch.nn.Parameter(torch.ones(2))], **settings)
+    optimizer.state[parameter] = {"step": count}
+    shim.count_on_cpu(optimizer)
+    assert optimizer.state[parameter]["step"].where == expected
+
+
 def test_a_warm_start_that_would_restore_half_is_refused_before_anything_is_touched(
     auto: SimpleNamespace, give: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,23 @@ def _prepare(accelerator: Any, prepare: Callable[..., Any], *args: Any, **kwargs
     for model in candidates:
         if not any(part is filled for part in model.modules()):
             note(filled, f"{type(model).__name__}, which is trained beside it, was left as it is")
-    return prepare(*args, **kwargs)
+    prepared = prepare(*args, **kwargs)
+    for each in args:
+        if any(_trains(each, model) for model in candidates):
+            count_on_cpu(each)
+    return prepared
+
+
+def count_on_cpu(optimizer: Any) -> None:
+    """Bring counts of steps back: Accelerate moves all of a state that is there to the device.
+
+    Optimizers that are neither capturable nor fused read each count on the CPU, and would wait for the device.
+    """
+    for group in optimizer.param_groups:
+        for parameter in () if group.get("capturable") or group.get("fused") else group["params"]:
+            state = optimizer.state.get(parameter) or {}
+            if hasattr(state.get("step"), "cpu"):
+                state["step"] = state["step"].cpu()
 
 
 def _fill_one(accelerator: Any, candidates: Sequence[Any], args: Sequence[Any]) -> Any:
