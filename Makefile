@@ -36,7 +36,8 @@ $(ATHERIS): $(UV) .venv/.synced
 
 lock: $(UV)  ## pin the Python dependencies with hashes (LOCK=--upgrade moves them)
 	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header $(LOCK) pyproject.toml -o requirements.lock
-	@$(UV) pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 bench/peers.in -o bench/peers.txt
+	@$(UV) pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 --override bench/overrides.txt \
+		bench/peers.in -o bench/peers.txt
 
 setup: .venv/.synced  ## install everything the other verbs need
 
@@ -77,6 +78,9 @@ demo-clean:  ## remove every trace of the demo
 bench: setup  ## measure the figures of docs/benchmarks.md, with their goals (ARGS=--all: beside every peer, ARGS=--help)
 	@PYTHONPATH=tests $(PY) bench $(ARGS)
 
+bench-device: setup  ## measure loading into a GPU, beside others; without one it says so (ARGS=--help)
+	@PYTHONPATH=tests $(PY) bench/device.py $(ARGS)
+
 cluster-up: setup  ## start the test cluster, or find the one that runs
 	@$(CLUSTER_PY) up
 
@@ -86,4 +90,4 @@ cluster-down:  ## end the test cluster and remove every trace of it
 images: setup  ## build the operator's and the loader's image
 	@$(CLUSTER_PY) images
 
-.PHONY: cluster-up cluster-down images demo demo-clean bench fuzz help setup lock test test-fast lint format crds
+.PHONY: cluster-up cluster-down images demo demo-clean bench bench-device fuzz help setup lock test test-fast lint format crds

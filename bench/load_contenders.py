@@ -32,6 +32,8 @@ from load_names import (
     TORCH,
 )  # fmt: skip
 
+CHUNK = 256 << 20  # bytes
+
 
 @dataclass
 class Job:
@@ -56,8 +58,12 @@ class Job:
     @cached_property
     def copies(self) -> dict[str, torch.Tensor]:
         """As much again, resident: what a plain copy reads."""
-        pinned = self.device.type == "cuda"
-        return {n: torch.ones(t.shape, dtype=t.dtype, pin_memory=pinned) for n, t in self.targets.items()}
+        return {name: torch.ones(target.shape, dtype=target.dtype) for name, target in self.targets.items()}
+
+    @cached_property
+    def chunk(self) -> torch.Tensor:
+        """Pinned memory, where there is a device to pin it for."""
+        return torch.ones(CHUNK, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
 
     def copy(self, values: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Put each value where it belongs."""
@@ -74,9 +80,10 @@ def memcpy(job: Job) -> None:
 
 
 def pinned_copy(job: Job) -> None:
-    """From pinned memory to the device, tensor by tensor: what the link gives."""
-    for name, target in job.targets.items():
-        target.copy_(job.copies[name], non_blocking=True)
+    """From pinned memory to the device, the same bytes again and again: what the link gives."""
+    for target in job.targets.values():
+        for part in target.view(-1).view(torch.uint8).split(CHUNK):
+            part.copy_(job.chunk[: len(part)], non_blocking=True)
 
 
 def preheat(job: Job) -> dict[str, float]:
@@ -115,7 +122,7 @@ def safetensors_prefetch(job: Job, threads: int) -> None:
 
 
 def torch_load(job: Job) -> None:
-    job.model.load_state_dict(torch.load(job.pickled, mmap=True, weights_only=True))
+    job.model.load_state_dict(torch.load(pickled(job), mmap=True, weights_only=True))
 
 
 def runai(job: Job, strategy: str | None = None) -> None:
@@ -159,6 +166,15 @@ def own_format(job: Job) -> Path:
         serializer.write_module(job.model)
         serializer.close()
     return path
+
+
+def pickled(job: Job) -> Path:
+    """The weights as torch.save writes them; written when they are not there."""
+    if not job.pickled.exists():
+        from safetensors.torch import load_file
+
+        torch.save(load_file(job.weights), job.pickled)
+    return job.pickled
 
 
 def instanttensor(job: Job) -> None:
