@@ -21,6 +21,7 @@ from preheat.errors import (
     NotABundleError,
     NothingMatchedError,
     NoWeightsError,
+    UnsupportedVersionError,
 )
 from preheat.shim import guard
 from preheat.stage import PipelineStage
@@ -275,6 +276,25 @@ def test_a_lightning_script_that_never_mentions_preheat_trains_from_its_initial_
     out = torch.load(pod.work / "out.pt", weights_only=True)
     assert any(not torch.equal(value, out["first"][name]) for name, value in out["last"].items())
     assert json.loads(pod.report.read_text())["strategy"] == "none"
+
+
+def test_a_lightning_that_is_not_known_is_refused_by_name_and_passed_over(going_on, absent, monkeypatch, capsys):
+    lightning = pytest.importorskip("lightning.pytorch")
+    from preheat.shim import lightning as ours
+
+    monkeypatch.setattr(ours, "applied_any", lambda: False)  # as at the start of a process
+    monkeypatch.setenv("PREHEAT_SHIM", "auto")
+    going_on(absent, "Fail")
+    for version, known in (("2.2.0", True), ("2.7.0dev1", True), ("2.1.4", False), ("1.9.5", False), ("3.0", False)):
+        monkeypatch.setattr(lightning, "__version__", version)
+        if known:
+            assert len(ours.callbacks()) == 1
+            continue
+        with pytest.raises(UnsupportedVersionError, match=rf"pytorch {version} is none that Preheat knows: 2.2 to 2.x"):
+            ours.callbacks()
+    going_on(absent)
+    assert ours.callbacks() == []
+    assert LOUD + "UnsupportedVersion: lightning.pytorch 3.0 is none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("policy", ["Continue", "Fail"])

@@ -342,6 +342,28 @@ def test_child_processes_inherit_the_shim_and_are_not_disturbed(pod):
     assert done.stderr == ""
 
 
+def test_a_child_that_works_with_torch_and_trains_nothing_is_not_disturbed(pod):
+    child = "import torch; print(torch.nn.Linear(2, 1)(torch.ones(1, 2)).shape, torch.optim.SGD.__name__)"
+    done = pod.succeed(dedent(f"""
+        import subprocess, sys
+        subprocess.run([sys.executable, '-c', {child!r}], check=True)
+        subprocess.run([sys.executable, '-I', '-c', 'import sys; print("preheat" in sys.modules)'], check=True)
+    """))  # fmt: skip
+    assert done.stdout == "torch.Size([1, 1]) SGD\nFalse\n"
+    assert done.stderr == ""
+
+
+def test_modules_of_the_users_own_python_path_come_after_the_shim_and_reach_children(pod, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "mine.py").write_text("print('mine')")
+    pod.environment["PYTHONPATH"] += f":{theirs}"
+    done = pod.succeed(
+        "import mine, subprocess, sys; subprocess.run([sys.executable, '-c', 'import mine'], check=True)"
+    )
+    assert (done.stdout.count("mine"), done.stderr) == (2, "")
+
+
 def test_installing_twice_is_installing_once(pod):
     pod.succeed(
         "import sys\nfrom preheat.shim import import_hook\nimport_hook.install()\nimport_hook.install()\n"

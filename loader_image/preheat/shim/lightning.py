@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from preheat.context import CheckpointContext
+from preheat.errors import UnsupportedVersionError
 from preheat.shim.apply import applied_any, apply_to, is_applied, note, report_on
+from preheat.shim.policy import pass_over
 from preheat.strategies.warm_start import WARM_START
 
 if TYPE_CHECKING:
@@ -28,10 +31,28 @@ _resumed: WeakSet[Any] = WeakSet()  # models whose training went on once: what t
 
 
 def callbacks() -> list[Any]:
-    """The callback that applies the bundle, in a pod that has one and wants it applied automatically; else none."""
+    """The callback that applies the bundle, in a pod that has one and wants it applied automatically; else none.
+
+    Raises UnsupportedVersionError where Lightning is none that is known, unless the script has applied the checkpoint.
+    """
     if os.environ.get("PREHEAT_SHIM") != "auto" or not os.environ.get("PREHEAT_BUNDLE"):
         return []
-    return [applying_callback()]
+    if (unknown := _unknown_version()) and not applied_any():
+        pass_over(unknown)
+    return [] if unknown else [applying_callback()]
+
+
+def _unknown_version() -> UnsupportedVersionError | None:
+    """Why one of the imported packages cannot be served."""
+    for name in _PACKAGES:
+        version = str(getattr(sys.modules.get(name), "__version__", ""))
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers and not (2, 2) <= (int(numbers[1]), int(numbers[2])) < (3, 0):
+            return UnsupportedVersionError(
+                f"{name} {version} is none that Preheat knows: 2.2 to 2.x",
+                remedy="Call preheat.apply(model) before the Trainer is made, or use a version that is known",
+            )
+    return None
 
 
 def applying_callback() -> Any:
