@@ -128,7 +128,8 @@ def test_a_password_in_a_refused_url_is_not_repeated():
 def test_every_family_is_listed():
     assert ComponentCatalog.list_sources() == ["fallback", "fsspec", "http", "hugging_face", "local", "s3"]
     assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "warm_start", "weights_only"]
-    assert ComponentCatalog.list_modifiers() == ["custom", "freezing", "lora", "precision", "prune", "quantize", "reset"]
+    modifiers = ["custom", "freezing", "lora", "precision", "prune", "quantize", "reset"]
+    assert ComponentCatalog.list_modifiers() == modifiers
 
 
 def test_a_listed_target_builds_the_class_it_names():
