@@ -208,7 +208,7 @@ def _say(plan: Plan) -> None:
         megabytes(plan.selected_bytes),
     )  # fmt: skip
     if index.average:
-        log.info("averaged weights, not the raw ones: %s", index.average)
+        log.info("weights as ema asks: %s", index.average)
     if plan.left_tensors:
         log.info("leaving out %d tensors of training state, %s", plan.left_tensors, megabytes(plan.left_bytes))
     if plan.excluded_tensors:

@@ -263,7 +263,7 @@ def with_average(trained: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 def test_averaged_weights_take_the_place_of_the_raw_ones(trained, loaded, applied):
     average = {name: tensor + 1 for name, tensor in trained.items()}
-    said = "averaged weights, not the raw ones: state_dict_ema"
+    said = "weights as ema asks: state_dict_ema"
     for strategy in FRESH:
         model = Net()
         done = loaded(with_average(trained), model, {strategy: {"ema": "auto"}})

@@ -149,4 +149,4 @@ def _is_weights(value: Any) -> bool:
 
 
 def _of_average(average: str) -> tuple[str, ...]:
-    return (f"averaged weights, not the raw ones: {average}",) if average else ()
+    return (f"weights as ema asks: {average}",) if average else ()
