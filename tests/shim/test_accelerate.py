@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,6 +162,31 @@ def test_a_warm_start_restores_what_is_prepared_together(
     prepared = accelerator.prepare(model, optimizer, auto.scheduler_of(optimizer))
     assert auto.train(accelerator, *prepared, steps=range(3, 6)) == losses
     assert "restored AdamW (4 parameters by position), MultiStepLR" in notes(tmp_path)
+
+
+def test_two_processes_of_a_distributed_training_go_on_alike(
+    auto: SimpleNamespace, give: Callable[[Path], None], tmp_path: Path
+) -> None:
+    saved, losses = halfway(auto, tmp_path)
+    give(saved)
+    pod = Pod(lay_out_shim(tmp_path / "shim"), tmp_path, Path(os.environ["PREHEAT_BUNDLE"]))
+    (tmp_path / "ranks.py").write_text(ACCELERATE + """
+accelerator = Accelerator(cpu=True)
+model = build(seed=accelerator.process_index)
+optimizer = optimizer_of(model)
+prepared = accelerator.prepare(model, optimizer, scheduler_of(optimizer))
+torch.save(train(accelerator, *prepared, steps=range(3, 6)), f"losses{accelerator.process_index}.pt")
+accelerator.end_training()
+""")  # fmt: skip
+    pod.succeed(
+        "import sys; sys.argv[1:] = ['--standalone', '--nproc-per-node', '2', 'ranks.py']\n"
+        "from torch.distributed.run import main; main()\n",
+        OMP_NUM_THREADS="1",
+    )
+    found = [torch.load(tmp_path / f"losses{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert found[0] == found[1]
+    assert found[0][0] == pytest.approx(losses[0])  # then the scheduler takes a step for each process
+    assert "restored AdamW" in json.loads(pod.report.with_name("report-rank1.json").read_text())["notes"][0]
 
 
 @pytest.mark.parametrize(("settings", "expected"), [({}, "on the CPU"), ({"capturable": True}, "on the device")])
