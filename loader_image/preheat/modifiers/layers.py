@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
+from preheat.modifiers.selection import NEVER_CALLED
 from preheat.paths import fits, meant, some
 from preheat.strategies.wrapping import plain
 
@@ -17,9 +18,6 @@ ALL_LINEAR = "all-linear"
 
 _ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _ATTENTION = torch.nn.MultiheadAttention
-
-#: Attention computes with the weight of this layer of its own and never calls it, so an adapter on it would do nothing.
-_NEVER_CALLED = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
 
 
 def targeted(model: torch.nn.Module, targets: Iterable[str]) -> list[str]:
@@ -89,7 +87,7 @@ def _layers(model: torch.nn.Module, modules: dict[str, torch.nn.Module], target:
         if not ends(name, target):
             continue
         if isinstance(module, (*_linear_kinds(), *_ADAPTABLE, _ATTENTION)):
-            if not isinstance(module, _NEVER_CALLED):
+            if not isinstance(module, NEVER_CALLED):
                 yield name
         else:
             yield from _linear(model, modules, lambda inner, outer=f"{name}.": inner.startswith(outer))  # type: ignore[misc]
@@ -101,7 +99,7 @@ def _linear(
     """Linear layers, as peft takes them: without the last one of a language model, which makes words of vectors."""
     outputs = {id(output) for output in map(_output, model.modules()) if output is not None}
     for name, module in modules.items():
-        linear = isinstance(module, _linear_kinds()) and not isinstance(module, _NEVER_CALLED)
+        linear = isinstance(module, _linear_kinds()) and not isinstance(module, NEVER_CALLED)
         if linear and id(module) not in outputs and chosen(name):
             yield name
 

@@ -15,7 +15,7 @@ from preheat.strategies.shards import is_spread
 from preheat.strategies.targets import memory_key
 from preheat.strategies.wrapping import plain
 
-#: Attention computes with the weight of this layer of its own and never calls it.
+#: Attention computes with the weight of this layer of its own and never calls it: hooks and adapters do nothing there.
 NEVER_CALLED = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
 
 _EARLIER = "Apply the checkpoint before the model is wrapped or sharded"
