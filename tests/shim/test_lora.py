@@ -411,12 +411,35 @@ def without(state: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor
         (lambda s: s, {"alpha": 16, "rank": 8}, "have the ranks 4, lora asks for 8"),
         (lambda s: s, {"rank": 4}, "not the alpha that they were trained with"),
         (lambda s: s | {n.replace("default", "other"): v for n, v in s.items()}, {"alpha": 16}, "default, other"),
+        (lambda s: s | {n.replace(".base_layer", ""): v for n, v in s.items()}, {"alpha": 16}, "also under the name"),
     ],
-    ids=["missing", "unexpected", "other targets", "other rank", "no alpha", "two adapters"],
+    ids=["missing", "unexpected", "other targets", "other rank", "no alpha", "two adapters", "twice"],
 )
 def test_adapters_of_a_checkpoint_that_do_not_fit_are_refused(change, lora, words, tmp_path):
     source = saved(tmp_path / "a.ckpt", change(adapted(network()).state_dict()))
     assert words in str(broken(network(), source, lora))
+
+
+def test_adapters_that_are_left_out_leave_a_base_for_new_ones(tmp_path):
+    theirs = adapted(network())
+    strategy = {"weightsOnly": {"exclude": ["lora_"]}}
+    context = run(network(), saved(tmp_path / "a.ckpt", theirs.state_dict()), strategy, {"lora": {"targets": ["v"]}})
+    with theirs.disable_adapter():
+        assert torch.equal(output(context.model), output(theirs))
+    assert entry(context)["targets"] == ["blocks.0.v", "blocks.1.v"]
+
+
+def test_a_module_that_is_called_as_peft_calls_its_own_keeps_its_name(tmp_path):
+    inner = torch.nn.ModuleDict({"base_layer": torch.nn.Linear(2, 2), "model": torch.nn.Linear(2, 2)})
+    model = torch.nn.ModuleDict({"base_model": inner})
+    stages = saved(tmp_path / "a.ckpt", model.state_dict()), {"weightsOnly": {}}
+    model = run(model, *stages, {"lora": {"targets": ["base_layer", "model"]}}).model
+    both = saved(tmp_path / "b.ckpt", {name: value + 1 for name, value in model.state_dict().items()})
+    again = torch.nn.ModuleDict({"base_model": torch.nn.ModuleDict({
+        "base_layer": torch.nn.Linear(2, 2), "model": torch.nn.Linear(2, 2)})})  # fmt: skip
+    run(again, both, {"weightsOnly": {}}, {"lora": {"alpha": 8}})
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[name] + 1) for name, value in again.state_dict().items())
 
 
 def test_adapters_of_layers_that_the_model_does_not_have_are_named(tmp_path):

@@ -30,6 +30,7 @@ class Spelling:
     adapted: dict[str, str] = field(default_factory=dict)  # module -> the name whose first length is its rank
     copied: set[str] = field(default_factory=set)  # modules
     called: set[str] = field(default_factory=set)  # adapters, as far as names tell
+    twice: list[str] = field(default_factory=list)  # names whose spelling another name has
 
     @cached_property
     def modules(self) -> frozenset[str]:
@@ -38,21 +39,28 @@ class Spelling:
 
 
 def paired(checkpoint: Iterable[str], model: Iterable[str]) -> tuple[Spelling, Spelling]:
-    """Both sides in the spelling in which they have most modules in common; as they are, where nothing is gained."""
-    given, own = tuple(checkpoint), tuple(model)
-    sides = [(spelled(given, unwrap=a), spelled(own, unwrap=b)) for b in (False, True) for a in (False, True)]
-    best = max(sides, key=lambda pair: len(pair[0].modules & pair[1].modules))
+    """Both sides in the spelling in which they have most in common; as they are, where nothing is gained."""
+    given, own = (_readings(tuple(side)) for side in (checkpoint, model))
+    best = max(((theirs, ours) for ours in own for theirs in given), key=lambda pair: _common(*pair))
     for side, spelling in zip(("checkpoint", "model"), best, strict=True):
         if len(spelling.called) > 1:
             raise CheckpointIncompatibleError(
                 f"the {side} has several adapters: {', '.join(sorted(spelling.called))}",
                 remedy="Leave one of them: exclude the others with convert, or delete them from the model",
             )
+        if spelling.twice:
+            raise CheckpointIncompatibleError(
+                f"the {side} has {spelling.twice[0]} also under the name that it has without adapters",
+                remedy="Exclude one of both with convert",
+            )
     return best
 
 
 def spelled(names: Iterable[str], *, unwrap: bool) -> Spelling:
-    """The names of one side; with `unwrap` without what DistributedDataParallel and PeftModel put into them."""
+    """The names of one side; with `unwrap` without what DistributedDataParallel and PeftModel put into them.
+
+    Also without what peft leaves around a layer whose adapter is not among the names.
+    """
     parts = {name: tuple(plain(name).split(".")) for name in names}
     if unwrap:
         outer = all(each[0] == "module" for each in parts.values())
@@ -65,8 +73,20 @@ def spelled(names: Iterable[str], *, unwrap: bool) -> Spelling:
         if place := places[name]:
             _add(found, name, _inner(each[:place], adapted, copied), each[place], each[place + 1 :])
         else:
-            found.base.setdefault(".".join(_inner(each, adapted, copied)), name)
+            _put(found, found.base, ".".join(_inner(each, adapted, copied)), name)
     return found
+
+
+def _readings(names: tuple[str, ...]) -> list[Spelling]:
+    """As they are, and unwrapped where each name then has a spelling of its own."""
+    kept, unwrapped = spelled(names, unwrap=False), spelled(names, unwrap=True)
+    return [kept] if unwrapped.twice else [kept, unwrapped]
+
+
+def _common(one: Spelling, other: Spelling) -> tuple[int, int]:
+    """Tensors; only where there are none, as of an adapter and a plain model, modules."""
+    names = len(one.base.keys() & other.base.keys()) + len(one.adapters.keys() & other.adapters.keys())
+    return names, 0 if names else len(one.modules & other.modules)
 
 
 def renamed(checkpoint: Spelling, model: Spelling) -> dict[str, str]:
@@ -89,11 +109,6 @@ def received(checkpoint: Spelling, model: Spelling, *, whole: bool) -> dict[str,
     return names
 
 
-def is_adapter(name: str) -> bool:
-    """Whether a tensor of this name belongs to an adapter."""
-    return _place(tuple(name.split("."))) > 0
-
-
 def _place(parts: Parts) -> int:
     """Where in a name the adapter begins; 0: it is none of an adapter."""
     for place, part in enumerate(parts):
@@ -109,11 +124,16 @@ def _add(found: Spelling, name: str, module: Parts, kind: str, rest: Parts) -> N
         rest = rest[1:]
     if kind == "lora_magnitude_vector":
         rest = ()
-    found.adapters[".".join((path, kind, *rest))] = name
+    _put(found, found.adapters, ".".join((path, kind, *rest)), name)
     if kind == _COPY:
         found.copied.add(path)
     elif kind.endswith("_A"):
         found.adapted[path] = name
+
+
+def _put(found: Spelling, names: dict[str, str], short: str, name: str) -> None:
+    if names.setdefault(short, name) != name:
+        found.twice.append(name)
 
 
 def _inner(parts: Parts, adapted: set[Parts], copied: set[Parts]) -> Parts:
@@ -127,6 +147,7 @@ def _inner(parts: Parts, adapted: set[Parts], copied: set[Parts]) -> Parts:
 
 
 def _unwrapped(parts: Parts) -> Parts:
+    parts = tuple(part for part in parts if part != "base_layer")
     for place in range(len(parts) - 2):
         if parts[place : place + 2] == _WRAPPER:
             return parts[:place] + parts[place + 2 :]

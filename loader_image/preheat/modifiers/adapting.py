@@ -42,7 +42,8 @@ class Given:
     @property
     def ranks(self) -> set[int]:
         """Those of its adapters."""
-        return {self.weights.entries[name].shape[0] for name in self.adapters.adapted.values()}
+        shapes = (self.weights.entries[name].shape for name in self.adapters.adapted.values())
+        return {shape[0] for shape in shapes if shape}
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Fit:
 def adapt(context: CheckpointContext, wanted: LoRAModifier) -> CheckpointContext:
     """Run the modifier; raises before the model is changed, gives it its modules back, or says that it was touched."""
     context.validate_for_stage("lora", ["model"])
-    refuse_flattened(context.model)
     before, snapshot = named_tensors(context.model), Snapshot(context.model)
+    refuse_flattened(context.model)
     findings = Findings(context.checks.warn_only if context.checks else ())
     try:
         with context.together("adapt") as facts:
