@@ -163,6 +163,9 @@ def test_a_checkpoint_that_does_not_fit_stops_before_the_first_step(
     with pytest.raises(NothingMatchedError, match="no name of the checkpoint is in the model"):
         trainer.train()
     assert trainer.first is None
+    monkeypatch.setenv("PREHEAT_ON_FAILURE", "Continue")
+    trainer.train()
+    assert equal(trainer.first, auto.build().state_dict())
 
 
 def test_a_version_that_is_not_known_is_refused_unless_the_script_applies(
