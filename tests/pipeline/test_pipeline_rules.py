@@ -134,3 +134,9 @@ async def test_in_a_notebook_an_error_is_raised_where_the_cell_is(context):
     with pytest.raises(CheckpointError, match="boom"):
         CheckpointPipeline([raising(ValueError("boom"))], async_execution=False).execute(context)
     assert asyncio.get_running_loop().is_running()
+
+
+def test_what_a_resource_says_of_trainings_is_not_about_a_pipeline_that_is_run_here(context):
+    resource = {"spec": {"stages": [{"local": {"path": "gone.ckpt"}}, LOADER], "onFailure": "Continue"}}
+    with pytest.raises(CheckpointError, match=r"gone\.ckpt"):
+        CheckpointPipeline.from_config(resource).execute_sync(context)

@@ -11,6 +11,7 @@ from shim.test_training_process import LIGHTNING, PLAIN, SAVE
 
 import preheat
 from preheat.bundle.absence import Absence
+from preheat.context import CheckpointContext
 from preheat.errors import (
     AccessDeniedError,
     CheckpointConfigError,
@@ -23,7 +24,8 @@ from preheat.errors import (
     NoWeightsError,
     UnsupportedVersionError,
 )
-from preheat.shim import guard
+from preheat.shim import guard, hooks
+from preheat.shim.apply import apply_to
 from preheat.stage import PipelineStage
 
 GONE = CheckpointNotFoundError("s3://models/gone.ckpt does not exist", remedy="Correct the key")
@@ -182,6 +184,15 @@ class Half(PipelineStage):
         raise CheckpointIncompatibleError("half of it did not fit")
 
 
+class HalfOfTheSecond(Half):
+    """Does so with a model that has a head, and leaves others."""
+
+    async def process(self, context):
+        if hasattr(context.model, "bias"):
+            raise CheckpointIncompatibleError("no head")
+        return await super().process(context)
+
+
 class Unreachable(PipelineStage):
     """Fails before it touches anything."""
 
@@ -232,6 +243,36 @@ def test_a_model_without_initial_weights_has_nothing_to_go_on_from(going_on, abs
         empty = torch.nn.Linear(2, 2)
     with pytest.raises(CheckpointNotFoundError, match="no initial weights to go on from"):
         preheat.apply(empty)
+
+
+def test_of_several_models_none_of_which_it_fits_none_is_touched(going_on, tmp_path):
+    going_on(other(tmp_path))
+    first, second = model(), torch.nn.Linear(3, 3)
+    before = values(first), values(second)
+    report = apply_to(CheckpointContext(model=first), CheckpointContext(model=second))
+    assert (report.strategy, set(report.sizes)) == ("none", set(before[0]))
+    assert same(first, before[0])
+    assert same(second, before[1])
+
+
+def test_a_second_model_that_was_touched_is_found_out_too(going_on, tmp_path):
+    going_on(own(tmp_path, HalfOfTheSecond))
+    with pytest.raises(CheckpointError, match="the model was touched"):
+        apply_to(CheckpointContext(model=torch.nn.Linear(3, 3)), CheckpointContext(model=model()))
+
+
+def test_a_framework_that_is_not_known_is_refused_and_passed_over(going_on, absent, monkeypatch, capsys):
+    class Trainer:
+        """Of a version that has no `train`."""
+
+    monkeypatch.setattr(hooks, "applied_any", lambda: False)  # as at the start of a process
+    hooks.wrap_known(Trainer, {"train": lambda *_: None})
+    going_on(absent, "Fail")
+    with pytest.raises(UnsupportedVersionError, match="its Trainer has no train"):
+        Trainer()
+    going_on(absent)
+    assert isinstance(Trainer(), Trainer)
+    assert LOUD + "UnsupportedVersion: " in capsys.readouterr().err
 
 
 def test_the_guard_lets_the_step_of_a_script_that_never_asks_and_says_so(going_on, absent, capsys):
