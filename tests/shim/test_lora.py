@@ -235,6 +235,20 @@ def test_attention_is_adapted_as_a_whole(tmp_path):
     assert torch.equal(model["attention"](x, x, x)[0], theirs.base_model.model["attention"](x, x, x)[0])
 
 
+def test_merged_attention_trains_as_it_did(tmp_path):
+    base = torch.nn.ModuleDict({"attention": torch.nn.MultiheadAttention(8, 2), "head": torch.nn.Linear(8, 2)})
+    base["head"].weight.requires_grad_(False)
+    theirs = adapted(base, target_modules=["attention"])
+    source = folder(tmp_path / "adapter", theirs)
+    model = run(copy.deepcopy(base), source, {"lora": {"merge": True}}).model
+    x = torch.randn(3, 1, 8)
+    merged = theirs.merge_and_unload()
+    assert torch.equal(model["attention"](x, x, x)[0], merged["attention"](x, x, x)[0])
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == {
+        name: p.requires_grad for name, p in base.named_parameters()
+    }
+
+
 def test_adapters_of_a_model_in_half_precision_are_whole_as_peft_has_them(tmp_path):
     base = network().bfloat16()
     source = folder(tmp_path / "adapter", adapted(base))

@@ -23,6 +23,8 @@ class Snapshot:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        self._model = model
+        self._names = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         self._modules = [(module, dict(module._modules)) for module in model.modules()]
         self._marked = {module for module in model.modules() if _CONFIG in vars(module)}
 
@@ -35,8 +37,8 @@ class Snapshot:
 
     def let_train(self) -> None:
         """What trained trains again, and the model knows of no adapters but those that it had."""
-        for parameter, trained in self.trained.items():
-            parameter.requires_grad_(trained)
+        for name, parameter in self._model.named_parameters():  # merged attention has parameters of its own
+            parameter.requires_grad_(self._names.get(name, parameter.requires_grad))
         for module, _ in self._modules:
             if module not in self._marked:
                 vars(module).pop(_CONFIG, None)
