@@ -35,9 +35,8 @@ class Convert(NameMapping):
 
     def apply(self, index: Index) -> Index:
         """The index of what is taken, as it will be called and stored; tied names stay tied, optimizers follow."""
-        names = self.follow(index.tensors)
-        tensors = {new: self._cast(index.tensors[old]) for old, new in names.items() if new is not None}
-        return replace(index, tensors=tensors, state=follow(index.state, names))
+        tensors = {new: self._cast(index.tensors[old]) for new, old in self.mapping(index.tensors).items()}
+        return replace(index, tensors=tensors, state=follow(index.state, lambda: self.follow(index.tensors)))
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Show the checkpoint's data converted to all later stages; values are cast when they are read."""

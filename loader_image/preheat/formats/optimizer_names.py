@@ -6,7 +6,7 @@ it is: what belongs to what is then said by the order alone, which no name chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from preheat.formats.training_state import is_optimizer
@@ -15,29 +15,42 @@ from preheat.formats.training_state import is_optimizer
 Names = Mapping[str, str | None]
 
 
-def follow(tree: Any, names: Names) -> Any:
-    """A training state whose optimizers, at the top or one level below, use the new names; nothing is changed in it."""
-    if not isinstance(tree, Mapping) or all(old == new for old, new in names.items()):
+def follow(tree: Any, of_weights: Callable[[], Names]) -> Any:
+    """A training state whose optimizers, at the top or one level below, use the new names; nothing is changed in it.
+
+    The names are asked for where there are optimizers: without one, many names would take room for nothing.
+    """
+    if not isinstance(tree, Mapping) or not any(map(_has_optimizer, tree.values())):
         return tree
-    return {key: _follow_near(value, names) for key, value in tree.items()}
+    names = of_weights()
+    if all(old == new for old, new in names.items()):
+        return tree
+    return {key: _follow_near(value, names) if _has_optimizer(value) else value for key, value in tree.items()}
 
 
 def names_of(group: Mapping[str, Any]) -> list[str] | None:
     """The names of a group's parameters, in its order; None where it has none."""
     keys, given = group["params"], group.get("param_names")
-    if isinstance(given, (list, tuple)) and len(given) == len(keys):
+    if isinstance(given, (list, tuple)) and len(given) == len(keys) and _are(given, str) and _are(keys, (int, str)):
         return list(given)
-    return list(keys) if all(isinstance(key, str) for key in keys) else None
+    return list(keys) if _are(keys, str) else None
+
+
+def _are(values: Iterable[Any], kinds: type | tuple[type, ...]) -> bool:
+    return all(isinstance(value, kinds) for value in values)
+
+
+def _has_optimizer(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return is_optimizer(value) or any(map(is_optimizer, inside))
 
 
 def _follow_near(value: Any, names: Names) -> Any:
     if is_optimizer(value):
         return _followed(value, names)
-    if isinstance(value, dict) and any(map(is_optimizer, value.values())):
-        return {key: _followed(each, names) if is_optimizer(each) else each for key, each in value.items()}
-    if isinstance(value, list) and any(map(is_optimizer, value)):
+    if isinstance(value, list):
         return [_followed(each, names) if is_optimizer(each) else each for each in value]
-    return value
+    return {key: _followed(each, names) if is_optimizer(each) else each for key, each in value.items()}
 
 
 def _followed(optimizer: Mapping[str, Any], names: Names) -> dict[str, Any]:

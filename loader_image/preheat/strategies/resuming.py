@@ -48,7 +48,8 @@ def resume(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStra
     context.validate_for_stage(WARM_START, ["model", "checkpoint_data"])
     assert context.checkpoint_data is not None  # noqa: S101 - for the type checker; validated above
     with closing(training_state(context.checkpoint_data)) as training:
-        tree = follow(training.tree, mapping.follow(open_weights(context.checkpoint_data).entries))
+        weights = open_weights(context.checkpoint_data)
+        tree = follow(training.tree, lambda: mapping.follow(weights.entries))
         parts = require_optimizer(tree, origin(context) or "the checkpoint")
         if context.resumable:
             context.resumable(parts)
@@ -87,7 +88,7 @@ def left_to_do(data: CheckpointData, training: TrainingState) -> tuple[MappedStr
     """The warm start that a bundle leaves to this process, and the state under the names that it gives."""
     stages = map(build, data.manifest.stages if data.manifest else ())
     mapping = next(stage for stage in stages if isinstance(stage, MappedStrategy))
-    return mapping, follow(training.tree, mapping.follow(data.index.tensors))
+    return mapping, follow(training.tree, lambda: mapping.follow(data.index.tensors))
 
 
 def match(context: CheckpointContext, parts: Parts, mapping: MappedStrategy) -> Matches:
