@@ -12,8 +12,9 @@ from preheat.errors import CheckpointSourceError
 from preheat.index import Record, Tensor
 from preheat.sources.file_blob import FileBlob
 from preheat.strategies import ring
-from preheat.strategies.filling import Move, fill
+from preheat.strategies.filling import fill
 from preheat.strategies.lanes import CudaLane, HostLane, lane_to
+from preheat.strategies.moves import Move
 from preheat.strategies.ring import pour
 from preheat.strategies.slices import Cut, region_of, shape_of
 from preheat.strategies.staging import lots_of

@@ -20,8 +20,6 @@ from preheat.strategies.ring import pour
 from preheat.strategies.staging import ALIGNMENT, lots_of
 from preheat.strategies.tensors import read_tensor
 
-__all__ = ["Move", "fill", "part_of"]
-
 
 def fill(blob: Blob, moves: Iterable[Move]) -> int:
     """Execute the moves and return the bytes read; raises what the blob raises, with the model half filled."""
@@ -44,5 +42,5 @@ def fill(blob: Blob, moves: Iterable[Move]) -> int:
 
 def _through_ring(blob: Blob, moves: list[Move], device: torch.device) -> None:
     lane = lane_to(device)
-    limit = min(lane.slot, sum(move.size + ALIGNMENT for move in moves))
+    limit = min(lane.slot, sum(move.source.size + ALIGNMENT for move in moves))
     pour(blob, lots_of(moves, limit), lane, limit)

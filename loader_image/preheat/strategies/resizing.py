@@ -12,7 +12,7 @@ from math import prod
 import torch
 
 from preheat.strategies.bridging import Bridge, Kernel, Overlap, Resampling
-from preheat.strategies.filling import part_of
+from preheat.strategies.moves import part_of
 from preheat.strategies.shards import Target
 from preheat.strategies.slices import Runs, shape_of
 from preheat.strategies.weights import Weights

@@ -11,7 +11,8 @@ from preheat.bundle.training import TrainingState
 from preheat.checks import Findings
 from preheat.index import Tensor
 from preheat.strategies.checking import check_records
-from preheat.strategies.filling import Move, fill, part_of
+from preheat.strategies.filling import fill
+from preheat.strategies.moves import Move, part_of
 from preheat.strategies.shards import target_of
 from preheat.strategies.tensors import DTYPES
 

@@ -15,8 +15,9 @@ from preheat.formats.averages import COUNT, choose, completed, of_model, said, t
 from preheat.formats.layouts import WEIGHT_KEYS, averaged
 from preheat.index import Index, Tensor
 from preheat.strategies.checking import check_before
-from preheat.strategies.filling import Move, fill, part_of
+from preheat.strategies.filling import fill
 from preheat.strategies.matching import Entry
+from preheat.strategies.moves import Move, part_of
 from preheat.strategies.shards import Target
 from preheat.strategies.targets import entries_of
 from preheat.strategies.tensors import read_tensor
