@@ -75,7 +75,7 @@ def _between(runs: Sequence[Load]) -> str:
 
 
 def _rate(size: int, runs: Sequence[Load]) -> str:
-    return f"{size / 1e9 / seconds(runs):.2f} GB/s"
+    return f"{size / 1e9 / seconds(runs):.2f} GB/s; processor {median_of([run.processor for run in runs]):.2f} s"
 
 
 def _ratios(what: str, found: Loads) -> list[Figure]:
