@@ -22,9 +22,12 @@ ITEMSIZE: Mapping[str, int] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One contiguous span of a blob that the format declares: a zip member, or a tensor of a safetensors file."""
+    """One contiguous span of a blob that the format declares: a zip member, or a tensor of a safetensors file.
+
+    Equal to any that says the same, however it keeps that.
+    """
 
     name: str
     start: int
@@ -35,6 +38,15 @@ class Record:
     def size(self) -> int:
         """Bytes."""
         return self.stop - self.start
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Record) and self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash(self._facts())
+
+    def _facts(self) -> tuple[int, int, str, int | None]:
+        return self.start, self.stop, self.name, self.crc32
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from preheat.errors import CheckpointLoadError, CheckpointValidationError, Trunc
 from preheat.formats import read_index
 from preheat.formats.metadata import MetadataReader
 from preheat.formats.pytorch.zip_directory import SUFFIX, read_directory
-from preheat.formats.pytorch.zip_members import locate, read_member
+from preheat.formats.pytorch.zip_members import Storages, read_member
 from preheat.sources.file_blob import FileBlob
 
 DATA = bytes(16)
@@ -223,7 +223,8 @@ def test_storages_beyond_four_gigabytes_are_located(tmp_path: Path) -> None:
     after = write_huge(path, (1 << 32) + 64)
     reader = MetadataReader(FileBlob(path))
     members = read_directory(reader)
-    big, small = locate(reader, [members[f"a/data/{key}"] for key in "01"], 64)
+    storages = Storages(reader, members, "a/data/", 64)
+    big, small = storages["0"], storages["1"]
     assert (big.start % 64, big.size) == (0, (1 << 32) + 64)
     assert (small.start, small.size) == (after, 16)
     assert read_member(reader, members["a/data/1"]) == b"0123456789abcdef"

@@ -31,6 +31,10 @@ class MetadataReader:
         """Take bytes that were read already."""
         self._kept.append((start, content))
 
+    def forget(self) -> None:
+        """Keep nothing of what was read."""
+        self._kept.clear()
+
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop), all of them; raises TruncatedError when the blob ends before `stop`."""
         if stop > self.size:

@@ -55,9 +55,7 @@ def moved(index: Index, member: Member) -> Index:
         record = tensor.record
         if record not in places:
             name = f"{member.name}: {record.name}"
-            places[record] = replace(
-                record, name=name, start=member.start + record.start, stop=member.start + record.stop
-            )
+            places[record] = Record(name, member.start + record.start, member.start + record.stop, record.crc32)
         return replace(tensor, record=places[record])
 
     return replace(index, tensors={name: place(tensor) for name, tensor in index.tensors.items()})

@@ -11,7 +11,8 @@ from preheat.formats.inert.values import FROZENSET, SET, Global, check_tree
 from preheat.formats.layouts import take_apart
 from preheat.formats.metadata import MetadataReader
 from preheat.formats.pytorch.tensors import FAMILIAR
-from preheat.index import Index
+from preheat.index import Index, distinct
+from preheat.packed import PackedTensors
 
 #: Views may repeat stored bytes; a file of a few bytes must not become a bundle of many gigabytes.
 MAX_EXPANSION = 4
@@ -21,9 +22,11 @@ FREE_EXPANSION = 64 << 20
 def make_index(file_format: str, pickle: Pickle, reader: MetadataReader) -> Index:
     """The index of a checkpoint whose pickle was read with the constructors of `torch_tensors`."""
     check_tree(pickle.value)
-    layout = take_apart(pickle.value)
     opaque = uninterpreted(pickle.opaque)
-    index = Index(file_format, layout.name, layout.tensors, layout.state, opaque, reader.fetched)
+    layout = take_apart(pickle.value)
+    del pickle  # with its tree the tensors go one by one as they are packed
+    tensors = PackedTensors((name, layout.tensors.pop(name)) for name in list(layout.tensors))
+    index = Index(file_format, layout.name, tensors, layout.state, opaque, reader.fetched)
     check_tensors(index, reader.size)
     return index
 
@@ -47,8 +50,7 @@ def check_tensors(index: Index, stored: int) -> None:
         tensor.check_inside(name)
     for tensor in index.state_tensors():
         tensor.check_inside("among the training state")
-    distinct = {tensor.place: tensor.size for tensor in index.tensors.values()}
-    total = sum(distinct.values())
+    total = sum(index.tensors[name].size for name in distinct(index.tensors)[0])
     if total > MAX_EXPANSION * stored + FREE_EXPANSION:
         largest = max(index.tensors, key=lambda name: index.tensors[name].size)
         raise CheckpointValidationError(

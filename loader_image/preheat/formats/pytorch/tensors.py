@@ -7,6 +7,7 @@ where they are among the weights. Messages never print a value of the file: prin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -110,7 +111,14 @@ def _dense(source: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -
     if not prod(shape):
         return Tensor(dtype, shape, source.record)  # an empty view may begin beyond the end
     dense = strides == row_major(shape, strides)
+    shape = _shared(shape)
     return Tensor(dtype, shape, source.record, offset * ITEMSIZE[dtype], None if dense else strides)
+
+
+@lru_cache(1024)
+def _shared(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One tuple for all that are equal."""
+    return shape
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:

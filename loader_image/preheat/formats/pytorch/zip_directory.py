@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, TruncatedError, UnsupportedFormatError
 from preheat.formats.metadata import MetadataReader
+from preheat.formats.pytorch.zip_entries import Directory, Member
 
 SUFFIX = 46 * 1024  # a directory of 700 members; with all other small reads it stays below 64 KiB
 MAX_DIRECTORY = 512 << 20
@@ -26,50 +27,27 @@ _NEWER_SAVE = "Save the checkpoint again with torch.save"
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One file of the archive. Its local header begins at `header`, the next thing in the archive at `stop`."""
-
-    name: str
-    header: int
-    stop: int
-    size: int  # in the archive
-    method: int
-    crc32: int | None  # None: switched off when the file was written
-    flags: int
-    extra: int  # bytes of the directory's extra field
-
-    @property
-    def after_name(self) -> int:
-        """Where the local header's extra field begins, which pads the data to its alignment."""
-        return self.header + 30 + len(self.name.encode())
-
-
-@dataclass(frozen=True, slots=True)
 class _Bounds:
     start: int
     stop: int
     count: int
 
 
-def read_directory(reader: MetadataReader, suffix: int = SUFFIX) -> dict[str, Member]:
+def read_directory(reader: MetadataReader, suffix: int = SUFFIX) -> Directory:
     """Every member by name, in the order of the directory; its last `suffix` bytes are read at once."""
     bounds = _bounds(reader, suffix)
     if bounds.stop - bounds.start > MAX_DIRECTORY:
         raise CheckpointLoadError(
             f"the zip directory has {bounds.stop - bounds.start} bytes; {MAX_DIRECTORY} are allowed"
         )
-    entries = list(_entries(reader.read(bounds.start, bounds.stop), bounds))
-    if not entries:
+    directory = Directory()
+    read = reader.fetch if bounds.stop - bounds.start > suffix else reader.read  # what is read is kept
+    for entry in _entries(read(bounds.start, bounds.stop), bounds):
+        directory.add(entry)
+    if not directory:
         raise CheckpointValidationError("the zip file's directory lists no members", remedy="Copy the file again")
-    members: dict[str, Member] = {}
-    for member in _with_stops(entries, bounds.start):
-        if member.name in members:
-            raise CheckpointValidationError(
-                f"the zip file has two members called {member.name!r}; readers disagree on which one counts",
-                remedy=_NEWER_SAVE,
-            )
-        members[member.name] = member
-    return members
+    directory.bound(bounds.start)
+    return directory
 
 
 def check_stored(members: Iterable[Member]) -> None:
@@ -191,20 +169,3 @@ def _wide(name: str, extra: bytes) -> Iterator[int]:
             values = extra[at + 4 : at + 4 + length]
         at += 4 + length
     return (number for (number,) in struct.iter_unpack("<Q", values))
-
-
-def _with_stops(members: list[Member], directory: int) -> Iterator[Member]:
-    """The members with where each ends at the latest; raises when two overlap or one lies outside."""
-    order = sorted(range(len(members)), key=lambda position: members[position].header)
-    stops = dict(zip(order, [members[position].header for position in order[1:]] + [directory], strict=True))
-    if order and members[order[0]].header != 0:
-        raise CheckpointValidationError(
-            f"{members[order[0]].header} bytes stand before the first member of the zip file"
-        )
-    for position, member in enumerate(members):
-        if member.after_name + member.size > stops[position]:
-            raise CheckpointValidationError(
-                f"the zip member {member.name!r} needs bytes {member.header}...{member.after_name + member.size} and "
-                f"overlaps what begins at byte {stops[position]}"
-            )
-        yield replace(member, stop=stops[position])

@@ -12,8 +12,9 @@ from preheat.formats.inert.reader import MAX_OPCODES, read_pickle
 from preheat.formats.metadata import MetadataReader
 from preheat.formats.pytorch.checkpoint import make_index, refuse_reference
 from preheat.formats.pytorch.tensors import CONSTRUCTORS, Storage, storage
-from preheat.formats.pytorch.zip_directory import SUFFIX, Member, check_stored, read_directory
-from preheat.formats.pytorch.zip_members import ALIGNMENT, locate, read_ahead, read_member
+from preheat.formats.pytorch.zip_directory import SUFFIX, check_stored, read_directory
+from preheat.formats.pytorch.zip_entries import Member
+from preheat.formats.pytorch.zip_members import ALIGNMENT, Storages, read_ahead, read_member
 from preheat.index import Index, Record
 
 
@@ -32,8 +33,8 @@ def read_tree(reader: MetadataReader, *, suffix: int = SUFFIX) -> Pickle:
     return pickle
 
 
-def _members(reader: MetadataReader, suffix: int) -> tuple[bytes, dict[str, Record]]:
-    """The pickle, and the storages by their keys; the directory is let go before the pickle is followed."""
+def _members(reader: MetadataReader, suffix: int) -> tuple[bytes, Storages]:
+    """The pickle, and the storages by their keys; nothing else that was read is kept."""
     members = read_directory(reader, suffix)
     root = _root(members)
     check_stored(members.values())
@@ -41,11 +42,10 @@ def _members(reader: MetadataReader, suffix: int) -> tuple[bytes, dict[str, Reco
     read_ahead(reader, [member for member in small.values() if member])
     _check_byteorder(reader, small["byteorder"])
     alignment = _alignment(reader, small[".storage_alignment"])
-    storages = {
-        name.removeprefix(f"{root}/data/"): members[name] for name in members if name.startswith(f"{root}/data/")
-    }
-    records = dict(zip(storages, locate(reader, list(storages.values()), alignment), strict=True))
-    return read_member(reader, members[f"{root}/data.pkl"]), records
+    records = Storages(reader, members, f"{root}/data/", alignment)
+    content = read_member(reader, members[f"{root}/data.pkl"])
+    reader.forget()
+    return content, records
 
 
 def _root(members: Mapping[str, Member]) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from preheat.errors import CheckpointValidationError
 from preheat.formats.metadata import MetadataReader
-from preheat.formats.pytorch.zip_directory import STREAMED, Member
+from preheat.formats.pytorch.zip_directory import STREAMED
+from preheat.formats.pytorch.zip_entries import Directory, Member
 from preheat.index import Record
 
 ALIGNMENT = 64  # of torch's storages, where the file does not say
@@ -22,6 +24,7 @@ NEARBY = 16 * 1024  # headers and padding between four small members on pages of
 SAMPLE = 4  # local headers that are read of a writer's many
 
 _LOCAL = struct.Struct("<4s5H3L2H")
+_UNKNOWN = -1
 _UNSET = 0xFFFFFFFF  # also how sizes beyond 4 GiB are written
 
 
@@ -46,23 +49,98 @@ def read_ahead(reader: MetadataReader, members: Sequence[Member]) -> None:
         reader.read(start, stop)
 
 
-def locate(reader: MetadataReader, members: Sequence[Member], alignment: int) -> list[Record]:
-    """The bytes of each member's content."""
-    starts = {member.name: _computed(member, alignment) for member in members}
-    doubtful = [member for member in members if starts[member.name] is None]
-    for member in doubtful[:: len(doubtful) // SAMPLE or 1]:
-        starts[member.name] = _read_local(reader, member)
-    torch = {member.name: _as_torch(member, alignment) for member in members}
-    follows = all(starts[name] in (None, torch[name]) for name in starts)
-    for member in doubtful:
-        if starts[member.name] is None:
-            known = torch[member.name] if follows and member.crc32 is not None else None
-            starts[member.name] = _read_local(reader, member) if known is None else known
-    return [_record(member, starts[member.name] or 0) for member in members]
+class Storages(Mapping[str, Record]):
+    """Where the content of each storage lies, by its key; the directory is not needed any more."""
+
+    def __init__(self, reader: MetadataReader, directory: Directory, prefix: str, alignment: int) -> None:
+        self._prefix = prefix
+        self._numbering = directory.numbering
+        self._places = array("q")  # for each member of the directory: start, stop and CRC-32, -1 where there is none
+        starts = iter(locate(reader, _Members(directory, prefix), alignment))
+        for name, member in directory.items():
+            start = next(starts) if name.startswith(prefix) else 0
+            self._places.extend((start, start + member.size, -1 if member.crc32 is None else member.crc32))
+
+    def __getitem__(self, key: str) -> Record:
+        row = self._numbering.row(self._prefix + key)
+        if row < 0:
+            raise KeyError(key)
+        return StoredRecord(self, row)
+
+    def __iter__(self) -> Iterator[str]:
+        names = map(self._numbering.name, range(len(self._numbering)))
+        return (name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def name_of(self, row: int) -> str:
+        """What the member in a row of the directory is called."""
+        return self._numbering.name(row)
+
+    def place(self, row: int, field: int) -> int:
+        """Its start, its stop or its CRC-32."""
+        return self._places[3 * row + field]
 
 
-def _record(member: Member, start: int) -> Record:
-    return Record(member.name, start, start + member.size, member.crc32)
+class StoredRecord(Record):
+    """A record that is looked up when it is asked for anything: while a pickle is read there is one for each tensor."""
+
+    __slots__ = ("_row", "_storages")
+    _storages: Storages
+    _row: int
+
+    def __init__(self, storages: Storages, row: int) -> None:
+        object.__setattr__(self, "_storages", storages)
+        object.__setattr__(self, "_row", row)
+
+    @property
+    def name(self) -> str:
+        return self._storages.name_of(self._row)
+
+    @property
+    def start(self) -> int:
+        return self._storages.place(self._row, 0)
+
+    @property
+    def stop(self) -> int:
+        return self._storages.place(self._row, 1)
+
+    @property
+    def crc32(self) -> int | None:
+        crc32 = self._storages.place(self._row, 2)
+        return None if crc32 < 0 else crc32
+
+
+class _Members:
+    """Those below a prefix, made anew whenever they are asked for."""
+
+    def __init__(self, directory: Directory, prefix: str) -> None:
+        self._directory = directory
+        self._prefix = prefix
+
+    def __iter__(self) -> Iterator[Member]:
+        return (self._directory[name] for name in self._directory if name.startswith(self._prefix))
+
+
+def locate(reader: MetadataReader, members: Iterable[Member], alignment: int) -> array[int]:
+    """Where each member's content begins; `members` are gone through several times."""
+    computed = (_computed(member, alignment) for member in members)
+    starts = array("q", (_UNKNOWN if start is None else start for start in computed))
+    doubtful = [at for at, start in enumerate(starts) if start == _UNKNOWN]
+    if not doubtful:
+        return starts
+    sample = frozenset(doubtful[:: len(doubtful) // SAMPLE or 1])
+    for at, member in enumerate(members):
+        if at in sample:
+            starts[at] = _read_local(reader, member)
+    torch = (_as_torch(member, alignment) for member in members)
+    follows = all(start in (_UNKNOWN, known) for start, known in zip(starts, torch, strict=True))
+    for at, member in enumerate(members):
+        if starts[at] == _UNKNOWN:
+            known = _as_torch(member, alignment) if follows and member.crc32 is not None else None
+            starts[at] = _read_local(reader, member) if known is None else known
+    return starts
 
 
 def _as_torch(member: Member, alignment: int) -> int | None:
