@@ -8,9 +8,11 @@ import torch
 from shim.bundles import WEIGHTS_ONLY, write_bundle
 from shim.pod import Pod, lay_out_shim
 from shim.test_training_process import LIGHTNING, PLAIN, SAVE
+from typer.testing import CliRunner
 
 import preheat
 from preheat.bundle.absence import Absence
+from preheat.cli import app
 from preheat.context import CheckpointContext
 from preheat.errors import (
     AccessDeniedError,
@@ -285,6 +287,10 @@ def test_the_guard_lets_the_step_of_a_script_that_never_asks_and_says_so(going_o
     finally:
         guard.release()
     assert capsys.readouterr().err.count(LOUD) == 1
+    shown = CliRunner().invoke(app, ["report"])  # no model was at hand
+    assert shown.exit_code == 0
+    assert "NotFound" in shown.output
+    assert "module" not in shown.output
 
 
 def test_the_guard_still_stops_a_script_that_has_a_bundle_and_does_not_ask(going_on, tmp_path):

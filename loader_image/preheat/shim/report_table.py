@@ -21,7 +21,7 @@ _SHOWN = 40  # names that are listed; the page and the JSON have all
 def table(report: Mapping[str, Any]) -> RenderableType:
     """What to print."""
     tree = join_chains(model_tree(report))
-    parts: list[RenderableType] = [_head(report), _modules(tree)]
+    parts: list[RenderableType] = [_head(report), *([_modules(tree)] if tree.tensors else [])]
     notable = [leaf for leaf in leaves(tree) if leaf.state != "loaded"]
     # What has no value from the checkpoint comes first.
     notable.sort(key=lambda leaf: STATES[leaf.state].from_checkpoint)
