@@ -208,6 +208,17 @@ def test_a_failure_reaches_the_status_and_both_objects_events(controller, tenant
     assert 'preheat_loader_failures_total{reason="NotFound"}' in controller.get("/metrics")
 
 
+def test_a_training_that_goes_on_without_its_checkpoint_is_counted_and_told(controller, tenant) -> None:
+    tenant.apply({**SPEC, "onFailure": "Continue"})
+    tenant.pod("a")
+    tenant.report("a", 0, {**NOT_FOUND, "outcome": "continued"})
+    eventually(lambda: tenant.counts().get("continued") == 1)
+    assert tenant.counts()["failed"] == tenant.counts()["loaded"] == 0
+    assert tenant.condition()["message"] == "pod a: trains from its initial weights: 404 for a.ckpt. Check the URL"
+    eventually(lambda: len(tenant.events("NotFound")) == 2)
+    assert 'preheat_pods{phase="continued"}' in controller.get("/metrics")
+
+
 def test_a_deleted_pod_is_counted_no_more_and_its_failure_remembered(controller, tenant) -> None:
     tenant.apply()
     tenant.pod("a")
