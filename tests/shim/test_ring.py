@@ -60,7 +60,7 @@ class CarelessLane(LazyLane):
 
 @pytest.fixture(autouse=True)
 def _several_readers(monkeypatch):
-    monkeypatch.setattr(ring, "processors", lambda: 5)
+    monkeypatch.setattr(ring, "processors", lambda: 4)
 
 
 def stored(path, values):

@@ -51,7 +51,7 @@ class Slot:
 
 def pour(blob: Blob, lots: Iterable[Lot], lane: Lane, limit: int) -> None:
     """Move lots, each of at most `limit` bytes, to their targets; raises what the blob or the device raises."""
-    readers = max(1, min(READERS, processors() - 1))  # one is left to this thread, which sends
+    readers = min(READERS, processors())
     free = deque(Slot(lane, limit) for _ in range(readers + _ON_THE_WAY))
     under_way: deque[tuple[Slot, Lot, Future[torch.Tensor]]] = deque()
 
