@@ -177,3 +177,10 @@ def test_a_failure_half_way_says_that_the_model_was_touched(run, strategy, monke
     with pytest.raises(CheckpointError, match="the model was touched: do not train with it") as caught:
         run.load(strategy)
     assert caught.value.touched
+
+
+def test_what_lies_among_weights_and_is_no_tensor_is_named(run):
+    run.saved["state_dict"]["0.bias"] = run.saved["state_dict"]["0.bias"].numpy()
+    said = run.load("transferLearning").metadata
+    assert said["initial_params"] == {"0.bias": "not in the checkpoint"}
+    assert "left out, being no tensors: 0.bias (ndarray)" in said["loading_notes"]

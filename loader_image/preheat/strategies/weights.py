@@ -14,6 +14,7 @@ from preheat.errors import CheckpointLoadError, NothingMatchedError
 from preheat.formats.averages import COUNT, choose, completed, of_model, said, trees_among, trees_in
 from preheat.formats.layouts import WEIGHT_KEYS, averaged
 from preheat.index import Index, Tensor
+from preheat.paths import some
 from preheat.strategies.checking import check_before
 from preheat.strategies.filling import fill
 from preheat.strategies.matching import Entry
@@ -83,9 +84,9 @@ class IndexedWeights:
 class LoadedWeights:
     """Tensors in memory; they are read, never changed."""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], average: str = "") -> None:
+    def __init__(self, tensors: Mapping[str, torch.Tensor], notes: tuple[str, ...] = ()) -> None:
         self._tensors = tensors
-        self.notes = _of_average(average)
+        self.notes = notes
         self.entries = entries_of(tensors)
 
     def called(self, names: Mapping[str, str]) -> LoadedWeights:
@@ -123,12 +124,12 @@ def open_weights(data: Mapping[str, Any], ema: str | None = None) -> Weights:
         trees = {**trees_in(rest, _is_weights), **trees_among(tensors)}
         path = choose(trees, ema)
         tensors, alone = completed(of_model(_tensors_in(trees[path]), tensors.keys()), tensors, path)
-        return LoadedWeights(tensors, said(path, alone))
+        return LoadedWeights(tensors, _of_average(said(path, alone)))
     if not tensors:
         raise CheckpointLoadError(
             f"checkpoint_data holds no tensors; its keys are {', '.join(map(str, data)) or 'none'}"
         )
-    return LoadedWeights(tensors)
+    return LoadedWeights(tensors, _of_foreign(found) if keys else ())
 
 
 def _averaged(data: CheckpointData, ema: str) -> Index:
@@ -147,6 +148,12 @@ def _tensors_in(tree: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def _is_weights(value: Any) -> bool:
     items = value.items() if isinstance(value, Mapping) else ()
     return any(isinstance(each, torch.Tensor) and each.dim() and name != COUNT for name, each in items)
+
+
+def _of_foreign(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Entries among weights that are none, such as arrays of another library, are not left out without a word."""
+    foreign = [f"{n} ({type(each).__name__})" for n, each in found.items() if not isinstance(each, torch.Tensor)]
+    return (f"left out, being no tensors: {some(foreign)}",) if foreign else ()
 
 
 def _of_average(average: str) -> tuple[str, ...]:
