@@ -21,6 +21,7 @@ from preheat.index import Record
 ALIGNMENT = 64  # of torch's storages, where the file does not say
 NEARBY = 16 * 1024  # headers and padding between four small members on pages of their own
 
+LARGE = 1 << 20  # bytes of a member that is worth a request of its own
 SAMPLE = 4  # local headers that are read of a writer's many
 
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -42,6 +43,7 @@ def read_member(reader: MetadataReader, member: Member) -> bytes:
 
 def read_ahead(reader: MetadataReader, members: Sequence[Member]) -> None:
     """Read small members that are neighbours, as torch writes them, in one request."""
+    members = [member for member in members if member.size <= LARGE]  # others would be in memory twice
     if not members:
         return
     start, stop = min(member.header for member in members), max(member.stop for member in members)
