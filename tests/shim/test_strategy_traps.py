@@ -184,3 +184,46 @@ def test_what_lies_among_weights_and_is_no_tensor_is_named(run):
     said = run.load("transferLearning").metadata
     assert said["initial_params"] == {"0.bias": "not in the checkpoint"}
     assert "left out, being no tensors: 0.bias (ndarray)" in said["loading_notes"]
+
+
+@strategies
+def test_tensors_without_elements_are_no_match(run, strategy):
+    run.model.register_buffer("none", torch.empty(0))
+    run.before = copy.deepcopy(run.model.state_dict())
+    run.saved["state_dict"] = {"none": torch.empty(0), "other": torch.ones(3)}
+    with pytest.raises(NothingMatchedError, match="no tensor but empty ones, such as none, is in the model"):
+        run.load(strategy)
+    assert run.untouched
+
+
+@strategies
+def test_tensors_of_the_model_itself_are_read_before_they_change(run, strategy):
+    run.model = torch.nn.ModuleDict({name: torch.nn.Linear(3, 3, bias=False) for name in "abc"})
+    run.optimizer = torch.optim.AdamW(run.model.named_parameters())
+    run.scheduler = torch.optim.lr_scheduler.StepLR(run.optimizer, 5)
+    run.saved["optimizer_states"] = [run.optimizer.state_dict()]
+    own = run.model.state_dict()
+    before = copy.deepcopy(own)
+    run.saved["state_dict"] = {"a.weight": own["b.weight"], "b.weight": own["a.weight"], "c.weight": own["c.weight"]}
+    run.load(strategy)
+    for name, other in (("a", "b"), ("b", "a"), ("c", "c")):
+        assert torch.equal(run.model[name].weight, before[f"{other}.weight"])
+
+
+@strategies
+def test_a_checkpoint_s_tensor_that_is_not_dense_is_named(run, strategy):
+    run.saved["state_dict"]["0.weight"] = torch.eye(3, 4).to_sparse()
+    with pytest.raises(CheckpointIncompatibleError, match=r"'0\.weight' of the checkpoint is torch.sparse_coo"):
+        run.load(strategy)
+    assert run.untouched
+
+
+def test_a_model_of_inference_mode_is_refused_untouched(run):
+    with torch.inference_mode():
+        made = torch.nn.Linear(4, 3)
+        before = made.weight.clone()
+    context = CheckpointContext(model=made, checkpoint_data={"state_dict": torch.nn.Linear(4, 3).state_dict()})
+    with pytest.raises(CheckpointIncompatibleError, match="'weight' was made in inference mode") as caught:
+        CheckpointPipeline([{"weightsOnly": {}}]).execute_sync(context)
+    assert not caught.value.touched
+    assert torch.equal(made.weight, before)

@@ -45,6 +45,7 @@ class Match:
     mismatched: Mapping[str, str]  # name -> reason
     casts: Mapping[str, str]  # name -> `F32 -> BF16`
     bridged: Mapping[str, str]  # name -> how one size becomes the other
+    brings: bool = True  # whether a single number would reach the model, if it can hold one
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -73,6 +74,7 @@ def match(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry], bridges: 
         mismatched={name: reason for name, reason in reasons.items() if reason},
         casts={n: f"{checkpoint[n].dtype} -> {model[n].dtype}" for n in pairs if checkpoint[n].dtype != model[n].dtype},
         bridged={name: str(bridges[name]) for name in pairs if name in bridges},
+        brings=any(_holds(checkpoint[name]) for name in pairs) or not any(map(_holds, model.values())),
     )
 
 
@@ -92,7 +94,7 @@ def check(found: Match, checkpoint: Iterable[str], model: Iterable[str], toleran
     faults = []
     if found.mismatched and not tolerance.mismatched:
         faults.append(f"{len(found.mismatched)} do not fit: {_some(f'{n} ({r})' for n, r in found.mismatched.items())}")
-    elif not found.pairs:
+    elif not found.pairs or not found.brings:
         raise _nothing_matched(found, checkpoint, model)
     absent = [name for name in found.missing if name not in found.mismatched]
     if absent and not tolerance.missing:
@@ -138,11 +140,15 @@ def _nothing_matched(found: Match, checkpoint: tuple[str, ...], model: tuple[str
             remedy="Check that the model is built with the settings of the checkpoint",
         )
     hint = prefix_hint(checkpoint, model)
+    what = f"no tensor but empty ones, such as {found.pairs[0]}, is" if found.pairs else "no name of the checkpoint is"
     return NothingMatchedError(
-        f"no name of the checkpoint is in the model. Checkpoint: {_some(checkpoint, 3)}. Model: {_some(model, 3)}"
-        f"{hint and f'; {hint}'}",
+        f"{what} in the model. Checkpoint: {_some(checkpoint, 3)}. Model: {_some(model, 3)}{hint and f'; {hint}'}",
         remedy="Apply it to the module whose parameters carry the checkpoint's names, before that is wrapped",
     )
+
+
+def _holds(entry: Entry) -> bool:
+    return 0 not in entry.shape
 
 
 def _kind(dtype: str) -> int | None:

@@ -17,7 +17,7 @@ from preheat.strategies.tensors import dtype_name
 
 
 def tensors_of(model: Any) -> dict[str, torch.Tensor]:
-    """The model's own parameters and persistent buffers by the names of its `state_dict`, all of which can be filled."""
+    """The model's own parameters and persistent buffers by the names of its `state_dict`; all of them can be filled."""
     tensors = named_tensors(model)
     check_fillable(model, tensors)
     return tensors
@@ -70,9 +70,19 @@ def _unsupported(tensor: torch.Tensor) -> tuple[str, str] | None:
     if is_traceable_wrapper_subclass(tensor):
         kind = type(tensor).__name__
         return f"is a {kind}; such parameters are not supported yet", "Apply it before they are made"
-    if tensor.layout != torch.strided or tensor.is_quantized:
+    if not is_dense(tensor):
         return f"is {tensor.layout}, not dense", "Make it dense before the checkpoint is applied"
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        return (
+            "was made in inference mode, so nothing can be written to it",
+            "Build the model outside of inference mode",
+        )
     return None
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether all of its elements lie in memory as they are."""
+    return tensor.layout == torch.strided and not tensor.is_quantized
 
 
 def _refuse_copies(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from preheat.blob import Blob
 from preheat.bundle.data import CheckpointData
 from preheat.checks import Checks, Findings
-from preheat.errors import CheckpointLoadError, NothingMatchedError
+from preheat.errors import CheckpointIncompatibleError, CheckpointLoadError, NothingMatchedError
 from preheat.formats.averages import COUNT, choose, completed, of_model, said, trees_among, trees_in
 from preheat.formats.layouts import WEIGHT_KEYS, averaged
 from preheat.index import Index, Tensor
@@ -19,8 +19,8 @@ from preheat.strategies.checking import check_before
 from preheat.strategies.filling import fill
 from preheat.strategies.matching import Entry
 from preheat.strategies.moves import Move, part_of
-from preheat.strategies.shards import Target
-from preheat.strategies.targets import entries_of
+from preheat.strategies.shards import Target, local
+from preheat.strategies.targets import entries_of, is_dense, memory_key
 from preheat.strategies.tensors import read_tensor
 
 
@@ -102,10 +102,17 @@ class LoadedWeights:
 
     def fill(self, targets: Mapping[str, Target]) -> int:
         """Copy each tensor into its target."""
+        written = {_memory(target.tensor) for target in targets.values()}
         with torch.no_grad():
+            values = {name: self._apart(name, target.tensor, written) for name, target in targets.items()}
             for name, target in targets.items():
-                target.tensor.copy_(part_of(self._tensors[name], target.region))
+                target.tensor.copy_(part_of(values[name], target.region))
         return sum(target.tensor.numel() * self._tensors[name].element_size() for name, target in targets.items())
+
+    def _apart(self, name: str, target: torch.Tensor, written: Collection[int]) -> torch.Tensor:
+        """The tensor, or a copy of one that lies in the model itself and would change before it is read."""
+        tensor = self._tensors[name]
+        return tensor.clone() if _memory(tensor) in written and memory_key(tensor) != memory_key(target) else tensor
 
 
 def open_weights(data: Mapping[str, Any], ema: str | None = None) -> Weights:
@@ -119,6 +126,7 @@ def open_weights(data: Mapping[str, Any], ema: str | None = None) -> Weights:
     keys = [key for key in WEIGHT_KEYS if isinstance(data.get(key), Mapping)]
     found = data[keys[0]] if keys else data
     tensors = _tensors_in(found)
+    _check_dense(tensors)
     if ema:
         rest = {key: value for key, value in data.items() if value is not found}
         trees = {**trees_in(rest, _is_weights), **trees_among(tensors)}
@@ -148,6 +156,18 @@ def _tensors_in(tree: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def _is_weights(value: Any) -> bool:
     items = value.items() if isinstance(value, Mapping) else ()
     return any(isinstance(each, torch.Tensor) and each.dim() and name != COUNT for name, each in items)
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return local(tensor).untyped_storage().data_ptr()
+
+
+def _check_dense(tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not is_dense(tensor):
+            raise CheckpointIncompatibleError(
+                f"tensor {name!r} of the checkpoint is {tensor.layout}, not dense", remedy="Give a dense tensor"
+            )
 
 
 def _of_foreign(found: Mapping[str, Any]) -> tuple[str, ...]:
