@@ -56,15 +56,18 @@ def paired(checkpoint: Iterable[str], model: Iterable[str]) -> tuple[Spelling, S
     return best
 
 
-def spelled(names: Iterable[str], *, unwrap: bool) -> Spelling:
-    """The names of one side; with `unwrap` without what DistributedDataParallel and PeftModel put into them.
+def spelled(names: Iterable[str], wrappers: int = 0, *, bare: bool = False) -> Spelling:
+    """The names of one side; without what 1: DistributedDataParallel, 2: that and PeftModel put into them.
 
-    Also without what peft leaves around a layer whose adapter is not among the names.
+    With `bare` without what peft leaves around layers whose adapters are not among the names.
     """
     parts = {name: tuple(plain(name).split(".")) for name in names}
-    if unwrap:
-        outer = all(each[0] == "module" for each in parts.values())
-        parts = {name: _unwrapped(each[1:] if outer else each) for name, each in parts.items()}
+    if bare:
+        parts = {name: tuple(part for part in each if part != "base_layer") for name, each in parts.items()}
+    if wrappers and all(each[0] == "module" for each in parts.values()):
+        parts = {name: each[1:] or each for name, each in parts.items()}
+    if wrappers > 1:
+        parts = {name: _unwrapped(each) for name, each in parts.items()}
     places = {name: _place(each) for name, each in parts.items()}
     adapted = {parts[name][:place] for name, place in places.items() if place and parts[name][place] != _COPY}
     copied = {parts[name][:place] for name, place in places.items() if place and parts[name][place] == _COPY}
@@ -78,9 +81,9 @@ def spelled(names: Iterable[str], *, unwrap: bool) -> Spelling:
 
 
 def _readings(names: tuple[str, ...]) -> list[Spelling]:
-    """As they are, and unwrapped where each name then has a spelling of its own."""
-    kept, unwrapped = spelled(names, unwrap=False), spelled(names, unwrap=True)
-    return [kept] if unwrapped.twice else [kept, unwrapped]
+    """As they are, and with less in them where each name then has a spelling of its own."""
+    kept, *others = (spelled(names, wrappers, bare=bare) for bare in (False, True) for wrappers in (0, 1, 2))
+    return [kept, *(each for each in others if not each.twice)]
 
 
 def _common(one: Spelling, other: Spelling) -> tuple[int, int]:
@@ -91,9 +94,9 @@ def _common(one: Spelling, other: Spelling) -> tuple[int, int]:
 
 def renamed(checkpoint: Spelling, model: Spelling) -> dict[str, str]:
     """The model's names of those of the base that the checkpoint calls otherwise."""
-    taken = set(checkpoint.base.values())
-    pairs = ((name, model.base[short]) for short, name in checkpoint.base.items() if short in model.base)
-    return {name: target for name, target in pairs if name != target and target not in taken}
+    pairs = {name: model.base[short] for short, name in checkpoint.base.items() if short in model.base}
+    kept = set(checkpoint.base.values()) - pairs.keys()
+    return {name: target for name, target in pairs.items() if name != target and target not in kept}
 
 
 def received(checkpoint: Spelling, model: Spelling, *, whole: bool) -> dict[str, str]:
@@ -147,7 +150,6 @@ def _inner(parts: Parts, adapted: set[Parts], copied: set[Parts]) -> Parts:
 
 
 def _unwrapped(parts: Parts) -> Parts:
-    parts = tuple(part for part in parts if part != "base_layer")
     for place in range(len(parts) - 2):
         if parts[place : place + 2] == _WRAPPER:
             return parts[:place] + parts[place + 2 :]

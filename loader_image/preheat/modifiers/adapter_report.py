@@ -91,7 +91,7 @@ def _add_loaded(said: dict[str, Any], done: Adapted, loaded: Loaded) -> None:
 
 def _entry(model: torch.nn.Module, done: Adapted) -> dict[str, Any]:
     """Counts are of tensors and of their elements."""
-    layers = list(spelled(done.after, unwrap=False).adapted)
+    layers = list(spelled(done.after).adapted)
     parameters = list(model.parameters())
     frozen = [each for each, trained in done.trained.items() if trained and not each.requires_grad]
     loaded = len(done.loaded.names) if done.loaded else 0
