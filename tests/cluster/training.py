@@ -1,4 +1,4 @@
-"""What training pods run: a virtual environment with the locked torch and Lightning, mounted instead of baked in.
+"""What training pods run: a virtual environment with the locked torch and frameworks, mounted instead of baked in.
 
 An image of five gigabytes would have to be built, packed and unpacked. The environment is made from the distribution's
 own interpreter, which the base image has too, and reaches the pods through a persistent volume, read-only. It holds
@@ -18,7 +18,7 @@ from cluster import settings
 from cluster.commands import CommandError, only_one, run, say
 from cluster.host import PYTHON, python_version
 
-PACKAGES = ("lightning", "numpy", "torch")
+PACKAGES = ("accelerate", "lightning", "numpy", "torch", "transformers")
 CLAIM = "training-environment"
 LABEL = "preheat.test/namespace"
 
@@ -74,7 +74,7 @@ def training_environment() -> TrainingEnvironment:
     folder = settings.cache() / "training" / digest
     with only_one(folder.parent / "lock"):
         if not folder.exists():
-            say("making the training environment with torch and Lightning: a minute or two, once")
+            say("making the training environment with torch and frameworks: a minute or two, once")
             started = time.monotonic()
             _make(folder, lock)
             say(f"made the training environment in {time.monotonic() - started:.0f} s")

@@ -6,28 +6,13 @@ The namespace enforces Pod Security `restricted` and a quota on CPU and memory: 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from demo import story
-from demo.install import install
-from demo.platforms import Local
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def platform(cluster) -> Iterator[Local]:
-    platform = Local()
-    install(platform)
-    story.set_up_namespace(platform)
-    yield platform
-    platform.kubectl("delete", "namespace", story.NAMESPACE, "--wait=true")
-    for label in ("preheat.dev/demo", "preheat.test/namespace"):
-        platform.kubectl("delete", "persistentvolume", "-l", f"{label}={story.NAMESPACE}")
-    platform.helm("uninstall", "preheat", "--namespace", "preheat-system", "--wait")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +23,22 @@ def work(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(platform, work) -> dict[str, str]:
     return story.make_checkpoint(platform, work)
+
+
+def test_the_source_is_known_before_any_pod_asks_for_it(platform, checkpoint):
+    story.declare_pipeline(platform, name="early")
+    story.wait_until(lambda: story.ready(platform, "early") == ("True", "Checked"), "the check of the source")
+    status = story.pipeline_status(platform, "early")
+    assert status["pods"]["matched"] == 0
+    assert status["source"]["selectedBytes"] < status["source"]["sizeBytes"] / 2.5
+    assert status["check"]["version"] == status["source"]["version"]
+
+
+def test_a_wrong_key_is_told_before_any_pod_asks_for_it(platform, checkpoint):
+    story.declare_pipeline(platform, name="early-mistake", key="checkpoints/nothing-here.ckpt")
+    story.wait_until(lambda: story.ready(platform, "early-mistake") == ("False", "NotFound"), "the check of the source")
+    [ready] = [c for c in story.pipeline_status(platform, "early-mistake")["conditions"] if c["type"] == "Ready"]
+    assert "nothing-here.ckpt" in ready["message"]
 
 
 @pytest.fixture(scope="module")
