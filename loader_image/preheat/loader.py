@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from preheat.amounts import bytes_of, seconds_of
 from preheat.bundle.absence import Absence
@@ -27,7 +27,7 @@ from preheat.bundle.manifest import Pipeline
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Store
 from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointTimeoutError, StorageError
-from preheat.prepare import Outcome, prepare, reuse
+from preheat.prepare import Outcome, Pin, prepare, reuse
 from preheat.spec import CONTINUE, PipelineSpec, parse
 
 MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
@@ -55,6 +55,7 @@ class Settings:
     message: Path
     policy: Policy | None = None  # what may stay on the volume; None: everything
     deadline: float | None = None  # seconds for the whole run
+    pin: Pin | None = None  # what the operator's check has found
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
@@ -74,6 +75,7 @@ class Settings:
             message=message_path(environment),
             policy=_policy(environment),
             deadline=_amount(environment, "PREHEAT_DEADLINE", seconds_of),
+            pin=Pin.of(document.get("pin")),
         )
 
 
@@ -88,7 +90,7 @@ def load(settings: Settings) -> Outcome:
     for _ in range(ATTEMPTS):
         outcome = reuse(settings.spec, store, settings.pod)
         if outcome is None:
-            outcome = prepare(settings.spec, store, settings.pod, settings.pipeline)
+            outcome = prepare(settings.spec, store, settings.pod, settings.pipeline, pin=settings.pin)
         # Every time: of a shim that a crash of the machine has emptied nobody would hear, and it runs in the pod.
         if store.attach(settings.pod, outcome.manifest.digest, settings.shim):
             if not outcome.reused:
@@ -125,7 +127,20 @@ def load_or_go_on(settings: Settings) -> Outcome | Absence:
 
 
 def main() -> int:
-    """Run once and return the exit code."""
+    """Load once and return the exit code."""
+    return run(load_or_go_on)
+
+
+class Told(Protocol):
+    """What came of a run."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The termination message."""
+        ...
+
+
+def run(work: Callable[[Settings], Told]) -> int:
+    """Do the work that the environment describes, leave its termination message and return the exit code."""
     gc.set_threshold(GC_THRESHOLD)
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
@@ -134,7 +149,7 @@ def main() -> int:
     logging.getLogger("preheat").setLevel(logging.INFO)  # ours only; botocore would tell of its own affairs
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        done = load_or_go_on(Settings.read(os.environ))
+        done = work(Settings.read(os.environ))
     except CheckpointError as error:
         log.error("%s: %s", error.reason, error)
         return _fail(error.exit_code, error.reason, error.args[0], error.remedy)

@@ -25,7 +25,7 @@ from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Partial, Store, digest_of
 from preheat.catalog import spell
 from preheat.checks import Checks, Findings
-from preheat.errors import StorageError, about
+from preheat.errors import SourceChangedError, StorageError, about
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
 from preheat.plan import Plan, verify_of
@@ -38,6 +38,27 @@ log = logging.getLogger(__name__)
 
 #: Warnings that a message holds, and characters of each: Kubernetes keeps 4096 bytes. The manifest has them all.
 _TOLD, _SAID = 4, 300
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The version that all pods of a pipeline are to get of one source."""
+
+    uri: str
+    version: str
+
+    @classmethod
+    def of(cls, document: Any) -> Pin | None:
+        """The pin that the operator has written, if any."""
+        return cls(str(document["uri"]), str(document["version"])) if document else None
+
+    def check(self, blob: Blob) -> None:
+        """Raise SourceChangedError for another version; a blob of another source, in a `fallback`, is not pinned."""
+        if blob.uri == self.uri and blob.version != self.version:
+            raise SourceChangedError(
+                f"{blob.uri} has version {blob.version}; when the pipeline was checked it had {self.version}",
+                remedy="To take the new one, change the pipeline, or let it be checked again with refreshSeconds",
+            )
 
 
 @dataclass(frozen=True)
@@ -73,13 +94,21 @@ class Outcome:
 
 
 def prepare(
-    spec: PipelineSpec, store: Store, owner: str, pipeline: Pipeline | None = None, progress: Progress | None = None
+    spec: PipelineSpec,
+    store: Store,
+    owner: str,
+    pipeline: Pipeline | None = None,
+    progress: Progress | None = None,
+    pin: Pin | None = None,
 ) -> Outcome:
     """Make the bundle of `spec`, or find it; raises a CheckpointError, and then no bundle is left."""
     began = time.monotonic()
     log.info("reading %s", spec.source.uri)
-    blob = spec.source.open(spec.patience)
+    source = spec.source.at(pin.version) if pin else spec.source
+    blob = source.open(spec.patience)
     try:
+        if pin:
+            pin.check(blob)
         log.info("found %s, version %s", megabytes(blob.size), blob.version)
         digest = digest_of(blob.uri, blob.version, spec)
         if not store.find(digest):

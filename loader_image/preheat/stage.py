@@ -133,6 +133,10 @@ class CheckpointSource(PipelineStage):
     def open(self, patience: Patience) -> Blob:
         """Pin the object to its present version; raises a CheckpointSourceError that says why not."""
 
+    def at(self, version: str) -> CheckpointSource:
+        """The source of that version, where older ones can be asked for; else the source as it is."""
+        return self
+
     def beside(self, name: str) -> CheckpointSource:
         """The source of another file in the checkpoint's folder; raises CheckpointConfigError where there is none."""
         raise CheckpointConfigError(f"{self.uri} is in no folder that could hold {name!r}")
@@ -156,7 +160,6 @@ class LoadingStrategy(PipelineStage):
 
     #: The tree of averaged weights that is taken in place of the raw ones, or `auto`; None: the raw ones.
     ema: str | None = None
-
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ class S3Source(CheckpointSource):
         """`s3://bucket/key`."""
         return f"s3://{self.bucket}/{self.key.lstrip('/')}"
 
+    def at(self, version: str) -> CheckpointSource:
+        """In a versioned bucket, the object as it was then."""
+        kind, _, number = version.partition(":")
+        return replace(self, version_id=number) if kind == "versionId" and not self.version_id else self
+
     def beside(self, name: str) -> CheckpointSource:
         """The newest version of a key that differs in what follows the last slash."""
         prefix, slash, _ = self.key.rpartition("/")
