@@ -250,6 +250,12 @@ def pipeline_status(platform: Platform, name: str) -> dict[str, Any]:
     return status
 
 
+def ready(platform: Platform, name: str) -> tuple[str, str]:
+    """Status and reason of the resource's condition Ready; empty while there is none."""
+    conditions = pipeline_status(platform, name).get("conditions", ())
+    return next(((str(c["status"]), str(c["reason"])) for c in conditions if c["type"] == "Ready"), ("", ""))
+
+
 def wait_until(condition: Any, what: str) -> None:
     """Poll until `condition()` holds; raises StoryError after TIMEOUT_SECONDS."""
     deadline = time.monotonic() + TIMEOUT_SECONDS

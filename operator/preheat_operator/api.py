@@ -143,6 +143,12 @@ class Spec(Part):
     timeout_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
     """Give up after so long without progress."""
 
+    service_account_name: ObjectName | None = None
+    """The ServiceAccount with which the operator's check reads the source. Default: the namespace's `default`."""
+
+    refresh_seconds: Annotated[int, Field(ge=300, le=31_536_000)] | None = None
+    """Check the source again so often; pods get the version found last. Default: the one found first, for ever."""
+
     volume: Volume | None = None
     """Where the bundle is put. Default: an emptyDir."""
 

@@ -19,6 +19,7 @@ import httpx2
 import structlog
 
 from preheat_operator.api import GROUP, PLURAL, VERSION, Pipeline
+from preheat_operator.source_check import pin_of
 
 PATH = f"apis/{GROUP}/{VERSION}/{PLURAL}"
 
@@ -43,6 +44,18 @@ class Entry:
     """One resource as the API server holds it; parsed when a pod first asks for it."""
 
     resource: Mapping[str, Any]
+
+    @property
+    def pin(self) -> dict[str, str] | None:
+        """The version of the source that a check has found, for all pods."""
+        return pin_of(self.resource)
+
+    def with_status(self, resource: Mapping[str, Any]) -> Entry:
+        """The entry of the same spec with another status: what was parsed stays parsed."""
+        entry = Entry(resource)
+        if "pipeline" in vars(self):
+            vars(entry)["pipeline"] = self.pipeline
+        return entry
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -160,10 +173,10 @@ class PipelineCache:
         return str(resource["metadata"]["resourceVersion"])
 
     def _entry(self, resource: Mapping[str, Any]) -> Entry:
-        """The known entry while the spec is the same (a status that changes costs nothing), else a new one."""
+        """While the spec is the same, a status that changes costs nothing."""
         known, metadata = self._entries.get(_key(resource)), resource["metadata"]
         if known and all(known.resource["metadata"].get(k) == metadata.get(k) for k in ("uid", "generation")):
-            return known
+            return known.with_status(resource)
         return Entry(resource)
 
     def _wake(self) -> None:

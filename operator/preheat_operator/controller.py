@@ -17,7 +17,7 @@ import structlog
 from lightkube import ALL_NS, ApiError, AsyncClient
 
 from preheat.errors import CheckpointConfigError
-from preheat_operator import api, health, kube, metrics
+from preheat_operator import api, health, kube, metrics, source_check
 from preheat_operator.events import COMPONENT, NOT_INJECTED, Announcement, Recorder, announcements
 from preheat_operator.observation import REASONS, Object, observe
 from preheat_operator.settings import Settings
@@ -40,9 +40,15 @@ class ApiMissingError(RuntimeError):
 class Controller:
     """Looks at one pipeline at a time and writes what it finds; `changed` says which to look at."""
 
-    def __init__(self, client: AsyncClient, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        client: AsyncClient,
+        settings: Settings,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.worklist: Worklist[Key] = Worklist(self.refresh)
         self._client = client
+        self._settings = settings
         self._clock = clock
         self._recorder = Recorder(client)
         self._counts: dict[Key, Mapping[str, int]] = {}
@@ -64,12 +70,16 @@ class Controller:
             self._written.pop(key, None)
             return
         namespace, name = key
-        problem = _problem(pipeline)
+        parsed, problem = _parsed(pipeline)
         pods = self._client.list(kube.Pod, namespace=namespace, labels={api.LABEL: name}, chunk_size=_CHUNK)
         # A name too long for a label is a problem of the pipeline, and no pod can carry it.
         reports = [observe(pod) async for pod in pods] if len(name) <= api.NAME_LENGTH else []
-        now = self._clock()
-        status = wanted_status(pipeline, reports, now, problem)
+        now, check, checking = self._clock(), None, False
+        if parsed and self._settings.check and source_check.is_possible(parsed):
+            before = pipeline.get("status") or {}
+            if checking := source_check.is_due(parsed, before, reports, now):
+                check = await self._check(parsed, before)
+        status = wanted_status(pipeline, reports, now, problem, check, checking=checking and not check)
         if differs(status, pipeline.get("status")):
             await self._write(key, pipeline, status)
         self._count(key, pod_counts(reports))
@@ -105,6 +115,21 @@ class Controller:
                 return None
             raise
 
+    async def _check(self, pipeline: api.Pipeline, before: Object) -> source_check.Checked | None:
+        """How the check that is due ended; one that was not begun is begun."""
+        name, label = source_check.job_name(pipeline, before), {source_check.CHECK: pipeline.name}
+        where: dict[str, Any] = {"namespace": pipeline.namespace, "labels": label}
+        jobs = [each async for each in self._client.list(kube.Job, **where)]
+        if any(each["metadata"]["name"] == name for each in jobs):
+            pods = [each async for each in self._client.list(kube.Pod, **where)]
+            return source_check.outcome(name, jobs, pods)
+        try:
+            await self._client.create(kube.Job(**source_check.wanted_job(pipeline, before, self._settings)))
+        except ApiError as error:
+            if error.status.code != 409:  # begun meanwhile
+                return source_check.not_run(self._clock(), str(error))
+        return None
+
     async def _write(self, key: Key, pipeline: Object, status: dict[str, Any]) -> None:
         """Replace the status at the version that was read: who read something older is refused and looks again."""
         wanted: Any = kube.CheckpointPipeline.Status(**{**pipeline, "status": status})
@@ -134,8 +159,8 @@ class Controller:
             metrics.PODS.labels(phase).inc(counts.get(phase, 0) - before.get(phase, 0))
 
 
-def handlers(controller: Controller) -> kopf.OperatorRegistry:
-    """What kopf watches: pipelines, and pods that name one. No handler here stores anything in an object."""
+def handlers(controller: Controller, settings: Settings) -> kopf.OperatorRegistry:
+    """What kopf watches: pipelines, pods that name one, and checks. No handler here stores anything in an object."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -153,6 +178,12 @@ def handlers(controller: Controller) -> kopf.OperatorRegistry:
             controller.changed(namespace or "", pipeline)
         memo["pipeline"] = labels.get(api.LABEL)
 
+    if settings.check:  # without, there is no right to see Jobs
+
+        @kopf.on.event("batch", "v1", "jobs", registry=registry)
+        async def check_changed(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+            controller.changed(namespace or "", labels.get(source_check.CHECK, ""))
+
     return registry
 
 
@@ -166,6 +197,7 @@ def watching() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=api.GROUP)
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=api.GROUP)
     settings.watching.label_selectors["pods"] = api.LABEL
+    settings.watching.label_selectors["jobs"] = source_check.CHECK
     settings.networking.request_timeout = timedelta(seconds=30).total_seconds()
     return settings
 
@@ -174,14 +206,14 @@ async def run(settings: Settings) -> None:
     """The controller's process, until it is told to stop; raises when it cannot go on, so that it is started anew."""
     client = AsyncClient(field_manager=COMPONENT)
     await _require_api(client)
-    controller = Controller(client)
+    controller = Controller(client, settings)
     _log.info("watching pipelines and the pods that name them", resync_s=RESYNC_SECONDS)
     checks = {"alive": controller.not_alive, "ready": controller.not_ready, "registry": metrics.CONTROLLER}
     async with health.serving(settings.health_port, **checks):  # type: ignore[arg-type]
         resync = asyncio.create_task(controller.resync(), name="resync")
         operator = asyncio.create_task(
             kopf.operator(
-                registry=handlers(controller),
+                registry=handlers(controller, settings),
                 settings=watching(),
                 # kopf would ask for the user's name, and the image's user has none.
                 identity=cast("Any", COMPONENT),
@@ -222,9 +254,9 @@ async def _require_api(client: AsyncClient) -> None:
         await asyncio.sleep(delay)
 
 
-def _problem(pipeline: Object) -> str | None:
+def _parsed(pipeline: Object) -> tuple[api.Pipeline | None, str | None]:
+    """The pipeline, or why it cannot be used."""
     try:
-        api.Pipeline.parse(pipeline)
+        return api.Pipeline.parse(pipeline), None
     except CheckpointConfigError as error:
-        return str(error)
-    return None
+        return None, str(error)

@@ -32,8 +32,13 @@ class PodRefusedError(CheckpointError):
     reason = "PodRefused"
 
 
-def inject(pod: Mapping[str, Any], pipeline: Pipeline, settings: Settings) -> Object:
-    """A new pod that starts with the pipeline's checkpoint; raises PodRefusedError. The given pod is not changed."""
+def inject(
+    pod: Mapping[str, Any], pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | None = None
+) -> Object:
+    """A new pod that starts with the pipeline's checkpoint, in the version that `pin` names.
+
+    Raises PodRefusedError; the given pod is not changed.
+    """
     metadata, spec = dict(pod.get("metadata") or {}), dict(pod.get("spec") or {})
     annotations = metadata.get("annotations") or {}
     _refuse_windows(spec)
@@ -42,7 +47,7 @@ def inject(pod: Mapping[str, Any], pipeline: Pipeline, settings: Settings) -> Ob
     receivers = _receivers(containers, annotations)
     if not _has_loader(spec, pipeline):
         chosen = [container for container in containers if container["name"] in receivers]
-        loader = desired_loader(spec, chosen, pipeline, settings, shim)
+        loader = desired_loader(spec, chosen, pipeline, settings, shim, pin)
         spec["initContainers"] = [*(spec.get("initContainers") or []), loader]
         metadata["annotations"] = {**annotations, INJECTED: f"{pipeline.name}@{pipeline.generation}"}
     spec["volumes"] = _with(spec.get("volumes"), _volume(pipeline), "name", "volume")

@@ -19,6 +19,7 @@ LOADER = "preheat-loader"
 VOLUME = "preheat"
 MOUNT_PATH = "/preheat"
 COMMAND = ("python", "-m", "preheat.loader")
+CHECK_COMMAND = ("python", "-m", "preheat.source_check")
 #: The user of the loader where the pod does not say who it runs as; also that of its image.
 USER = 65532
 #: A variable of the environment can hold 128 KiB on Linux; the rest is for its name and for doubled dollars.
@@ -26,11 +27,26 @@ SPEC_LIMIT = 96 * 1024
 
 Object = Mapping[str, Any]
 
+_HARDENED: Mapping[str, Any] = {
+    "runAsNonRoot": True,
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
 
 def desired_loader(
-    pod_spec: Object, receivers: Sequence[Object], pipeline: Pipeline, settings: Settings, shim: str
+    pod_spec: Object,
+    receivers: Sequence[Object],
+    pipeline: Pipeline,
+    settings: Settings,
+    shim: str,
+    pin: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The loader for one pod; raises CheckpointConfigError when the pipeline does not fit into its environment."""
+    """The loader for one pod, of the source's version that `pin` names.
+
+    Raises CheckpointConfigError when the pipeline does not fit into its environment."""
     chosen = (pipeline.spec.get("loader") or {}).get("resources")
     resources = loader_resources(pod_spec, merged(settings.loader_resources, chosen))
     identity, mounts = identity_of(pod_spec.get("containers") or ())
@@ -39,10 +55,24 @@ def desired_loader(
         "image": settings.loader_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(COMMAND),
-        "env": [*identity, *_environment(pipeline, settings, shim)],  # of two with one name the later counts
+        "env": [*identity, *_environment(pipeline, settings, shim, pin)],  # of two with one name the later counts
         **({"resources": resources} if resources else {}),
         "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT_PATH}, *mounts],
         "securityContext": _security_context(pod_spec, receivers),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def check_container(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
+    """The loader's image, told the same, that reads the source and writes nothing; raises as `desired_loader` does."""
+    return {
+        "name": LOADER,
+        "image": settings.loader_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": list(CHECK_COMMAND),
+        "env": _environment(pipeline, settings, "off"),
+        "resources": settings.loader_resources,
+        "securityContext": _HARDENED,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
@@ -62,12 +92,14 @@ def is_loader_of(container: Object, pipeline: Pipeline) -> bool:
     return same and container.get("command") == list(COMMAND)
 
 
-def _environment(pipeline: Pipeline, settings: Settings, shim: str) -> list[dict[str, Any]]:
+def _environment(
+    pipeline: Pipeline, settings: Settings, shim: str, pin: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     installed = [{"name": name, "value": _literally(value)} for name, value in settings.loader_environment.items()]
     uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
     return [
         *installed,
-        {"name": "PREHEAT_PIPELINE", "value": _described(pipeline)},
+        {"name": "PREHEAT_PIPELINE", "value": _described(pipeline, pin)},
         {"name": "PREHEAT_VOLUME", "value": MOUNT_PATH},
         {"name": "PREHEAT_POD_UID", "valueFrom": uid},
         {"name": "PREHEAT_SHIM", "value": shim},
@@ -93,13 +125,14 @@ def _limits(loader: Object) -> Iterator[dict[str, Any]]:
         yield {"name": "PREHEAT_DEADLINE", "value": str(deadline)}
 
 
-def _described(pipeline: Pipeline) -> str:
+def _described(pipeline: Pipeline, pin: Mapping[str, str] | None = None) -> str:
     document = {
         "name": pipeline.name,
         "namespace": pipeline.namespace,
         "uid": pipeline.uid,
         "generation": pipeline.generation,
         "spec": to_mapping(pipeline.parsed),
+        **({"pin": dict(pin)} if pin else {}),
     }
     text = json.dumps(document, separators=(",", ":"), sort_keys=True)
     if len(text) > SPEC_LIMIT:
@@ -126,14 +159,7 @@ def _credentials(source: CheckpointSource) -> list[dict[str, Any]]:
 
 def _security_context(pod_spec: Object, receivers: Sequence[Object]) -> dict[str, Any]:
     """What Pod Security `restricted` demands, as the user that the training runs as."""
-    return {
-        **_user(pod_spec, receivers),
-        "runAsNonRoot": True,
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
+    return {**_user(pod_spec, receivers), **_HARDENED}
 
 
 def _user(pod_spec: Object, receivers: Sequence[Object]) -> dict[str, int]:

@@ -90,6 +90,11 @@ def observe(pod: Object) -> PodReport:
     if loader is None:
         return PodReport(name, uid, created, "missed")
     container = _named(status.get("initContainerStatuses")) or {}
+    return _report_of(metadata, status, container, loader, created)
+
+
+def _report_of(metadata: Object, status: Object, container: Object, loader: Object, created: str) -> PodReport:
+    name, uid = str(metadata.get("name", "")), str(metadata.get("uid", ""))
     ends = list(_ends(container))
     success = next((_success(end, run) for end, run in ends if _succeeded(end)), None)
     failures = (_failure(end, run, created) for end, run in ends if _counts_as_failure(end, metadata))
@@ -97,6 +102,14 @@ def observe(pod: Object) -> PodReport:
     phase = _phase(container, status, failure)
     pipeline_uid, generation = _injected_from(loader)
     return PodReport(name, uid, created, phase, pipeline_uid, generation, success, failure)
+
+
+def observe_check(pod: Object) -> PodReport:
+    """The report of one pod that checks a pipeline's source; what it is called apart from that does not matter."""
+    metadata, status = _mapping(pod, "metadata"), _mapping(pod, "status")
+    created = str(metadata.get("creationTimestamp") or "")
+    container = _named(status.get("containerStatuses")) or {}
+    return _report_of(metadata, status, container, _named(_mapping(pod, "spec").get("containers")) or {}, created)
 
 
 def printable(text: object, limit: int = _TEXT_LIMIT) -> str:

@@ -45,6 +45,7 @@ class Settings:
     image_pull_policy: PullPolicy = "IfNotPresent"
     loader_resources: Resources = field(default_factory=_default_loader_resources, hash=False)
     loader_environment: Environment = field(default_factory=dict, hash=False)
+    check: bool = True  # look at sources before pods ask for them
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
 
@@ -106,7 +107,14 @@ def _environment(text: str) -> Environment:
     return document
 
 
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("is not true or false")
+    return text == "true"
+
+
 _READERS: dict[str, Callable[[str], Any]] = {
+    "check": _switch,
     "port": _port,
     "health_port": _port,
     "image_pull_policy": _one_of(cast("tuple[str, ...]", get_args(PullPolicy))),

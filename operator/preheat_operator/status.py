@@ -7,7 +7,7 @@ What was once seen of a generation is kept when its pods are gone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from preheat.errors import (
     CheckpointValidationError,
 )
 from preheat_operator.observation import Object, PodReport, Success, printable
+from preheat_operator.source_check import Checked
 
 KEPT_FAILURES = 5
 _TYPES = ("Ready", "Reconciling", "Stalled", "SourceResolved")
@@ -44,6 +45,13 @@ class _Evidence:
     outdated: int
     success_time: str  # empty: no loader has succeeded
     failures: Sequence[Object]  # newest first
+    check: Object  # how the last check of the source ended, as the status keeps it; empty: there was none
+    checking: bool  # one is on its way
+
+    @property
+    def check_failed(self) -> bool:
+        """Whether the last word on the source is a failed check."""
+        return bool(self.check.get("reason")) and str(self.check.get("time", "")) > self.success_time
 
     @property
     def failing(self) -> Object | None:
@@ -53,16 +61,29 @@ class _Evidence:
 
 
 def wanted_status(
-    pipeline: Object, reports: Iterable[PodReport], now: datetime, problem: str | None = None
+    pipeline: Object,
+    reports: Iterable[PodReport],
+    now: datetime,
+    problem: str | None = None,
+    check: Checked | None = None,
+    *,
+    checking: bool = False,
 ) -> dict[str, Any]:
-    """The whole status of a pipeline; `problem` is why its spec cannot be used, `now` is in UTC."""
+    """The whole status of a pipeline; `problem` is why its spec cannot be used, `now` is in UTC.
+
+    `check` is how the newest check of the source ended, if that is news; `checking` says that one is on its way.
+    """
     metadata = pipeline["metadata"]
     generation = int(metadata.get("generation", 1))
     pods = sorted(reports, key=lambda pod: (pod.created, pod.name))
     current = [pod for pod in pods if pod.follows(str(metadata.get("uid", "")), generation)]
     before = _status_of(pipeline)
     remembered = before if before.get("observedGeneration") == generation else {}
-    evidence = _gather(problem, generation, current, remembered, outdated=len(pods) - len(current))
+    evidence = replace(
+        _gather(problem, generation, current, remembered, outdated=len(pods) - len(current)), checking=checking
+    )
+    if check:
+        evidence = _with_check(evidence, check)
     status: dict[str, Any] = {
         "observedGeneration": generation,
         "conditions": _conditions(_verdicts(evidence), before, now),
@@ -70,6 +91,8 @@ def wanted_status(
     }
     if evidence.source:
         status["source"] = dict(evidence.source)
+    if evidence.check:
+        status["check"] = dict(evidence.check)
     if evidence.failures:
         status["failures"] = [dict(failure) for failure in evidence.failures]
     return status
@@ -113,7 +136,15 @@ def _gather(
         outdated=outdated,
         success_time=max(newest.time if newest else "", _remembered_success(remembered)),
         failures=_failures(pods, remembered),
+        check=remembered.get("check") or {},
+        checking=False,
     )
+
+
+def _with_check(evidence: _Evidence, check: Checked) -> _Evidence:
+    """What a check has found is what the next pod gets, whatever earlier ones were given."""
+    found = check.success.source if check.success else None
+    return replace(evidence, check=check.to_status(evidence.check), source=found or evidence.source)
 
 
 def _source(newest: Success | None, remembered: Object) -> Object:
@@ -155,8 +186,11 @@ def _verdicts(evidence: _Evidence) -> dict[str, Verdict]:
     else:
         refused = Verdict("False", "Accepted", "nothing waits for a change of the spec")
         ready = _ready(evidence)
-    observed = Verdict("False", "Observed", f"the status describes generation {evidence.generation}")
-    return {"Ready": ready, "Reconciling": observed, "Stalled": refused, "SourceResolved": _resolved(evidence)}
+    if evidence.checking:
+        progress = Verdict("True", "Checking", "a Job of the namespace reads the source, without its payload")
+    else:
+        progress = Verdict("False", "Observed", f"the status describes generation {evidence.generation}")
+    return {"Ready": ready, "Reconciling": progress, "Stalled": refused, "SourceResolved": _resolved(evidence)}
 
 
 def _ready(evidence: _Evidence) -> Verdict:
@@ -165,22 +199,41 @@ def _ready(evidence: _Evidence) -> Verdict:
         said = f"pod {failure['pod']}: {failure.get('message', '')}"
         remedy = failure.get("remedy")
         return Verdict("False", failure["reason"], printable(f"{said}. {remedy}" if remedy else said))
+    if evidence.check_failed:
+        return Verdict("False", evidence.check["reason"], _check_said(evidence.check))
     if not evidence.success_time:
-        return Verdict("True", "Accepted", f"accepted; source not read yet{_outdated(evidence)}")
+        return _unloaded(evidence)
     what = _described(evidence.source)
     by = f"loaded by {_count(evidence.loaded, 'pod')}" if evidence.loaded else "was loaded; the pods that did are gone"
     warned = "".join(f"; warning: {each}" for each in evidence.source.get("warnings", ())[:1])
     return Verdict("True", "Loaded", printable(f"{what} {by}{_outdated(evidence)}{warned}", 4096))
 
 
+def _unloaded(evidence: _Evidence) -> Verdict:
+    """No pod has loaded the checkpoint so far."""
+    if evidence.check:
+        text = f"{_described(evidence.source)} found; no pod has loaded it yet{_outdated(evidence)}"
+        return Verdict("True", "Checked", printable(text))
+    if evidence.checking:
+        return Verdict("Unknown", "Checking", "accepted; the source is being read")
+    return Verdict("True", "Accepted", f"accepted; source not read yet{_outdated(evidence)}")
+
+
+def _check_said(check: Object) -> str:
+    said = f"check of the source: {check.get('message', '')}"
+    return printable(f"{said}. {check['remedy']}" if check.get("remedy") else said)
+
+
 def _resolved(evidence: _Evidence) -> Verdict:
     failure, source = evidence.failing, evidence.source
+    if evidence.check_failed and evidence.check["reason"] in _SOURCE_REASONS:
+        return Verdict("False", evidence.check["reason"], str(evidence.check.get("message", "")))
     if failure and failure["reason"] in _SOURCE_REASONS:
         return Verdict("False", failure["reason"], failure.get("message", ""))
     if source.get("uri"):
         version = f" at version {source['version']}" if source.get("version") else ""
         return Verdict("True", "Read", printable(f"{source['uri']}{version}"))
-    return Verdict("Unknown", "NotRead", "no loader has read the source yet")
+    return Verdict("Unknown", "NotRead", "nobody has read the source yet")
 
 
 def _described(source: Object) -> str:

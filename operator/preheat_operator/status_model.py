@@ -62,6 +62,28 @@ class SourceStatus(Part):
     """What checks that only warn have found in it."""
 
 
+class Check(Part):
+    """How the last check of the source ended: with the version that every pod gets, or with a reason."""
+
+    time: Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+    """When it ended."""
+
+    uri: Annotated[str, Field(max_length=4096)] | None = None
+    """Where the checkpoint is."""
+
+    version: Line | None = None
+    """The version that pods get; a loader that finds another one fails with SourceChanged."""
+
+    reason: Line | None = None
+    """Why it failed, in one word."""
+
+    message: Annotated[str, Field(max_length=4096)] | None = None
+    """Why it failed."""
+
+    remedy: Annotated[str, Field(max_length=4096)] | None = None
+    """What to do."""
+
+
 class PodCounts(Part):
     """How many pods of the pipeline are in which state."""
 
@@ -117,6 +139,9 @@ class Status(Part):
 
     source: SourceStatus | None = None
     """What was found at the source."""
+
+    check: Check | None = None
+    """How the last check of the source ended."""
 
     pods: PodCounts | None = None
     """How many pods of the pipeline are in which state."""

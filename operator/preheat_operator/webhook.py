@@ -115,15 +115,15 @@ class Webhook:
             return Answer("ignored")
         if not self._cache.synced:
             return Answer("error", refusal="Preheat is starting and knows no pipelines yet. Try again", code=503)
-        pipeline = await self._pipeline(namespace, labels[LABEL])
+        pipeline, pin = await self._pipeline(namespace, labels[LABEL])
         try:
-            injected = inject(pod, pipeline, self._settings)
+            injected = inject(pod, pipeline, self._settings, pin)
         except CheckpointError as error:
             raise PodRefusedError(f"CheckpointPipeline {namespace}/{pipeline.name}: {error}") from error
         patch = json_patch(pod, injected)
         return Answer("injected" if patch else "unchanged", patch, tuple(cautions(injected)) if patch else ())
 
-    async def _pipeline(self, namespace: str, name: str) -> Pipeline:
+    async def _pipeline(self, namespace: str, name: str) -> tuple[Pipeline, Mapping[str, str] | None]:
         entry = await self._cache.find(namespace, name, self._patience) if name else None
         if entry is None:
             known = self._cache.names(namespace)
@@ -132,7 +132,7 @@ class Webhook:
                 f"label {LABEL}: namespace {namespace} has no CheckpointPipeline {name!r}", remedy=remedy
             )
         try:
-            return entry.pipeline
+            return entry.pipeline, entry.pin
         except CheckpointError as error:
             raise PodRefusedError(f"CheckpointPipeline {namespace}/{name} cannot be used: {error}") from error
 

@@ -14,6 +14,9 @@ import pytest
 import yaml
 
 from crds import installed
+from preheat_operator import source_check
+from preheat_operator.api import Pipeline
+from preheat_operator.settings import Settings
 
 pytestmark = pytest.mark.cluster
 
@@ -149,6 +152,42 @@ def test_a_gitops_sync_by_server_side_apply_leaves_it_too(cluster, release) -> N
     assert cluster.kubectl("diff", *words, input=text) == ""
 
 
+def test_the_controller_may_make_checks_and_no_other_job(cluster, release, namespace) -> None:
+    user = f"--as=system:serviceaccount:{release}:{FULL_NAME}-controller"
+    image = _loader_image(cluster, release)
+    metadata = {"name": "finetune", "namespace": namespace, "uid": "p-1", "generation": 1}
+    stages = [{"http": {"url": "https://models.example.org/a.ckpt", "secretRef": "s"}}, {"weightsOnly": {}}]
+    pipeline = Pipeline.parse({"metadata": metadata, "spec": {"stages": stages}})
+    job = source_check.wanted_job(pipeline, {}, Settings(release, image))
+    refused = "may only make Jobs that check"
+    eventually_refused(cluster, namespace, json.dumps(_changed(job, {"image": "busybox"})), refused, user)
+    for change in (
+        {"command": ["sh", "-c", "env"]},
+        {"args": ["-c", "x"]},
+        {"lifecycle": {"postStart": {"exec": {"command": ["env"]}}}},
+        {"securityContext": {"privileged": True}},
+    ):
+        assert refused in create(cluster, namespace, json.dumps(_changed(job, change)), "--dry-run=server", user)
+    secrets = {"volumes": [{"name": "s", "secret": {"secretName": "s"}}]}
+    assert refused in create(cluster, namespace, json.dumps(_changed(job, {}, secrets)), "--dry-run=server", user)
+    assert "created" in create(cluster, namespace, json.dumps(job), "--dry-run=server", user)
+    assert "created" in create(cluster, namespace, json.dumps(_changed(job, {"image": "b"})), "--dry-run=server")
+
+
+def _loader_image(cluster, release: str) -> str:
+    found = json.loads(cluster.kubectl("--namespace", release, "get", "deployments", "-o", "json"))["items"]
+    [container] = found[0]["spec"]["template"]["spec"]["containers"]
+    return str(next(each["value"] for each in container["env"] if each["name"] == "PREHEAT_LOADER_IMAGE"))
+
+
+def _changed(job: dict[str, Any], container: dict[str, Any], pod: dict[str, Any] | None = None) -> dict[str, Any]:
+    copied: dict[str, Any] = json.loads(json.dumps(job))
+    spec = copied["spec"]["template"]["spec"]
+    spec["containers"][0] |= container
+    spec |= pod or {}
+    return copied
+
+
 @pytest.mark.parametrize(
     ("account", "verb", "resource", "allowed"),
     [
@@ -163,6 +202,8 @@ def test_a_gitops_sync_by_server_side_apply_leaves_it_too(cluster, release) -> N
         ("controller", "get", f"secrets/{FULL_NAME}-webhook-certificate", False),
         ("controller", "get", "pods", False),
         ("controller", "list", "pods", True),
+        ("controller", "create", "jobs.batch", True),
+        ("controller", "delete", "jobs.batch", False),
     ],
 )
 def test_the_accounts_may_do_this_and_no_more(cluster, release, account, verb, resource, allowed) -> None:
@@ -183,8 +224,10 @@ def test_the_controller_can_do_its_work_with_its_own_rights(cluster, release, na
         "import asyncio, sys\n"
         "from lightkube import AsyncClient\n"
         "from preheat_operator.controller import Controller\n"
+        "from preheat_operator.settings import Settings\n"
         "async def main():\n"
-        "    await Controller(AsyncClient(field_manager='test')).refresh((sys.argv[1], 'finetune'))\n"
+        "    settings = Settings(sys.argv[2], sys.argv[3])\n"
+        "    await Controller(AsyncClient(field_manager='test'), settings).refresh((sys.argv[1], 'finetune'))\n"
         "asyncio.run(main())\n"
     )
     stages = [{"http": {"url": "https://models.example.org/a.ckpt"}}, {"weightsOnly": {}}]
@@ -194,9 +237,11 @@ def test_the_controller_can_do_its_work_with_its_own_rights(cluster, release, na
     cluster.kubectl("--namespace", namespace, "create", "-f", "-", input=pod("plain", labelled=False))
     cluster.kubectl("--namespace", namespace, "label", "pod", "plain", "preheat.dev/pipeline=finetune")
     environment = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")}
-    command = [sys.executable, "-c", code, namespace]
+    command = [sys.executable, "-c", code, namespace, release, _loader_image(cluster, release)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(cluster.kubectl("--namespace", namespace, "get", "ckpt", "finetune", "-o", "json"))
     assert found["status"]["pods"]["missed"] == 1
+    [check] = json.loads(cluster.kubectl("--namespace", namespace, "get", "jobs", "-o", "json"))["items"]
+    assert check["metadata"]["labels"]["preheat.dev/check"] == "finetune"
     assert "NotInjected" in cluster.kubectl("--namespace", namespace, "get", "events")

@@ -231,10 +231,14 @@ async def test_a_status_that_changes_does_not_have_the_spec_parsed_again(
     server.put(resource("finetune"))
     await watching(cache, server)
     before = cache.get("team-a", "finetune")
-    server.put({**resource("finetune"), "status": {"pods": {"loaded": 1}}})
+    parsed, found = before.pipeline, {"time": "t", "uri": "s3://b/k", "version": "etag:1"}
+    assert before.pin is None
+    server.put({**resource("finetune"), "status": {"observedGeneration": parsed.generation, "check": found}})
     server.put(resource("later"))
     await until(lambda: cache.get("team-a", "later"))
-    assert cache.get("team-a", "finetune") is before
+    after = cache.get("team-a", "finetune")
+    assert after.pipeline is parsed
+    assert after.pin == {"uri": "s3://b/k", "version": "etag:1"}
 
 
 async def test_a_spec_that_cannot_be_used_harms_only_itself(server: ApiServer, cache: PipelineCache) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -191,20 +192,25 @@ def test_kopf_reads_a_projected_token_anew(tmp_path: Path, monkeypatch) -> None:
 
 
 async def test_kopf_stores_nothing_in_objects() -> None:
-    registry = handlers(Controller(client=None))  # type: ignore[arg-type]
-    assert len(registry._watching.get_all_handlers()) == 2
+    settings = Settings("preheat-system", "loader:1")
+    registry = handlers(Controller(None, settings), settings)  # type: ignore[arg-type]
+    assert len(registry._watching.get_all_handlers()) == 3
+    without = replace(settings, check=False)
+    assert len(handlers(Controller(None, without), without)._watching.get_all_handlers()) == 2  # type: ignore[arg-type]
     assert not registry._changing.get_all_handlers()
     assert not registry._spawning.get_all_handlers()
 
 
-def test_kopf_has_pods_selected_by_the_api_server() -> None:
+def test_kopf_has_pods_and_jobs_selected_by_the_api_server() -> None:
     pods = kopf.Resource("", "v1", "pods", kind="Pod", singular="pod", shortcuts=frozenset(), namespaced=True)
-    chosen = watching().watching.label_selectors.collect(pods)
-    assert list(chosen) == ["preheat.dev/pipeline"]
+    jobs = kopf.Resource("batch", "v1", "jobs", kind="Job", singular="job", shortcuts=frozenset(), namespaced=True)
+    selectors = watching().watching.label_selectors
+    assert list(selectors.collect(pods)) == ["preheat.dev/pipeline"]
+    assert list(selectors.collect(jobs)) == ["preheat.dev/check"]
 
 
 async def test_our_own_write_is_not_looked_at_again() -> None:
-    controller = Controller(client=None)  # type: ignore[arg-type]
+    controller = Controller(client=None, settings=None)  # type: ignore[arg-type]
     controller._written["ns", "p"] = "17"
     controller.changed("ns", "p", "17")
     assert len(controller.worklist) == 0

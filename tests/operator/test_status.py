@@ -87,7 +87,7 @@ def test_the_first_write_has_every_condition() -> None:
     assert status["observedGeneration"] == 1
     assert verdict(status) == ("True", "Accepted", "accepted; source not read yet")
     assert verdict(status, "Reconciling")[0] == verdict(status, "Stalled")[0] == "False"
-    assert verdict(status, "SourceResolved") == ("Unknown", "NotRead", "no loader has read the source yet")
+    assert verdict(status, "SourceResolved") == ("Unknown", "NotRead", "nobody has read the source yet")
     assert set(status["pods"].values()) == {0}
     assert "source" not in status
     assert "failures" not in status

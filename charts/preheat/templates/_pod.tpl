@@ -65,6 +65,8 @@ env:
 - name: PREHEAT_LOADER_ENVIRONMENT
   value: {{ . | toJson | quote }}
 {{- end }}
+- name: PREHEAT_CHECK
+  value: {{ .root.Values.check.enabled | quote }}
 - name: PREHEAT_SERVICE_NAME
   value: {{ include "preheat.webhook" .root }}
 - name: PREHEAT_SECRET_NAME
