@@ -149,6 +149,15 @@ def test_an_absence_that_cannot_be_read_is_an_error(tmp_path: Path, text: str) -
         absence_in(tmp_path)
 
 
+def test_a_message_of_any_length_is_told_and_read_again(tmp_path: Path) -> None:
+    name = "/" + "\N{GRINNING FACE}" * 4000
+    ended = going_on([{"local": {"path": name}}, {"weightsOnly": {}}], tmp_path / "volume")
+    assert (ended.code, ended.message["outcome"]) == (0, "continued")
+    absence = absence_in(tmp_path / "volume" / "pods" / POD / "bundle")
+    assert absence is not None
+    assert str(absence.error).startswith("opening /\N{GRINNING FACE}")
+
+
 def test_a_reason_of_another_version_is_an_error_that_is_not_passed_over(tmp_path: Path) -> None:
     document = {**Absence("p", CheckpointError("m")).to_json(), "reason": "Unheard"}
     (tmp_path / "absence.json").write_text(json.dumps(document))

@@ -17,6 +17,7 @@ from preheat.errors import CheckpointError, NotABundleError
 ABSENCE = "absence.json"
 
 _LONGEST = 64 * 1024  # bytes; others may write to the volume
+_SAID = 4000  # characters of a message, each of which JSON may make twelve of
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Absence:
     def to_json(self) -> dict[str, Any]:
         """The file's document, which is also the loader's message."""
         error = self.error
-        said = " ".join(str(error.args[0]).split())
+        said = " ".join(str(error.args[0]).split())[:_SAID]
         return {"outcome": "continued", "reason": error.reason, "message": said, "remedy": error.remedy,
                 "pipeline": self.pipeline}  # fmt: skip
 
