@@ -235,6 +235,24 @@ def test_attention_is_adapted_as_a_whole(tmp_path):
     assert torch.equal(model["attention"](x, x, x)[0], theirs.base_model.model["attention"](x, x, x)[0])
 
 
+def test_adapters_that_torch_would_pass_by_are_warned_of():
+    encoder = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    context = run(torch.nn.ModuleDict({"encoder": encoder}), {"lora": {"targets": ["linear1"]}})
+    assert "set_fastpath_enabled(False)" in context.metadata["warnings"][0]
+    theirs = adapted(torch.nn.ModuleDict({"encoder": encoder}), target_modules=["linear2"]).eval()
+    x, layer = torch.randn(2, 3, 8), theirs.base_model.model["encoder"]
+    with torch.no_grad(), theirs.disable_adapter():
+        without = layer(x)
+    with torch.no_grad():
+        assert torch.equal(layer(x), without)  # what is warned of
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            assert not torch.equal(layer(x), without)
+            assert "warnings" not in run(theirs, {"lora": {}}).metadata
+        finally:
+            torch.backends.mha.set_fastpath_enabled(True)
+
+
 def test_merged_attention_trains_as_it_did(tmp_path):
     base = torch.nn.ModuleDict({"attention": torch.nn.MultiheadAttention(8, 2), "head": torch.nn.Linear(8, 2)})
     base["head"].weight.requires_grad_(False)

@@ -19,7 +19,14 @@ from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, N
 from preheat.modifiers.adapter_names import Spelling, paired, received
 from preheat.modifiers.adapter_report import Adapted, Loaded, tell
 from preheat.modifiers.adapter_settings import compare, settings
-from preheat.modifiers.injection import Snapshot, adapters_of, inject, refuse_flattened, refuse_idle_optimizers
+from preheat.modifiers.injection import (
+    Snapshot,
+    adapters_of,
+    inject,
+    passed_by,
+    refuse_flattened,
+    refuse_idle_optimizers,
+)
 from preheat.modifiers.lora import LoRAModifier
 from preheat.paths import some
 from preheat.strategies.checking import check_finite
@@ -79,7 +86,7 @@ def adapt(context: CheckpointContext, wanted: LoRAModifier) -> CheckpointContext
             snapshot.let_train()
     if tuner is not None and not wanted.merge:
         refuse_idle_optimizers()
-    context.add_warnings(findings.warnings)
+    context.add_warnings([*findings.warnings, *passed_by(context.model)])
     loaded = Loaded(fit.names, fit.found, size, perf_counter() - started, given.alone) if fit and given else None
     tell(context, Adapted(config, before, after, snapshot.trained, loaded, wanted.merge))
     return context

@@ -88,6 +88,18 @@ def inject(model: torch.nn.Module, given: Mapping[str, Any], targets: Sequence[s
     return tuner
 
 
+def passed_by(model: torch.nn.Module) -> list[str]:
+    """A warning for adapters that torch does not call when it takes its fast path, in eval mode without gradients."""
+    layers = (module for module in model.modules() if isinstance(module, torch.nn.TransformerEncoderLayer))
+    inside = any(".lora_" in name for layer in layers for name, _ in layer.named_parameters())
+    if not inside or not torch.backends.mha.get_fastpath_enabled():
+        return []
+    return [
+        "torch evaluates TransformerEncoderLayer without the adapters in it: call "
+        "torch.backends.mha.set_fastpath_enabled(False)"
+    ]
+
+
 def refuse_idle_optimizers() -> None:
     """Have the step of an optimizer fail that was built before the adapters, and so holds what is frozen alone.
 
