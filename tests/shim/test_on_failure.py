@@ -241,10 +241,9 @@ def test_defects_and_a_lack_of_memory_are_never_passed_over(going_on, tmp_path, 
 
 def test_a_model_without_initial_weights_has_nothing_to_go_on_from(going_on, absent):
     going_on(absent)
-    with torch.device("meta"):
-        empty = torch.nn.Linear(2, 2)
-    with pytest.raises(CheckpointNotFoundError, match="no initial weights to go on from"):
-        preheat.apply(empty)
+    for empty in (torch.nn.Linear(2, 2, device="meta"), torch.nn.BatchNorm1d(2, affine=False, device="meta")):
+        with pytest.raises(CheckpointNotFoundError, match="no initial weights to go on from"):
+            preheat.apply(empty)
 
 
 def test_of_several_models_none_of_which_it_fits_none_is_touched(going_on, tmp_path):

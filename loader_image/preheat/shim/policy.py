@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from preheat.bundle.absence import absence_in
@@ -37,7 +38,7 @@ class Untouched:
         for context, before in self._before:
             if fingerprint(context) != before:
                 raise _because(error, TOUCHED) from error
-            if any(tensor.is_meta for tensor in context.model.parameters()):
+            if any(tensor.is_meta for tensor in chain(context.model.parameters(), context.model.buffers())):
                 raise _because(error, "the model is on the meta device: no initial weights to go on from") from error
 
 
