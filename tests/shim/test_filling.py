@@ -1,5 +1,6 @@
 """Bytes into models: every layout of a target, what is refused untouched, and what an error says when it was not."""
 
+import gc
 import os
 
 import pytest
@@ -129,6 +130,19 @@ def test_a_blob_that_only_streams_fills_the_same(tmp_path):
     fill(Streaming(data.blob), [Move(data.index.tensors[name], target) for name, target in targets.items()])
     data.close()
     assert all(torch.equal(targets[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("enabled", [True, False], ids=["on", "off"])
+def test_the_garbage_collector_is_left_as_it_was_also_after_a_failure(tmp_path, enabled):
+    (gc.enable if enabled else gc.disable)()
+    try:
+        load(write_bundle(tmp_path, {"a": torch.ones(3)}), Holder(a=torch.zeros(3)))
+        assert gc.isenabled() == enabled
+        with pytest.raises(CheckpointIncompatibleError):
+            load(tmp_path, Holder(a=torch.zeros(4)))
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
 
 
 def test_tied_parameters_are_loaded_once_and_both_reported(tmp_path):

@@ -16,6 +16,7 @@ from preheat.errors import TOUCHED, CheckpointError, CheckpointLoadError
 from preheat.strategies.bridging import Bridges, bridge, computed
 from preheat.strategies.checking import check_finite
 from preheat.strategies.claims import claimed, left_to
+from preheat.strategies.collector import collector_paused
 from preheat.strategies.flattened import gathered
 from preheat.strategies.leaving import BUFFER, COMPUTED, Left, among, keeping, leave, resetting
 from preheat.strategies.mapped import MappedStrategy, ResizingStrategy
@@ -46,7 +47,7 @@ def load_matching(
     checks = context.checks or Checks()
     findings = Findings(checks.warn_only)
     began = perf_counter()
-    with gathered(context):
+    with collector_paused(), gathered(context):
         with context.together("match"):
             fit = _fit(context, tolerance, mapping, reset)
             fit.weights.check(fit.found.pairs, checks, findings)
