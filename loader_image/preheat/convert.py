@@ -14,6 +14,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.formats.optimizer_names import follow
 from preheat.index import Index, Tensor
 from preheat.mapping import NameMapping
+from preheat.packed import PackedTensors
 
 #: The formats' names of the dtypes to which weights can be cast, and of those that are cast.
 DTYPES: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -35,7 +36,8 @@ class Convert(NameMapping):
 
     def apply(self, index: Index) -> Index:
         """The index of what is taken, as it will be called and stored; tied names stay tied, optimizers follow."""
-        tensors = {new: self._cast(index.tensors[old]) for new, old in self.mapping(index.tensors).items()}
+        mapping = self.mapping(index.tensors)
+        tensors = PackedTensors((new, self._cast(index.tensors[old])) for new, old in mapping.items())
         return replace(index, tensors=tensors, state=follow(index.state, lambda: self.follow(index.tensors)))
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:

@@ -7,7 +7,7 @@ combine: threads share the work.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,7 +58,7 @@ class Digests:
         self._algorithms = sorted({each.algorithm for file in self._files for each in file.declared})
         self._taken: dict[tuple[int, int], Mapping[str, _Digest]] = {}  # by the bytes [start, stop) of a piece
 
-    def pieces(self, spans: Iterable[Span], length: int) -> Iterator[Piece]:
+    def pieces(self, spans: Sequence[Span], length: int) -> Iterator[Piece]:
         """What has to be read for `spans` and for the digests, in pieces of about `length` bytes where that is free."""
         if not self._algorithms:
             return pieces_of(spans, length)

@@ -122,7 +122,7 @@ class _Transfer:
                 outputs.add(stretch, checksum)
                 if self._checks.crc32:
                     records.add(stretch, checksum)
-            for target, (checksum, length) in passed.cast.items():
+            for target, checksum, length in passed.casts():
                 outputs.append(target, checksum, length)
         outputs.tell(checksums)
         return records.finish()

@@ -12,7 +12,6 @@ from preheat import __version__
 from preheat.blob import Blob
 from preheat.checks import Checks
 from preheat.index import ITEMSIZE
-from preheat.moves import Move
 from preheat.plan import Plan
 from preheat.transfer.pieces import Piece
 
@@ -22,22 +21,27 @@ class Passed:
     """The checksums of one piece: of its stretches as read, of what was cast as written, and digests."""
 
     stretches: array[int]
-    cast: dict[int, tuple[int, int]]  # by the move's target: checksum and bytes
+    cast: array[int]  # for each move: its target, checksum and bytes
     digests: dict[str, str]  # of all the piece's bytes, by algorithm, in hexadecimal
+
+    def casts(self) -> Iterator[tuple[int, int, int]]:
+        """Target, checksum and bytes of what was cast, by move."""
+        values = iter(self.cast)
+        return zip(values, values, values, strict=True)
 
     def to_json(self) -> list[Any]:
         """For a journal, which knows the piece."""
-        return [self.stretches.tolist(), list(self.cast.items()), self.digests]
+        return [self.stretches.tolist(), self.cast.tolist(), self.digests]
 
     @classmethod
     def from_json(cls, document: list[Any]) -> Passed:
         """What `to_json` made of it."""
         checksums, cast, digests = document
-        return cls(array("I", checksums), {target: (checksum, length) for target, (checksum, length) in cast}, digests)
+        return cls(array("I", checksums), array("q", cast), digests)
 
     def written(self, piece: Piece) -> Iterator[tuple[int, int, int]]:
         """What is in the output of it, given the piece again: first byte, length and checksum."""
-        cast: dict[int, Move] = {}
+        cast = {target: (checksum, length) for target, checksum, length in self.casts()}
         for stretch, checksum in zip(piece.stretches, self.stretches, strict=True):
             for move in stretch.moves:
                 if move.target is None:
@@ -45,10 +49,9 @@ class Passed:
                 at = stretch.start - move.tensor.start
                 if not move.tensor.cast:
                     yield move.target + at, stretch.stop - stretch.start, checksum
-                elif move.target not in cast:
-                    cast[move.target] = move
+                elif found := cast.pop(move.target, None):
                     begin = move.target + at // ITEMSIZE[move.tensor.dtype] * ITEMSIZE[move.tensor.final_dtype]
-                    yield begin, self.cast[move.target][1], self.cast[move.target][0]
+                    yield begin, found[1], found[0]
 
 
 def identity(plan: Plan, blob: Blob, checks: Checks) -> str:

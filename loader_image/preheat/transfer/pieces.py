@@ -7,11 +7,11 @@ it. The checksum of each stretch is computed once, and those of records and tens
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import islice, pairwise, takewhile
 
 from preheat.checks import Findings
 from preheat.errors import CheckpointValidationError
@@ -43,7 +43,7 @@ class Piece:
 
     start: int
     stop: int
-    stretches: tuple[Stretch, ...]
+    stretches: Iterable[Stretch]  # as often as they are asked for
 
 
 def pieces_of(spans: Iterable[Span], length: int) -> Iterator[Piece]:
@@ -62,16 +62,27 @@ def covering(spans: Iterable[Span], size: int, length: int) -> Iterator[Piece]:
     yield from _empty(at, size, length)
 
 
-def of_files(spans: Iterable[Span], borders: Iterable[int]) -> Iterator[Piece]:
+def of_files(spans: Sequence[Span], borders: Iterable[int]) -> Iterator[Piece]:
     """One piece between each two `borders`, for checksums that need a file's bytes in order."""
-    stretches = (stretch for span in spans for stretch in _stretches(span))
-    coming = next(stretches, None)
     for start, stop in pairwise(borders):
-        taken = list[Stretch]()
-        while coming and coming.start < stop:
-            taken.append(coming)
-            coming = next(stretches, None)
-        yield Piece(start, stop, tuple(taken))
+        yield Piece(start, stop, _Within(spans, start, stop))
+
+
+@dataclass(frozen=True, slots=True)
+class _Within:
+    """The stretches of one file, made anew whenever they are asked for: a file has as many as it has tensors."""
+
+    spans: Sequence[Span]
+    start: int
+    stop: int
+
+    def __iter__(self) -> Iterator[Stretch]:
+        first = max(bisect_right(self.spans, self.start, key=lambda span: span.start) - 1, 0)
+        for span in takewhile(lambda span: span.start < self.stop, islice(self.spans, first, None)):
+            begin, end = (
+                bisect_left(span.moves, edge, key=lambda move: move.start) for edge in (self.start, self.stop)
+            )
+            yield from _stretches(Span(span.start, span.stop, span.moves[begin:end]))
 
 
 def _empty(start: int, stop: int, length: int) -> Iterator[Piece]:
@@ -91,7 +102,11 @@ def _alone(span: Span) -> Stretch | None:
     """The span as it is, when all of it is one tensor: that is what most are, and said in no time."""
     move = span.moves[0]
     tensor, record = move.tensor, move.tensor.record
-    if len(span.moves) > 1 or move.target is None or (tensor.start, tensor.size) != (span.start, span.stop - span.start):
+    if (
+        len(span.moves) > 1
+        or move.target is None
+        or (tensor.start, tensor.size) != (span.start, span.stop - span.start)
+    ):
         return None
     whole = record.crc32 is not None and span.start <= record.start and record.stop <= span.stop
     return Stretch(span.start, span.stop, record if whole else None, (move,))

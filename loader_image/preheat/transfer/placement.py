@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from typing import TYPE_CHECKING, Any
 
 from preheat.checks import Findings
@@ -47,10 +48,10 @@ class Placement:
             self._casting = Casting(self._findings)
         return self._casting
 
-    def take_cast(self) -> dict[int, tuple[int, int]]:
-        """Checksum and bytes of what was cast and written since the last call, by the move's target."""
+    def take_cast(self) -> array[int]:
+        """Of what was cast and written since the last call: each move's target, checksum and bytes."""
         taken, self._cast = self._cast, {}
-        return taken
+        return array("q", (value for target, found in taken.items() for value in (target, *found)))
 
     def _place_cast(self, move: Move, part: memoryview, begin: int) -> None:
         for offset, values in self.casting().feed(move.name, move.tensor, begin - move.tensor.start, part):

@@ -19,11 +19,12 @@ def read_piece(
 
     `watch` is shown every byte, those between the stretches too.
     """
-    position, at, checksum = piece.start, 0, 0
+    position, checksum = piece.start, 0
+    coming = iter(piece.stretches)
+    stretch = next(coming, None)
     for view in blob.stream(piece.start, piece.stop, buffer):
         end = position + len(view)
-        while at < len(piece.stretches) and piece.stretches[at].start < end:
-            stretch = piece.stretches[at]
+        while stretch and stretch.start < end:
             begin = max(stretch.start, position)
             part = view[begin - position : min(stretch.stop, end) - position]
             checksum = crc32(part, checksum)
@@ -31,6 +32,6 @@ def read_piece(
             if stretch.stop > end:
                 break
             yield stretch, checksum
-            at, checksum = at + 1, 0
+            stretch, checksum = next(coming, None), 0
         watch(view)
         position = end
