@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from preheat.construction import construct, plain, snake_case
@@ -16,7 +17,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.stage import Limit, check_limits
 
 #: Settings of a resource that are about a training process and its pod, not about a pipeline that somebody runs.
-_OF_THE_TRAINING = frozenset({"volume", "loader", "on_failure"})
+_OF_THE_TRAINING = frozenset({"volume", "loader", "on_failure", "service_account_name", "refresh_seconds"})
 
 
 @dataclass
@@ -86,3 +87,23 @@ def body_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(inner, Mapping):
             return inner
     return document
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The one mapping in a YAML file; raises CheckpointConfigError that names it."""
+    try:
+        import yaml  # a training process that gives no file needs none
+    except ImportError:
+        raise CheckpointConfigError(
+            f"{path} is YAML, and the package pyyaml is not installed", remedy="Install pyyaml, or give the stages"
+        ) from None
+    try:
+        documents = [found for found in yaml.safe_load_all(path.read_text()) if found]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise CheckpointConfigError(f"{path} cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        raise CheckpointConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise CheckpointConfigError(f"{path} must hold one pipeline", remedy="Begin it with `stages:`")
+    return documents[0]

@@ -114,8 +114,8 @@ def test_a_bundle_that_goes_before_the_pod_has_it_is_made_again(
 ) -> None:
     prepare, made = loader.prepare, list[Any]()
 
-    def prepared_and_removed(*arguments: Any) -> Any:
-        outcome = prepare(*arguments)
+    def prepared_and_removed(*arguments: Any, **options: Any) -> Any:
+        outcome = prepare(*arguments, **options)
         made.append(outcome)
         if len(made) == 1:
             discard(tmp_path, [outcome.manifest.digest], force=True)
@@ -131,8 +131,8 @@ def test_somebody_who_removes_every_bundle_is_not_worked_for_for_ever(
 ) -> None:
     prepare = loader.prepare
 
-    def prepared_and_removed(*arguments: Any) -> Any:
-        outcome = prepare(*arguments)
+    def prepared_and_removed(*arguments: Any, **options: Any) -> Any:
+        outcome = prepare(*arguments, **options)
         discard(tmp_path, [outcome.manifest.digest], force=True)
         return outcome
 

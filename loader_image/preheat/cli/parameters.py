@@ -42,25 +42,11 @@ def source(location: str, **s3: Any) -> CheckpointSource:
 
 def read_pipeline(path: Path) -> PipelineSpec:
     """The pipeline of a file; raises CheckpointConfigError that names it."""
+    from preheat.configuration import read_document
     from preheat.spec import parse
 
-    document = _read(path)
+    document = read_document(path)
     try:
         return parse(document)
     except CheckpointConfigError as error:
         raise CheckpointConfigError(f"{path}: {error.args[0]}", remedy=error.remedy) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        documents = [found for found in yaml.safe_load_all(path.read_text()) if found]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise CheckpointConfigError(f"{path} cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
-        raise CheckpointConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise CheckpointConfigError(f"{path} must hold one pipeline", remedy="Begin it with `stages:`")
-    return documents[0]

@@ -6,14 +6,17 @@ first report; a call for another model (cross-validation, a sweep) fills that on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from preheat.bundle.data import CheckpointData, open_bundle
+from preheat.configuration import read_document
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointIncompatibleError, NotABundleError
 from preheat.pipeline import CheckpointPipeline
@@ -30,14 +33,19 @@ _history: list[Report] = []
 _restored: WeakSet[Any] = WeakSet()  # optimizers
 
 
-def apply(model: Any, optimizer: Any = None, scheduler: Any = None, *, device: Any = None) -> Report:
+def apply(
+    model: Any, optimizer: Any = None, scheduler: Any = None, pipeline: Any = None, *, device: Any = None
+) -> Report:
     """Run the stages that the bundle in PREHEAT_BUNDLE leaves to this process; call it before the model is wrapped.
 
-    A warm start restores `optimizer` and `scheduler`, each one object or a list of them. Tensors on the meta device get
-    memory on `device`, by default where the rest of the model is. In a process group all ranks call it and return
-    together. Raises a CheckpointError that says whether the model was touched, on every rank.
+    With `pipeline` all of its stages run here, from its source on, and there is no bundle: a CheckpointPipeline, a list
+    of stages, a configuration, or the path of a YAML file. A warm start restores `optimizer` and `scheduler`, each one
+    object or a list of them. Tensors on the meta device get memory on `device`, by default where the rest of the model
+    is. In a process group all ranks call it and return together. Raises a CheckpointError that says whether the model
+    was touched, on every rank.
     """
-    return apply_to(CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler, device=device))
+    context = CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler, device=device)
+    return apply_to(context) if pipeline is None else _fill(context, _pipeline_of(pipeline))
 
 
 def apply_to(*contexts: CheckpointContext) -> Report:
@@ -70,7 +78,8 @@ def _fill_first(contexts: Sequence[CheckpointContext]) -> Report:
     raise refusals[0]
 
 
-def _fill(context: CheckpointContext) -> Report:
+def _fill(context: CheckpointContext, pipeline: CheckpointPipeline | None = None) -> Report:
+    """Fill the model from the bundle, or by a pipeline that begins with a source."""
     model = context.model
     if not callable(getattr(model, "state_dict", None)):
         raise CheckpointConfigError(f"preheat.apply needs a torch.nn.Module, not {type(model).__name__}")
@@ -81,15 +90,15 @@ def _fill(context: CheckpointContext) -> Report:
     started, before = perf_counter(), usage()
     context.ranks = ranks.present()
     with ExitStack() as opened:
-        with context.together("open") as facts:
-            policy.refuse_absent()
-            data = opened.enter_context(closing(open_bundle(bundle_folder())))
-            if context.ranks:
-                facts["checkpoint"] = ranks.identity(data)
+        if pipeline is None:
+            pipeline = _of_bundle(context, opened)
         seconds = {"open": perf_counter() - started}
         with context.together("load") as facts:
-            context = _run(context, data)
-            report = report_of(context, data.manifest, seconds)
+            context = pipeline.execute_sync(context)
+            data = context.checkpoint_data
+            if isinstance(data, CheckpointData):
+                opened.callback(data.close)
+            report = report_of(context, getattr(data, "manifest", None), seconds)
             facts.update(ranks.outcome(report))
     waited = {"wait": context.ranks.waited} if context.ranks else {}
     seconds = {**report.seconds, **waited, "total": perf_counter() - started}
@@ -146,10 +155,27 @@ def applied_any() -> bool:
     return bool(_history)
 
 
-def _run(context: CheckpointContext, data: CheckpointData) -> CheckpointContext:
-    if data.manifest is None:
-        raise NotABundleError(f"{data.blob.uri} has no manifest")
-    pipeline = CheckpointPipeline(data.manifest.stages, continue_on_error=data.manifest.continue_on_error)
+def _of_bundle(context: CheckpointContext, opened: ExitStack) -> CheckpointPipeline:
+    """Put the bundle into the context; returns the stages that it leaves to this process."""
+    with context.together("open") as facts:
+        policy.refuse_absent()
+        data = opened.enter_context(closing(open_bundle(bundle_folder())))
+        if data.manifest is None:
+            raise NotABundleError(f"{data.blob.uri} has no manifest")
+        if context.ranks:
+            facts["checkpoint"] = ranks.identity(data)
     context.checkpoint_data = data
     context.checkpoint_path = context.checkpoint_path or data.blob.uri
-    return pipeline.execute_sync(context)
+    return CheckpointPipeline(data.manifest.stages, continue_on_error=data.manifest.continue_on_error)
+
+
+def _pipeline_of(pipeline: Any) -> CheckpointPipeline:
+    if isinstance(pipeline, CheckpointPipeline):
+        return pipeline
+    if isinstance(pipeline, (str, os.PathLike)):
+        return CheckpointPipeline.from_config(read_document(Path(pipeline)))
+    return (
+        CheckpointPipeline(pipeline)
+        if isinstance(pipeline, (list, tuple))
+        else CheckpointPipeline.from_config(pipeline)
+    )

@@ -20,11 +20,11 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
     """The report of a run, from what its stages recorded in the context."""
     from preheat.strategies.sizes import sizes_of  # torch; a report is also read where there is none
 
-    said = context.metadata
+    said, blob = context.metadata, getattr(context.checkpoint_data, "blob", None)
     return Report(
         pipeline=manifest.pipeline.name if manifest else "",
         source=manifest.source.uri if manifest else str(context.checkpoint_path or ""),
-        version=manifest.source.version if manifest else "",
+        version=manifest.source.version if manifest else getattr(blob, "version", ""),
         strategy=str(said.get("loading_strategy", "custom")),
         loaded=tuple(said.get("transferred_params", ())),
         skipped=said.get("skipped_params", {}),
@@ -40,7 +40,7 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         sizes=sizes_of(context.model) or said.get("model_sizes", {}),
         skipped_sizes=said.get("skipped_sizes", {}),
         notes=(*said.get("loading_notes", ()), *_failed_stages(said), *_training_notes(said)),
-        read=getattr(getattr(context.checkpoint_data, "blob", None), "fetched", 0),
+        read=getattr(blob, "fetched", 0),
         partial=int(said.get("partial_params", 0)),
         ranks=context.ranks.world if context.ranks else 1,
         resumed=_resumed(said),

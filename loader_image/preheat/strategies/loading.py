@@ -48,9 +48,10 @@ def load_matching(
     findings = Findings(checks.warn_only)
     began = perf_counter()
     with collector_paused(), gathered(context):
-        with context.together("match"):
+        with context.together("match") as facts:
             fit = _fit(context, tolerance, mapping, reset)
             fit.weights.check(fit.found.pairs, checks, findings)
+            facts.update(context.ranks.opened(context.checkpoint_data) if context.ranks else {})
         started = perf_counter()
         with touching():
             targets = _targets(fit)
