@@ -116,9 +116,7 @@ def test_a_layer_that_is_tied_to_a_loaded_one_cannot_be_reset(tmp_path):
     model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(5, 4), "head": torch.nn.Linear(4, 5, bias=False)})
     model["head"].weight = model["embed"].weight
     torch.save(model.state_dict(), tmp_path / "tied.pt")
-    with pytest.raises(
-        CheckpointIncompatibleError, match=r"cannot keep its initial value \(reset\): it is tied to"
-    ):
+    with pytest.raises(CheckpointIncompatibleError, match=r"cannot keep its initial value \(reset\): it is tied to"):
         load(LocalSource(str(tmp_path / "tied.pt")), model, ColdStartLoader(reset_layers=("head",)))
 
 
