@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.legacy import validate_checkpoint as validate_checkpoint
     from preheat.pipeline import CheckpointPipeline as CheckpointPipeline
     from preheat.shim.apply import apply as apply
-    from preheat.shim.report import Report as Report
+    from preheat.shim.reports.report import Report as Report
     from preheat.stage import CheckpointSource as CheckpointSource
     from preheat.stage import LoadingStrategy as LoadingStrategy
     from preheat.stage import ModelModifier as ModelModifier

@@ -19,7 +19,7 @@ from preheat.errors import CheckpointValidationError
 from preheat.index import Index, Part, Record, Tensor, joined
 from preheat.plan import make_plan
 from preheat.spec import PipelineSpec
-from preheat.strategies.tensors import read_tensor
+from preheat.strategies.filling.tensors import read_tensor
 from preheat.transfer import engine, gather
 from preheat.transfer.checksum import crc32
 from preheat.transfer.pace import Pace

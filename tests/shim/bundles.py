@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from preheat.bundle.manifest import MANIFEST, WEIGHTS, Manifest, Pipeline, SourceFacts, TensorFacts
-from preheat.strategies.tensors import dtype_name
+from preheat.strategies.filling.tensors import dtype_name
 
 WEIGHTS_ONLY = {"weightsOnly": {}}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preheat.modifiers.adapter_names import paired, received, renamed
+from preheat.modifiers.adapters.names import paired, received, renamed
 
 PARTS = st.sampled_from(["q", "v", "0", "model", "module", "base_model", "base_layer", "original_module", "default"])
 MODULES = st.sets(st.lists(PARTS, min_size=1, max_size=4).map(".".join), min_size=1, max_size=6)

@@ -16,7 +16,7 @@ from preheat.errors import CheckpointConfigError, NotABundleError, NothingMatche
 from preheat.prepare import prepare
 from preheat.shim import guard, lightning
 from preheat.shim.lightning import ApplyCheckpoint, applying_callback
-from preheat.shim.report import Report, rank, report_path
+from preheat.shim.reports.report import Report, rank, report_path
 from preheat.spec import parse
 from preheat.stage import PipelineStage
 

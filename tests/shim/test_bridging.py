@@ -16,12 +16,12 @@ import preheat
 from preheat import CheckpointConfigError, CheckpointContext, CheckpointPipeline
 from preheat.bundle.data import open_bundle
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
-from preheat.shim.report_tree import leaves, model_tree
+from preheat.shim.reports.tree import leaves, model_tree
 from preheat.strategies.bridging import Overlap, bridge
+from preheat.strategies.filling.shards import Target
+from preheat.strategies.filling.slices import Cut, region_of, shape_of
 from preheat.strategies.matching import Entry, match
 from preheat.strategies.resizing import fill_bridged
-from preheat.strategies.shards import Target
-from preheat.strategies.slices import Cut, region_of, shape_of
 from preheat.strategies.weights import IndexedWeights, LoadedWeights
 
 

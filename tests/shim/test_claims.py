@@ -12,7 +12,7 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, NothingMatchedError
 from preheat.pipeline import CheckpointPipeline
 from preheat.stage import Claim, ModelModifier
-from preheat.strategies.shards import Target
+from preheat.strategies.filling.shards import Target
 from preheat.strategies.weights_only import WeightsOnlyLoader
 
 

@@ -19,12 +19,13 @@ from preheat.errors import (
 from preheat.pipeline import CheckpointPipeline
 from preheat.sources import LocalSource
 from preheat.sources.file_blob import FileBlob
-from preheat.strategies import TransferLearningLoader, WeightsOnlyLoader, reads
-from preheat.strategies.filling import fill
-from preheat.strategies.lanes import HostLane
-from preheat.strategies.moves import Move
-from preheat.strategies.reads import plan_reads
-from preheat.strategies.tensors import DTYPES
+from preheat.strategies import TransferLearningLoader, WeightsOnlyLoader
+from preheat.strategies.filling import reads
+from preheat.strategies.filling.fill import fill
+from preheat.strategies.filling.lanes import HostLane
+from preheat.strategies.filling.moves import Move
+from preheat.strategies.filling.reads import plan_reads
+from preheat.strategies.filling.tensors import DTYPES
 from preheat.verify import Verify
 
 

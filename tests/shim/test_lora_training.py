@@ -19,8 +19,8 @@ from preheat.context import CheckpointContext
 from preheat.pipeline import CheckpointPipeline
 from preheat.prepare import prepare
 from preheat.shim.lightning import applying_callback
-from preheat.shim.report_html import page
-from preheat.shim.report_tree import leaves, model_tree
+from preheat.shim.reports.html import page
+from preheat.shim.reports.tree import leaves, model_tree
 from preheat.spec import parse
 
 peft = pytest.importorskip("peft", reason="peft is not installed")

@@ -10,9 +10,9 @@ import preheat
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointIncompatibleError
 from preheat.pipeline import CheckpointPipeline
-from preheat.shim.report_facts import facts
-from preheat.shim.report_html import page
-from preheat.shim.report_tree import leaves, model_tree
+from preheat.shim.reports.facts import facts
+from preheat.shim.reports.html import page
+from preheat.shim.reports.tree import leaves, model_tree
 
 STAGES = [
     {"weightsOnly": {}},

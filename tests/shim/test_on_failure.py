@@ -99,8 +99,8 @@ def test_a_model_without_a_checkpoint_keeps_its_initial_weights_and_the_report_s
 def test_the_table_and_the_page_begin_with_the_failure(going_on, absent, report):
     from rich.console import Console
 
-    from preheat.shim.report_html import page
-    from preheat.shim.report_table import table
+    from preheat.shim.reports.html import page
+    from preheat.shim.reports.table import table
 
     going_on(absent)
     preheat.apply(model())

@@ -16,7 +16,7 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers import PrecisionModifier
 from preheat.pipeline import CheckpointPipeline
-from preheat.shim.report_tree import leaves, model_tree
+from preheat.shim.reports.tree import leaves, model_tree
 
 HALF, FULL = torch.bfloat16, torch.float32
 

@@ -13,7 +13,7 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers import PruningModifier
 from preheat.pipeline import CheckpointPipeline
-from preheat.shim.report_tree import leaves, model_tree
+from preheat.shim.reports.tree import leaves, model_tree
 
 METHODS = ["l1", "random", "structured"]
 

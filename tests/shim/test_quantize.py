@@ -17,7 +17,7 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers import QuantizationModifier
 from preheat.pipeline import CheckpointPipeline
-from preheat.shim.report_tree import leaves, model_tree
+from preheat.shim.reports.tree import leaves, model_tree
 
 NAMES = ["body.0.weight", "body.2.weight"]
 

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 import preheat
 from preheat.cli import app
 from preheat.errors import CheckpointConfigError
-from preheat.shim.report_facts import facts, read
-from preheat.shim.report_html import page
-from preheat.shim.report_table import table
-from preheat.shim.report_tree import join_chains, leaves, model_tree, size_text, skipped_tree
+from preheat.shim.reports.facts import facts, read
+from preheat.shim.reports.html import page
+from preheat.shim.reports.table import table
+from preheat.shim.reports.tree import join_chains, leaves, model_tree, size_text, skipped_tree
 
 STAGES = [
     {"transferLearning": {}},

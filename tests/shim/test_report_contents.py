@@ -13,11 +13,11 @@ import preheat
 from preheat.bundle.store import Store
 from preheat.prepare import prepare
 from preheat.shim import usage
-from preheat.shim.report_facts import facts
-from preheat.shim.report_html import page
-from preheat.shim.report_states import STATES, colours
-from preheat.shim.report_table import table
-from preheat.shim.report_tree import leaves, model_tree
+from preheat.shim.reports.facts import facts
+from preheat.shim.reports.html import page
+from preheat.shim.reports.states import STATES, colours
+from preheat.shim.reports.table import table
+from preheat.shim.reports.tree import leaves, model_tree
 from preheat.spec import parse
 from preheat.stage import ModelModifier
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from preheat.errors import CheckpointSourceError
 from preheat.index import Record, Tensor
 from preheat.sources.file_blob import FileBlob
-from preheat.strategies import ring
-from preheat.strategies.filling import fill
-from preheat.strategies.lanes import CudaLane, HostLane, lane_to
-from preheat.strategies.moves import Move
-from preheat.strategies.ring import pour
-from preheat.strategies.slices import Cut, region_of, shape_of
-from preheat.strategies.staging import lots_of
-from preheat.strategies.tensors import dtype_name
+from preheat.strategies.filling import ring
+from preheat.strategies.filling.fill import fill
+from preheat.strategies.filling.lanes import CudaLane, HostLane, lane_to
+from preheat.strategies.filling.moves import Move
+from preheat.strategies.filling.ring import pour
+from preheat.strategies.filling.slices import Cut, region_of, shape_of
+from preheat.strategies.filling.staging import lots_of
+from preheat.strategies.filling.tensors import dtype_name
 
 
 class LazyLane(HostLane):

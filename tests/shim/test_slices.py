@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from shim.bundles import write_bundle
 
 from preheat.bundle.data import open_bundle
-from preheat.strategies import moves, reads, staging
-from preheat.strategies.filling import fill
-from preheat.strategies.lanes import HostLane
-from preheat.strategies.moves import Move, part_of
-from preheat.strategies.slices import Cut, Spans, region_of, runs_of, shape_of
+from preheat.strategies.filling import moves, reads, staging
+from preheat.strategies.filling.fill import fill
+from preheat.strategies.filling.lanes import HostLane
+from preheat.strategies.filling.moves import Move, part_of
+from preheat.strategies.filling.slices import Cut, Spans, region_of, runs_of, shape_of
 
 
 @st.composite

@@ -109,7 +109,7 @@ class CheckpointData(Mapping[str, Any]):
 
 def read(blob: Blob, tensor: Tensor, checks: Checks) -> Any:
     """One tensor's values as a torch tensor on the CPU; torch is imported here, not before."""
-    from preheat.strategies.tensors import read_tensor
+    from preheat.strategies.filling.tensors import read_tensor
 
     return read_tensor(blob, tensor, checks)
 

@@ -52,7 +52,7 @@ def exec_(
 
 def _tell() -> None:
     """The first of a job's processes says what is done; the others say only what is wrong."""
-    from preheat.shim.report import rank
+    from preheat.shim.reports.report import rank
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("preheat").setLevel(logging.WARNING if rank() else logging.INFO)

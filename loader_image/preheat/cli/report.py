@@ -24,8 +24,8 @@ def report(
 ) -> None:
     """Show what was loaded, cast, skipped, reset, left at its initial value and frozen."""
     with answering(as_json):
-        from preheat.shim.report import rank, report_path
-        from preheat.shim.report_facts import read
+        from preheat.shim.reports.facts import read
+        from preheat.shim.reports.report import rank, report_path
 
         found = read(file or report_path(rank()))
         if html:
@@ -35,13 +35,13 @@ def report(
     elif html:
         typer.echo(str(html.absolute()))
     else:
-        from preheat.shim.report_table import table
+        from preheat.shim.reports.table import table
 
         show(table(found))
 
 
 def _write(found: dict[str, object], path: Path) -> None:
-    from preheat.shim.report_html import page
+    from preheat.shim.reports.html import page
 
     try:
         path.write_text(page(found), encoding="utf-8")

@@ -20,12 +20,12 @@ from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, N
 from preheat.modifiers.norms import is_norm
 from preheat.modifiers.precision import PrecisionModifier
 from preheat.paths import holds, meant, some
+from preheat.strategies.filling.shards import is_spread, local
+from preheat.strategies.filling.tensors import dtype_name
 from preheat.strategies.flattened import is_flattened
 from preheat.strategies.loading import touching
 from preheat.strategies.resuming import listed
-from preheat.strategies.shards import is_spread, local
 from preheat.strategies.targets import memory_key
-from preheat.strategies.tensors import dtype_name
 from preheat.strategies.wrapping import plain
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -50,7 +50,7 @@ class LoRAModifier(ModelModifier):
 
     def claim(self, context: CheckpointContext, checkpoint: Iterable[str], model: Iterable[str]) -> Claim:
         """The adapters of both sides; the base is matched under the names that the model has for it now."""
-        from preheat.modifiers.adapter_names import paired, renamed
+        from preheat.modifiers.adapters.names import paired, renamed
 
         theirs, own = paired(checkpoint, model)
         if not own.adapters and context.optimizer:  # one, or a list
@@ -62,6 +62,6 @@ class LoRAModifier(ModelModifier):
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Adapt, and load; raises before adapters are put in, and takes them out again when those loaded do not fit."""
-        from preheat.modifiers.adapting import adapt
+        from preheat.modifiers.adapters.adapting import adapt
 
         return adapt(context, self)

@@ -19,9 +19,9 @@ from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, N
 from preheat.modifiers.quantize import QuantizationModifier
 from preheat.modifiers.selection import NEVER_CALLED, check_untied, check_whole, layers_at
 from preheat.paths import holds, some
+from preheat.strategies.filling.tensors import dtype_name
 from preheat.strategies.loading import touching
 from preheat.strategies.sizes import held_bytes
-from preheat.strategies.tensors import dtype_name
 from preheat.strategies.wrapping import plain
 
 _GROUP = 128  # weights of a row that share a scale

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
 from preheat.paths import holds, meant
+from preheat.strategies.filling.shards import is_spread
 from preheat.strategies.flattened import is_flattened
-from preheat.strategies.shards import is_spread
 from preheat.strategies.targets import memory_key
 from preheat.strategies.wrapping import plain
 

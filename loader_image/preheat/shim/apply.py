@@ -22,8 +22,8 @@ from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointInc
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim import guard, policy, ranks
 from preheat.shim.environment import bundle_folder
-from preheat.shim.report import Report, publish
-from preheat.shim.report_making import report_of
+from preheat.shim.reports.making import report_of
+from preheat.shim.reports.report import Report, publish
 from preheat.shim.usage import growth, usage
 from preheat.strategies.warm_start import WARM_START
 

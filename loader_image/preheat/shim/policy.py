@@ -19,8 +19,8 @@ from preheat.errors import TOUCHED, CheckpointError
 from preheat.pipeline import fingerprint
 from preheat.shim import guard
 from preheat.shim.environment import bundle_folder
-from preheat.shim.report import Report, publish
-from preheat.shim.report_making import failure_report
+from preheat.shim.reports.making import failure_report
+from preheat.shim.reports.report import Report, publish
 from preheat.spec import CONTINUE
 
 

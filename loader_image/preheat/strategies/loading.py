@@ -14,9 +14,10 @@ from preheat.checks import Checks, Findings
 from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointError, CheckpointLoadError
 from preheat.strategies.bridging import Bridges, bridge, computed
-from preheat.strategies.checking import check_finite
 from preheat.strategies.claims import claimed, left_to
 from preheat.strategies.collector import collector_paused
+from preheat.strategies.filling.checking import check_finite
+from preheat.strategies.filling.shards import Target, target_of
 from preheat.strategies.flattened import gathered
 from preheat.strategies.leaving import BUFFER, COMPUTED, Left, among, keeping, leave, resetting
 from preheat.strategies.mapped import MappedStrategy, ResizingStrategy
@@ -24,7 +25,6 @@ from preheat.strategies.matching import Match, Tolerance, check, match
 from preheat.strategies.memory import Needed, needed, provide
 from preheat.strategies.naming import Named, named
 from preheat.strategies.resizing import fill_bridged
-from preheat.strategies.shards import Target, target_of
 from preheat.strategies.sizes import sizes_in, sizes_of_tensors
 from preheat.strategies.targets import buffers_of, entries_of, memory_key, tensors_of
 from preheat.strategies.weights import Weights, open_weights

@@ -15,7 +15,7 @@ import torch
 
 from preheat.errors import CheckpointIncompatibleError, CheckpointLoadError
 from preheat.paths import some
-from preheat.strategies.shards import is_spread, local
+from preheat.strategies.filling.shards import is_spread, local
 
 # torch's own attention and transformer modules keep theirs behind an underscore.
 _METHODS = ("reset_parameters", "_reset_parameters")

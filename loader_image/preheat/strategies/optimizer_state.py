@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import CheckpointIncompatibleError
 from preheat.formats.optimizer_names import names_of
-from preheat.strategies.shards import is_spread, target_of
+from preheat.strategies.filling.shards import is_spread, target_of
 from preheat.strategies.wrapping import followed
 
 #: Entries of torch's own optimizers that have the shape of their parameter.

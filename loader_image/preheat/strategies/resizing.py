@@ -12,9 +12,9 @@ from math import prod
 import torch
 
 from preheat.strategies.bridging import Bridge, Kernel, Overlap, Resampling
-from preheat.strategies.moves import part_of
-from preheat.strategies.shards import Target
-from preheat.strategies.slices import Runs, shape_of
+from preheat.strategies.filling.moves import part_of
+from preheat.strategies.filling.shards import Target
+from preheat.strategies.filling.slices import Runs, shape_of
 from preheat.strategies.weights import Weights
 
 

@@ -19,11 +19,11 @@ from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, N
 from preheat.formats.layouts import WEIGHT_KEYS
 from preheat.formats.optimizer_names import follow
 from preheat.formats.training_state import Parts, opaque_in, require_optimizer
+from preheat.strategies.filling.spread_state import read_entry
 from preheat.strategies.loading import load_matching, origin, touching
 from preheat.strategies.mapped import MappedStrategy
 from preheat.strategies.matching import Tolerance
 from preheat.strategies.optimizer_state import Matched, match_optimizer
-from preheat.strategies.spread_state import read_entry
 from preheat.strategies.warm_start import WARM_START
 from preheat.strategies.weights import open_weights
 from preheat.strategies.wrapping import plain

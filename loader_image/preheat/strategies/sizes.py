@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from preheat.strategies.filling.shards import is_spread
+from preheat.strategies.filling.tensors import DTYPES, dtype_name
 from preheat.strategies.flattened import is_flattened
 from preheat.strategies.matching import Entry
-from preheat.strategies.shards import is_spread
-from preheat.strategies.tensors import DTYPES, dtype_name
 
 #: `dtype`, `shape`, `elements` and `bytes`; `frozen` for a parameter that gets no gradient.
 Size = Mapping[str, Any]

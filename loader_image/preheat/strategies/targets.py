@@ -10,10 +10,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import CheckpointIncompatibleError
+from preheat.strategies.filling.shards import local
+from preheat.strategies.filling.tensors import dtype_name
 from preheat.strategies.flattened import gathered_state, is_flattened
 from preheat.strategies.matching import Entry
-from preheat.strategies.shards import local
-from preheat.strategies.tensors import dtype_name
 
 
 def tensors_of(model: Any) -> dict[str, torch.Tensor]:

@@ -15,13 +15,13 @@ from preheat.formats.averages import COUNT, choose, completed, of_model, said, t
 from preheat.formats.layouts import WEIGHT_KEYS, averaged
 from preheat.index import Index, Tensor
 from preheat.paths import some
-from preheat.strategies.checking import check_before
-from preheat.strategies.filling import fill
+from preheat.strategies.filling.checking import check_before
+from preheat.strategies.filling.fill import fill
+from preheat.strategies.filling.moves import Move, part_of
+from preheat.strategies.filling.shards import Target, local
+from preheat.strategies.filling.tensors import read_tensor
 from preheat.strategies.matching import Entry
-from preheat.strategies.moves import Move, part_of
-from preheat.strategies.shards import Target, local
 from preheat.strategies.targets import entries_of, is_dense, memory_key
-from preheat.strategies.tensors import read_tensor
 
 
 class Weights(Protocol):

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from preheat.blob import Blob
-from preheat.strategies.lanes import Lane
-from preheat.strategies.reads import processors
-from preheat.strategies.staging import Lot
+from preheat.strategies.filling.lanes import Lane
+from preheat.strategies.filling.reads import processors
+from preheat.strategies.filling.staging import Lot
 
 #: Threads that read, at most: so many keep a link of 50 GB/s busy.
 READERS = 12

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preheat.errors import CheckpointConfigError
-from preheat.shim.report_tree import size_text
+from preheat.shim.reports.tree import size_text
 
 _SHAPE = {
     **dict.fromkeys(("totals", "source", "skipped", "leftInitial", "casts", "tensors", "skippedTensors"), dict),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from preheat.errors import CheckpointIncompatibleError
-from preheat.strategies.slices import Cut, Region, region_of, shape_of
+from preheat.strategies.filling.slices import Cut, Region, region_of, shape_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from preheat.strategies.staging import Lot
+from preheat.strategies.filling.staging import Lot
 
 #: Pieces of this size on average go to their places on a device one by one: each is worth a transfer of its own.
 _LARGE = 1 << 20

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError
-from preheat.modifiers.adapter_names import Spelling
+from preheat.modifiers.adapters.names import Spelling
 from preheat.modifiers.lora import LoRAModifier
 
 #: What peft calls them in an adapter_config.json.

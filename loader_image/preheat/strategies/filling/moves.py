@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from preheat.index import Tensor
-from preheat.strategies.slices import Region, gap_of, runs_of
-from preheat.strategies.tensors import DTYPES
+from preheat.strategies.filling.slices import Region, gap_of, runs_of
+from preheat.strategies.filling.tensors import DTYPES
 
 #: Bytes between two parts that are read and dropped, in place of a second call of the kernel. A page: the disk reads no
 #: more than without them.

@@ -16,10 +16,7 @@ import torch
 from preheat.checks import Checks, Findings
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
-from preheat.modifiers.adapter_names import Spelling, paired, received
-from preheat.modifiers.adapter_report import Adapted, Loaded, tell
-from preheat.modifiers.adapter_settings import compare, settings
-from preheat.modifiers.injection import (
+from preheat.modifiers.adapters.injection import (
     Snapshot,
     adapters_of,
     inject,
@@ -27,12 +24,15 @@ from preheat.modifiers.injection import (
     refuse_flattened,
     refuse_idle_optimizers,
 )
+from preheat.modifiers.adapters.names import Spelling, paired, received
+from preheat.modifiers.adapters.outcome import Adapted, Loaded, tell
+from preheat.modifiers.adapters.settings import compare, settings
 from preheat.modifiers.lora import LoRAModifier
 from preheat.paths import some
-from preheat.strategies.checking import check_finite
+from preheat.strategies.filling.checking import check_finite
+from preheat.strategies.filling.shards import target_of
 from preheat.strategies.loading import touching
 from preheat.strategies.matching import Match, Tolerance, check, match
-from preheat.strategies.shards import target_of
 from preheat.strategies.targets import check_fillable, entries_of, named_tensors
 from preheat.strategies.weights import Weights, open_weights
 

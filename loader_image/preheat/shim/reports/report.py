@@ -14,7 +14,7 @@ from tempfile import gettempdir
 from typing import Any
 
 from preheat.paths import some
-from preheat.shim.report_facts import modifier_text
+from preheat.shim.reports.facts import modifier_text
 from preheat.strategies.leaving import asked_for
 
 log = logging.getLogger("preheat")

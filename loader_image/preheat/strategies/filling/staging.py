@@ -11,10 +11,10 @@ from math import prod
 
 import torch
 
-from preheat.strategies.moves import Move, part_of
-from preheat.strategies.reads import Read, joined, views_of
-from preheat.strategies.slices import Region, Spans
-from preheat.strategies.tensors import DTYPES, memory_of
+from preheat.strategies.filling.moves import Move, part_of
+from preheat.strategies.filling.reads import Read, joined, views_of
+from preheat.strategies.filling.slices import Region, Spans
+from preheat.strategies.filling.tensors import DTYPES, memory_of
 
 #: Bytes of rows that are read whole and cut: the processor still has them at hand when it cuts.
 _ROWS = 1 << 20

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from preheat.context import CheckpointContext
-from preheat.modifiers.adapter_names import spelled
+from preheat.modifiers.adapters.names import spelled
 from preheat.paths import some
 from preheat.strategies.claims import CLAIMED
 from preheat.strategies.matching import Match

@@ -9,8 +9,8 @@ from preheat.bundle.manifest import Manifest
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError
 from preheat.paths import some
-from preheat.shim.report import Report, rank
-from preheat.shim.report_tree import NO_CHECKPOINT
+from preheat.shim.reports.report import Report, rank
+from preheat.shim.reports.tree import NO_CHECKPOINT
 
 #: The strategy of a process that goes on without a checkpoint.
 NONE = "none"

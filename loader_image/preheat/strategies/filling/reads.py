@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from preheat.blob import Blob
-from preheat.strategies.moves import GAP, Move
-from preheat.strategies.tensors import memory_of, read_into
+from preheat.strategies.filling.moves import GAP, Move
+from preheat.strategies.filling.tensors import memory_of, read_into
 
 #: Bytes of one read.
 PORTION = 16 << 20

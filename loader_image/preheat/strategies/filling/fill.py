@@ -13,12 +13,12 @@ import torch
 
 from preheat.blob import Blob
 from preheat.checks import Checks
-from preheat.strategies.lanes import lane_to
-from preheat.strategies.moves import Move, part_of
-from preheat.strategies.reads import execute, plan_reads
-from preheat.strategies.ring import pour
-from preheat.strategies.staging import ALIGNMENT, lots_of
-from preheat.strategies.tensors import read_tensor
+from preheat.strategies.filling.lanes import lane_to
+from preheat.strategies.filling.moves import Move, part_of
+from preheat.strategies.filling.reads import execute, plan_reads
+from preheat.strategies.filling.ring import pour
+from preheat.strategies.filling.staging import ALIGNMENT, lots_of
+from preheat.strategies.filling.tensors import read_tensor
 
 
 def fill(blob: Blob, moves: Iterable[Move]) -> int:

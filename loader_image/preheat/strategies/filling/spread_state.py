@@ -10,11 +10,11 @@ import torch
 from preheat.bundle.training import TrainingState
 from preheat.checks import Findings
 from preheat.index import Tensor
-from preheat.strategies.checking import check_records
-from preheat.strategies.filling import fill
-from preheat.strategies.moves import Move, part_of
-from preheat.strategies.shards import target_of
-from preheat.strategies.tensors import DTYPES
+from preheat.strategies.filling.checking import check_records
+from preheat.strategies.filling.fill import fill
+from preheat.strategies.filling.moves import Move, part_of
+from preheat.strategies.filling.shards import target_of
+from preheat.strategies.filling.tensors import DTYPES
 
 
 def read_entry(entry: Mapping[str, Any], parameter: torch.Tensor, training: TrainingState) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from preheat.blob import Blob
 from preheat.checks import Checks, Findings
 from preheat.index import Tensor
-from preheat.strategies.checking import check_records
+from preheat.strategies.filling.checking import check_records
 
 #: torch's dtypes by the names of the safetensors format.
 DTYPES = {

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError
-from preheat.modifiers.adapter_settings import TARGETS, WHOLE
-from preheat.modifiers.layers import exactly, for_peft, named, targeted
+from preheat.modifiers.adapters.layers import exactly, for_peft, named, targeted
+from preheat.modifiers.adapters.settings import TARGETS, WHOLE
+from preheat.strategies.filling.shards import is_spread
 from preheat.strategies.flattened import is_flattened
-from preheat.strategies.shards import is_spread
 
 _NAME = "default"  # peft's, too, for an adapter that is given none
 _CONFIG = "peft_config"
