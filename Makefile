@@ -44,10 +44,16 @@ setup: .venv/.synced  ## install everything the other verbs need
 # Three processes keep two cores busy: many tests wait for a process of their own.
 APART := .venv/bin/pytest -m "not cluster" -n 3 --dist loadfile
 
+# The cluster's tests mostly wait: they run beside the others, which step back for them, and are told of at the end.
 test: setup  ## run every test, the real cluster included
 	@$(CLUSTER_PY) prepare || [ "$$CI" != true ]  # a machine that cannot run it skips those tests, and says so
-	@$(APART) $(ARGS)
-	@.venv/bin/pytest -m cluster $(ARGS)
+	@set -m; told=$$(mktemp); status=0; \
+	.venv/bin/pytest -m cluster $(ARGS) > $$told 2>&1 & cluster=$$!; \
+	trap 'kill -INT -- -$$cluster' INT TERM; \
+	nice $(APART) $(ARGS) || status=$$?; \
+	[ $$status != 2 ] || kill -INT -- -$$cluster; \
+	echo "==> waiting for the tests that need the cluster"; \
+	wait $$cluster || status=$$?; cat $$told; rm $$told; exit $$status
 
 test-fast: setup  ## run the tests that need no cluster
 	@$(APART) $(ARGS)

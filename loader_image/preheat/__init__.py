@@ -82,7 +82,7 @@ _EXPORTS = {
     ),
     "pipeline": ("CheckpointPipeline",),
     "shim.apply": ("apply",),
-    "shim.report": ("Report",),
+    "shim.reports.report": ("Report",),
     "stage": ("CheckpointSource", "LoadingStrategy", "ModelModifier", "PipelineStage"),
     "verbs.verification": ("Verified", "verify_checkpoint"),
 }

@@ -229,6 +229,8 @@ def test_the_guard_refuses_steps_until_a_checkpoint_is_applied(in_bundle, wanted
     in_bundle(wanted)
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters())
+    hooks = sys.modules["torch.optim.optimizer"]._global_optimizer_pre_hooks
+    before = dict(hooks)
     guard.install()
     guard.install()
     try:
@@ -236,7 +238,7 @@ def test_the_guard_refuses_steps_until_a_checkpoint_is_applied(in_bundle, wanted
             optimizer.step()
         preheat.apply(model)
         optimizer.step()
-        assert not sys.modules["torch.optim.optimizer"]._global_optimizer_pre_hooks
+        assert dict(hooks) == before
     finally:
         guard.release()
 

@@ -103,13 +103,14 @@ class _Restoring:
         self._trainer, self._training, self._mapping, self._parts = trainer, training, mapping, parts
         self._begun = begun
         self._restored: list[str] = []
+        self._confirmed = False
 
     def attach(self) -> Callable[[], None]:
         """Put the methods onto the Trainer; what is returned removes them."""
         trainer = vars(self._trainer)
         ours = dict(zip((*_OURS, _OURS_IF_THERE), (self._objects, self._random, self._nothing), strict=True))
         trainer.update(ours)
-        hook = register_optimizer_step_pre_hook(lambda *_: self._confirm(hook))
+        hook = register_optimizer_step_pre_hook(lambda *_: self._confirm())
 
         def detach() -> None:
             hook.remove()
@@ -147,8 +148,11 @@ class _Restoring:
     def _nothing(self, checkpoint: Any = None) -> None:
         """In place of `_load_scaler`."""
 
-    def _confirm(self, hook: Any) -> None:
-        hook.remove()
+    def _confirm(self) -> None:
+        """Before each step, since torch runs through its hooks and none can be removed meanwhile; asks once."""
+        if self._confirmed:
+            return
+        self._confirmed = True
         step, wanted = self._trainer.state.global_step, self.progress["global_step"]
         if not self._restored or step != wanted:
             raise NoWeightsError(

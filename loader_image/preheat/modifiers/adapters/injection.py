@@ -100,6 +100,9 @@ def passed_by(model: torch.nn.Module) -> list[str]:
     ]
 
 
+_watching: list[Any] = []  # handle of the hook, of which one is enough
+
+
 def refuse_idle_optimizers() -> None:
     """Have the step of an optimizer fail that was built before the adapters, and so holds what is frozen alone.
 
@@ -118,7 +121,9 @@ def refuse_idle_optimizers() -> None:
                 remedy="Call preheat.apply(model) before the optimizer is built",
             )
 
-    register_optimizer_step_pre_hook(refuse)
+    while _watching:
+        _watching.pop().remove()
+    _watching.append(register_optimizer_step_pre_hook(refuse))
 
 
 def refuse_flattened(model: torch.nn.Module) -> None:
