@@ -312,8 +312,10 @@ def test_two_at_once_agree(controller, cluster, tenant, tmp_path) -> None:
     [_] = [e for e in tenant.events("CheckpointLoaded") if e["involvedObject"]["name"] == "p0"]
 
 
-def test_it_ends_in_time_when_told_to(cluster, crds, tmp_path) -> None:
+def test_it_ends_in_time_when_told_to(cluster, crds, tenant, tmp_path) -> None:
     with running(cluster, tmp_path / "log") as process:
+        tenant.apply()
+        eventually(lambda: tenant.condition())  # kopf watches by now: while it still scans, its end is an error
         began = time.monotonic()
         assert process.end() == 0, process.log.read_text()
         assert time.monotonic() - began < 10
