@@ -10,16 +10,15 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import httpx2
 import structlog
 
-from preheat_operator.api import GROUP, PLURAL, VERSION, Pipeline
-from preheat_operator.source_check import pin_of
+from preheat_operator.admission import Entry
+from preheat_operator.api import GROUP, PLURAL, VERSION
 
 PATH = f"apis/{GROUP}/{VERSION}/{PLURAL}"
 
@@ -37,30 +36,6 @@ class Pace:
     stale: float = 120  # after which what is known is no longer trusted
     first_delay: float = 0.25  # before listing again; doubles up to the last
     last_delay: float = 10
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One resource as the API server holds it; parsed when a pod first asks for it."""
-
-    resource: Mapping[str, Any]
-
-    @property
-    def pin(self) -> dict[str, str] | None:
-        """The version of the source that a check has found, for all pods."""
-        return pin_of(self.resource)
-
-    def with_status(self, resource: Mapping[str, Any]) -> Entry:
-        """The entry of the same spec with another status: what was parsed stays parsed."""
-        entry = Entry(resource)
-        if "pipeline" in vars(self):
-            vars(entry)["pipeline"] = self.pipeline
-        return entry
-
-    @cached_property
-    def pipeline(self) -> Pipeline:
-        """The parsed pipeline; raises CheckpointConfigError when its spec cannot be used."""
-        return Pipeline.parse(self.resource)
 
 
 class WatchError(Exception):
@@ -202,10 +177,3 @@ def _key(resource: Mapping[str, Any]) -> Key:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def listed(names: Iterable[str], most: int = 10) -> str:
-    """Names for a sentence, cut after `most`."""
-    shown = list(names)
-    rest = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return ", ".join(shown[:most]) + rest

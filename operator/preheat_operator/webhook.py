@@ -24,10 +24,11 @@ from lightkube.config.kubeconfig import KubeConfig
 
 from preheat.errors import CheckpointError
 from preheat_operator import health, metrics
-from preheat_operator.api import LABEL, Pipeline
-from preheat_operator.cache import PipelineCache, listed
+from preheat_operator.admission import Entry, admit, missing
+from preheat_operator.api import LABEL
+from preheat_operator.cache import PipelineCache
 from preheat_operator.certificates import ServingCertificate
-from preheat_operator.injection import PodRefusedError, cautions, inject
+from preheat_operator.injection import cautions
 from preheat_operator.json_patch import json_patch
 from preheat_operator.settings import Settings
 
@@ -115,26 +116,15 @@ class Webhook:
             return Answer("ignored")
         if not self._cache.synced:
             return Answer("error", refusal="Preheat is starting and knows no pipelines yet. Try again", code=503)
-        pipeline, pin = await self._pipeline(namespace, labels[LABEL])
-        try:
-            injected = inject(pod, pipeline, self._settings, pin)
-        except CheckpointError as error:
-            raise PodRefusedError(f"CheckpointPipeline {namespace}/{pipeline.name}: {error}") from error
+        injected = admit(pod, namespace, await self._entry(namespace, labels[LABEL]), self._settings)
         patch = json_patch(pod, injected)
         return Answer("injected" if patch else "unchanged", patch, tuple(cautions(injected)) if patch else ())
 
-    async def _pipeline(self, namespace: str, name: str) -> tuple[Pipeline, Mapping[str, str] | None]:
+    async def _entry(self, namespace: str, name: str) -> Entry:
         entry = await self._cache.find(namespace, name, self._patience) if name else None
         if entry is None:
-            known = self._cache.names(namespace)
-            remedy = f"There are: {listed(known)}" if known else "There is none: create it first"
-            raise PodRefusedError(
-                f"label {LABEL}: namespace {namespace} has no CheckpointPipeline {name!r}", remedy=remedy
-            )
-        try:
-            return entry.pipeline, entry.pin
-        except CheckpointError as error:
-            raise PodRefusedError(f"CheckpointPipeline {namespace}/{name} cannot be used: {error}") from error
+            raise missing(namespace, name, self._cache.names(namespace))
+        return entry
 
 
 def _question(body: bytes) -> Mapping[str, Any]:

@@ -23,8 +23,9 @@ from aiohttp import ClientSession, TCPConnector
 from aiohttp.test_utils import TestClient, TestServer
 
 from preheat_operator import webhook as subject
+from preheat_operator.admission import Entry
 from preheat_operator.authority import renewed
-from preheat_operator.cache import Entry, PipelineCache
+from preheat_operator.cache import PipelineCache
 from preheat_operator.certificates import ServingCertificate
 from preheat_operator.injection import inject
 from preheat_operator.settings import Settings
@@ -187,7 +188,7 @@ async def test_a_bug_refuses_the_pod_and_shows_nothing_of_itself(
         raise RuntimeError("token-123")
 
     cache.tell("finetune")
-    monkeypatch.setattr(subject, "inject", broken)
+    monkeypatch.setattr(subject, "admit", broken)
     response = await ask(review(pod()))
     assert response["allowed"] is False
     assert response["status"]["code"] == 500
