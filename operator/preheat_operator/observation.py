@@ -260,14 +260,17 @@ def _identifier(value: object) -> str:
     return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else ""
 
 
-def _reasons(error: type[CheckpointError]) -> Iterator[tuple[int, str]]:
-    yield error.exit_code, error.reason
+def _reasons(error: type[CheckpointError]) -> dict[object, str]:
+    """The reason of each exit code that the loader knows; errors of the operator's own say nothing of a container."""
+    found: dict[object, str] = {error.exit_code: error.reason}
     for child in error.__subclasses__():
-        yield from _reasons(child)
+        if child.__module__ == CheckpointError.__module__:
+            found |= {code: reason for code, reason in _reasons(child).items() if code not in found}
+    return found
 
 
 _IDENTIFIER = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 _FIELD = re.compile(r'"(outcome|reason|message|remedy)":\s*"((?:[^"\\]|\\.)*)')
-_REASON_OF_CODE: Mapping[object, str] = MappingProxyType(dict(_reasons(CheckpointError)))
+_REASON_OF_CODE: Mapping[object, str] = MappingProxyType(_reasons(CheckpointError))
 #: What a failure's reason can be, unless somebody else than the loader wrote it.
 REASONS = frozenset(_REASON_OF_CODE.values()) | _STUCK | {"Killed", "PodFailed"}

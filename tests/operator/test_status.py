@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from preheat_operator.observation import PodReport, observe
+from preheat_operator.injection import PodRefusedError
+from preheat_operator.observation import REASONS, PodReport, observe
 from preheat_operator.status import differs, human_bytes, pod_counts, wanted_status
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
@@ -204,6 +205,10 @@ def test_a_loader_that_cannot_speak_clearly_still_gets_a_reason(end: dict[str, A
     assert failure is not None
     assert failure.reason == reason
     assert part in failure.message
+
+
+def test_what_only_the_webhook_says_is_no_reason_of_a_loader() -> None:
+    assert PodRefusedError.reason not in REASONS
 
 
 def test_an_unpullable_image_names_what_to_check() -> None:
