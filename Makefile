@@ -10,6 +10,8 @@ UV_VERSION := 0.13.9
 UV := $(PREHEAT_CACHE)/uv-$(UV_VERSION)/bin/uv
 PY := .venv/bin/python
 CLUSTER_PY := PYTHONPATH=tests $(PY) -m cluster
+# Python compiles what it imports once, and not in each of the thousand processes that tests and benchmarks start.
+unexport PYTHONDONTWRITEBYTECODE
 # local: a Kubernetes of our own on this machine; kind: needs Docker; current: the current kubeconfig
 CLUSTER ?= local
 
