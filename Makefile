@@ -70,9 +70,8 @@ format: setup  ## let ruff mend what it can
 	@.venv/bin/ruff check --fix --quiet .
 	@.venv/bin/ruff format --quiet .
 
-crds: setup  ## write crds/ and the chart's copy from the stages
+crds: setup  ## write crds/, the chart's copy and docs/reference.md from the stages
 	@$(PY) -m preheat_operator crds
-
 
 demo: setup  ## show the product at work on a real cluster (CLUSTER=local, kind or current)
 	@PYTHONPATH=tests:examples $(PY) -m demo $(CLUSTER)

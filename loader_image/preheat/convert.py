@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
@@ -24,6 +24,14 @@ FLOATING = frozenset(("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"))
 @dataclass(frozen=True)
 class Convert(NameMapping):
     """Take some of the tensors, under other names, in another precision."""
+
+    example: ClassVar[str] = r"""
+convert:
+  exclude: ['^head\.']
+  stripPrefix: [module.]
+  rename: [{pattern: '^layers\.', replacement: blocks.}]
+  dtype: bfloat16
+"""
 
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Precision of all floating weights, fp8 included, rounded to the nearest; other tensors stay. Default: theirs."""

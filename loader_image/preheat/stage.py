@@ -90,6 +90,9 @@ def check_limits(instance: object) -> None:
 class PipelineStage(ABC):
     """One step of a pipeline. Subclasses that are dataclasses have their parameters checked when they are built."""
 
+    #: One stage of this kind in a resource, in YAML, as the reference shows it.
+    example: ClassVar[str] = ""
+
     def __post_init__(self) -> None:
         """Check every declared bound; families add their own rules and call this first."""
         if is_dataclass(self):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 from preheat.blob import Blob, Patience
 from preheat.checks import CHECKS, Check, Checks, Findings
@@ -25,6 +25,13 @@ from preheat.stage import CheckpointSource, Limit, PipelineStage
 @dataclass(frozen=True)
 class Verify(PipelineStage):
     """Check the checkpoint's bytes as they pass; a failed check publishes nothing."""
+
+    example: ClassVar[str] = r"""
+verify:
+  crc64nvme: ruCbyJR4oS0=
+  expect: {tensors: 148, names: ['^encoder\.'], shapes: {head.weight: [10, 768]}}
+  warnOnly: [finite]
+"""
 
     sha256: Annotated[str, Limit(max_length=64, pattern=r"^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the whole object in hexadecimal. The loader then reads all of it, not only the selected tensors."""

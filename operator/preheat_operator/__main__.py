@@ -40,10 +40,11 @@ def webhook() -> None:
 
 @app.command()
 def crds(root: Path = Path()) -> None:
-    """Write crds/ and the chart's copy under ROOT from the models."""
-    from preheat_operator import crd
+    """Write crds/, the chart's copy and docs/reference.md under ROOT from the models."""
+    from preheat_operator import crd, reference
 
     crd.write(root)
+    reference.write(root)
 
 
 def _settings() -> Settings:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -147,8 +148,23 @@ def rows(page, title):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_inside_the_repository_lead_somewhere(page):
-    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    links = re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", prose(page))
+    lost = [name for name, _ in links if not (page.parent / name).exists()]
+    named = [(page.parent / name if name else page, anchor) for name, anchor in links if anchor]
+    lost += [f"{target.name}#{anchor}" for target, anchor in named if anchor not in anchors(target)]
+    assert lost == []
+
+
+def prose(page):
+    """The page without what it shows as code, which may look like anything."""
+    return re.sub(r"`[^`\n]*`", "`", _FENCE.sub("", page.read_text()))
+
+
+@cache
+def anchors(page):
+    """Under which names the page's headings can be linked to."""
+    titles = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "frameworks", "python-api"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from preheat.construction import construct, import_class
 from preheat.context import CheckpointContext
@@ -13,6 +13,8 @@ from preheat.stage import Limit, ModelModifier
 @dataclass(frozen=True)
 class CustomModifier(ModelModifier):
     """Run a stage class from the training image, in the training process."""
+
+    example: ClassVar[str] = "custom: {target: my_module.MyModifier, params: {rank: 8}}"
 
     target: Annotated[str, Limit(max_length=512, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
     """Dotted path of the class, such as `my_module.MyModifier`; it has `async def process(self, context)`."""

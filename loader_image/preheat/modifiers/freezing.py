@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from preheat.context import CheckpointContext
 from preheat.paths import SomePaths, listed
@@ -12,6 +13,8 @@ from preheat.stage import ModelModifier
 @dataclass(frozen=True)
 class FreezingModifier(ModelModifier):
     """Freeze parameters: they get no gradient and do not change."""
+
+    example: ClassVar[str] = "freezing: {layers: [encoder, processor.0], evalNorms: true}"
 
     layers: SomePaths
     """Dotted paths of submodules or parameters, such as `encoder` or `processor.0`; `*` matches within one name."""

@@ -16,6 +16,8 @@ from preheat.stage import Claim, Limit, ModelModifier
 class LoRAModifier(ModelModifier):
     """Put LoRA adapters into the model with peft, and load those that the checkpoint holds; all else is frozen."""
 
+    example: ClassVar[str] = "lora: {rank: 16, alpha: 32, targets: [q_proj, v_proj], modulesToSave: [head]}"
+
     loads: ClassVar[bool] = True
 
     rank: Annotated[int | None, Limit(minimum=1)] = None

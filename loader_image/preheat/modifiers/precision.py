@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from preheat.construction import part
 from preheat.context import CheckpointContext
@@ -35,6 +35,8 @@ class PrecisionRule:
 @dataclass(frozen=True)
 class PrecisionModifier(ModelModifier):
     """Cast parameters and floating buffers, each once. They stay cast: in the optimizer, in what is saved."""
+
+    example: ClassVar[str] = "precision: {dtype: bfloat16, norms: float32, rules: [{layers: [head], dtype: float32}]}"
 
     dtype: Precision | None = None
     """Type of everything that is named nowhere below. Default: each tensor keeps its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
@@ -16,6 +16,8 @@ Method = Literal["l1", "random", "structured"]
 @dataclass(frozen=True)
 class PruningModifier(ModelModifier):
     """Make a share of the weights of linear and convolution layers zero, with torch's own pruning."""
+
+    example: ClassVar[str] = "prune: {layers: [body], amount: 0.3, method: structured}"
 
     layers: SomePaths
     """Dotted paths of layers, or of submodules: all such layers in them; `*` matches within one name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
@@ -16,6 +16,8 @@ Weights = Literal["int8", "int4", "float8"]
 @dataclass(frozen=True)
 class QuantizationModifier(ModelModifier):
     """Quantize the weights of frozen linear layers with torchao, which has to be in the training image."""
+
+    example: ClassVar[str] = "quantize: {layers: [body], weights: int8, keep: [body.0]}"
 
     layers: SomePaths
     """Dotted paths of linear layers, or of submodules: all linear layers in them; `*` matches within one name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from preheat.context import CheckpointContext
 from preheat.paths import SomePaths, listed
@@ -12,6 +13,8 @@ from preheat.stage import ModelModifier
 @dataclass(frozen=True)
 class ResetModifier(ModelModifier):
     """Re-initialise layers after the weights are in, each by its own `reset_parameters()`."""
+
+    example: ClassVar[str] = "reset: {layers: [head]}"
 
     layers: SomePaths
     """Dotted paths of submodules, such as `head` or `processor.3`; `*` matches within one name."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import (
@@ -28,6 +28,13 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class FallbackSource(CheckpointSource):
     """Read the checkpoint from the first of several sources that has it."""
+
+    example: ClassVar[str] = """
+fallback:
+  sources:
+  - s3: {bucket: near, key: model-v1.ckpt, region: eu-central-1}
+  - http: {url: "https://models.example.org/model-v1.ckpt"}
+"""
 
     sources: Annotated[tuple[CheckpointSource, ...], Limit(min_length=1, max_length=8)]
     """The sources, in order. One is passed over when it has nothing there, refuses access, or cannot be reached."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError
@@ -27,6 +27,8 @@ _HARMLESS = frozenset({"anon", "anonymous", "google_default", "cloud"})
 @dataclass(frozen=True)
 class FsspecSource(CheckpointSource):
     """Read the checkpoint by ranges through fsspec, such as gs://bucket/key; the loader's image holds the packages."""
+
+    example: ClassVar[str] = 'fsspec: {url: "gs://my-models/model-v1.ckpt", options: {project: my-project}}'
 
     url: Annotated[str, Limit(max_length=2048, pattern=r"^[a-z][a-z0-9+.-]*://[^\s]+$")]
     """URL of the file, of the index or `.metadata` of a checkpoint of several, or, ending in a slash, of their folder.

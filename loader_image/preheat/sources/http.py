@@ -19,6 +19,8 @@ ANONYMOUS = "anonymous reads without credentials: remove secretRef, or set anony
 class HTTPSource(CheckpointSource):
     """Read the checkpoint over HTTP or HTTPS, by ranges."""
 
+    example: ClassVar[str] = 'http: {url: "https://models.example.org/model-v1.ckpt", secretRef: models-token}'
+
     # No user:password@ before the first slash: a resource is no place for credentials.
     url: Annotated[str, Limit(max_length=2048, pattern=r"^https?://[^@/?#\s]+(/[^\s]*)?$")]
     """URL of the file, of the index or `.metadata` of a checkpoint of several, or, ending in a slash, of their folder.

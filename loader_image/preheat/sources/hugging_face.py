@@ -23,6 +23,8 @@ ENDPOINT = "https://huggingface.co"
 class HuggingFaceSource(CheckpointSource):
     """Read the checkpoint from a model repository of the Hugging Face Hub, by ranges, at one commit."""
 
+    example: ClassVar[str] = "huggingFace: {repo: org/model-7b, revision: v1.2, secretRef: hub-token}"
+
     repo: Annotated[str, Limit(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")]
     """Name of the repository, such as `org/model`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os.path import isdir
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
 from preheat.stage import CheckpointSource, Limit
@@ -14,6 +14,8 @@ from preheat.stage import CheckpointSource, Limit
 @dataclass(frozen=True)
 class LocalSource(CheckpointSource):
     """Read the checkpoint from a file or a folder."""
+
+    example: ClassVar[str] = "local: {path: /preheat/incoming/model-v1.ckpt}"
 
     path: Annotated[str, Limit(min_length=1, max_length=4096)]
     """Path of the file or folder as the loader sees it; `~` is the home folder, links are followed."""

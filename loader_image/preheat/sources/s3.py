@@ -20,6 +20,10 @@ ONE_IDENTITY = "credentials come from one place: keep secretRef or profile"
 class S3Source(CheckpointSource):
     """Read the checkpoint from an S3 bucket, by ranges, with the pod's own credentials."""
 
+    example: ClassVar[str] = (
+        "s3: {bucket: my-models, key: checkpoints/model-v1.ckpt, region: us-east-1, secretRef: s3-credentials}"
+    )
+
     bucket: Annotated[str, Limit(max_length=255, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
     """Name of the bucket."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from preheat.context import CheckpointContext
 from preheat.paths import Paths, listed
@@ -12,6 +13,8 @@ from preheat.strategies.mapped import ResizingStrategy
 @dataclass(frozen=True)
 class ColdStartLoader(ResizingStrategy):
     """Load the weights by name, except those of `reset_layers`; optimizer, epoch and step start at zero."""
+
+    example: ClassVar[str] = 'coldStart: {resetLayers: [classifier, "blocks.*.head"]}'
 
     strict: bool = True
     """Outside of `reset_layers` every parameter of the model must be in the checkpoint, and the other way round."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from preheat.context import CheckpointContext
 from preheat.strategies.mapped import ResizingStrategy
@@ -11,6 +12,8 @@ from preheat.strategies.mapped import ResizingStrategy
 @dataclass(frozen=True)
 class TransferLearningLoader(ResizingStrategy):
     """Load every weight whose name and shape fit and report the others. Nothing that fits is an error."""
+
+    example: ClassVar[str] = r"transferLearning: {skipMismatched: true, overlap: ['^embedding\.weight$']}"
 
     strict: bool = False
     """Every name of the checkpoint must be in the model."""

@@ -17,6 +17,8 @@ WARM_START = "warm_start"
 class WarmStartLoader(MappedStrategy):
     """Load the weights by name and restore optimizer, scheduler and progress. A shape that differs is an error."""
 
+    example: ClassVar[str] = "warmStart: {stripPrefix: [module.]}"
+
     takes_training_state: ClassVar[bool] = True
 
     strict: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from preheat.context import CheckpointContext
 from preheat.strategies.mapped import ResizingStrategy
@@ -11,6 +12,8 @@ from preheat.strategies.mapped import ResizingStrategy
 @dataclass(frozen=True)
 class WeightsOnlyLoader(ResizingStrategy):
     """Load the checkpoint's weights by name; optimizer and progress start fresh. A shape that differs is an error."""
+
+    example: ClassVar[str] = r"weightsOnly: {strict: false, keep: ['^head\.']}"
 
     strict: bool = True
     """Every parameter of the model must be in the checkpoint, and the other way round."""
