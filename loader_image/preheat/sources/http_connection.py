@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPResponse
 from ipaddress import ip_address
 from socket import SHUT_RDWR, SO_RCVTIMEO, SOL_SOCKET, socket
 from string import punctuation
@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from preheat.errors import CheckpointConfigError, CheckpointSourceError
+from preheat.sources.tls import TLSConnection
 
 #: Metadata services outside the link-local networks.
 _METADATA_ADDRESSES = frozenset({"fd00:ec2::254", "100.100.100.200"})
@@ -99,10 +100,7 @@ class Answer(HTTPResponse):
             return 0
         if self._socket.gettimeout() is not None:
             self._socket.settimeout(None)
-        try:
-            count: int | None = self.fp.readinto1(view[: self.length])
-        except ssl.SSLWantReadError:
-            count = None
+        count: int | None = self.fp.readinto1(view[: self.length])
         if count is None:
             raise TimeoutError
         self.length -= count
@@ -188,7 +186,7 @@ def _open(target: Target, proxy: Target | None, timeout: float, authorities: str
     peer = proxy or target
     if target.scheme == "http":
         return HTTPConnection(peer.host, peer.port, timeout=timeout)
-    connection = HTTPSConnection(peer.host, peer.port, timeout=timeout, context=_tls(authorities))
+    connection = TLSConnection(peer.host, peer.port, timeout, _tls(authorities))
     if proxy:
         connection.set_tunnel(target.host, target.port, headers=_proxy_authorization(proxy))
     return connection
