@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from preheat.errors import CheckpointConfigError
-from preheat.spec import to_mapping
-from preheat.stage import CheckpointSource
 from preheat_operator.api import Pipeline
 from preheat_operator.identity import identity_of
-from preheat_operator.loader_resources import loader_resources, merged
-from preheat_operator.quantity import parse_quantity
+from preheat_operator.loader_resources import loader_resources
+from preheat_operator.recipe import Recipe, described, literally, recipe_of
 from preheat_operator.settings import Settings
 
 LOADER = "preheat-loader"
@@ -22,8 +19,6 @@ COMMAND = ("python", "-m", "preheat.loader")
 CHECK_COMMAND = ("python", "-m", "preheat.source_check")
 #: The user of the loader where the pod does not say who it runs as; also that of its image.
 USER = 65532
-#: A variable of the environment can hold 128 KiB on Linux; the rest is for its name and for doubled dollars.
-SPEC_LIMIT = 96 * 1024
 
 Object = Mapping[str, Any]
 
@@ -47,15 +42,15 @@ def desired_loader(
     """The loader for one pod, of the source's version that `pin` names.
 
     Raises CheckpointConfigError when the pipeline does not fit into its environment."""
-    chosen = (pipeline.spec.get("loader") or {}).get("resources")
-    resources = loader_resources(pod_spec, merged(settings.loader_resources, chosen))
+    recipe = recipe_of(pipeline, settings, pin)
+    resources = loader_resources(pod_spec, recipe.resources)
     identity, mounts = identity_of(pod_spec.get("containers") or ())
     return {
         "name": LOADER,
         "image": settings.loader_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(COMMAND),
-        "env": [*identity, *_environment(pipeline, settings, shim, pin)],  # of two with one name the later counts
+        "env": [*identity, *_environment(recipe, settings, shim)],  # of two with one name the later counts
         **({"resources": resources} if resources else {}),
         "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT_PATH}, *mounts],
         "securityContext": _security_context(pod_spec, receivers),
@@ -70,7 +65,7 @@ def check_container(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
         "image": settings.loader_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(CHECK_COMMAND),
-        "env": _environment(pipeline, settings, "off"),
+        "env": _environment(recipe_of(pipeline, settings), settings, "off"),
         "resources": settings.loader_resources,
         "securityContext": _HARDENED,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -84,76 +79,24 @@ def is_loader_of(container: Object, pipeline: Pipeline) -> bool:
     """
     values = {entry["name"]: entry.get("value") for entry in container.get("env") or ()}
     try:
-        described = json.loads(values.get("PREHEAT_PIPELINE") or "null")
+        found = json.loads(values.get("PREHEAT_PIPELINE") or "null")
     except (ValueError, RecursionError):
         return False
-    present = json.loads(_described(pipeline))
-    same = isinstance(described, dict) and all(described.get(k) == present[k] for k in ("name", "namespace", "spec"))
+    present = json.loads(described(pipeline))
+    same = isinstance(found, dict) and all(found.get(k) == present[k] for k in ("name", "namespace", "spec"))
     return same and container.get("command") == list(COMMAND)
 
 
-def _environment(
-    pipeline: Pipeline, settings: Settings, shim: str, pin: Mapping[str, str] | None = None
-) -> list[dict[str, Any]]:
-    installed = [{"name": name, "value": _literally(value)} for name, value in settings.loader_environment.items()]
+def _environment(recipe: Recipe, settings: Settings, shim: str) -> list[dict[str, Any]]:
+    installed = [{"name": name, "value": literally(value)} for name, value in settings.loader_environment.items()]
     uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
     return [
         *installed,
-        {"name": "PREHEAT_PIPELINE", "value": _described(pipeline, pin)},
+        {"name": "PREHEAT_PIPELINE", "value": recipe.pipeline},
         {"name": "PREHEAT_VOLUME", "value": MOUNT_PATH},
         {"name": "PREHEAT_POD_UID", "valueFrom": uid},
         {"name": "PREHEAT_SHIM", "value": shim},
-        *_cache(pipeline.spec.get("volume") or {}),
-        *_limits(pipeline.spec.get("loader") or {}),
-        *_credentials(pipeline.parsed.source),
-    ]
-
-
-def _cache(volume: Object) -> list[dict[str, Any]]:
-    cache = volume.get("cache")
-    if not cache:
-        return []
-    limit = {"name": "PREHEAT_CACHE_LIMIT", "value": str(int(parse_quantity(cache["maxSize"])))}
-    lifetime = cache.get("podLifetimeSeconds")
-    return [limit, {"name": "PREHEAT_POD_LIFETIME", "value": str(lifetime)}] if lifetime else [limit]
-
-
-def _limits(loader: Object) -> Iterator[dict[str, Any]]:
-    if bandwidth := loader.get("bandwidth"):
-        yield {"name": "PREHEAT_BANDWIDTH", "value": str(int(parse_quantity(bandwidth)))}
-    if deadline := loader.get("deadlineSeconds"):
-        yield {"name": "PREHEAT_DEADLINE", "value": str(deadline)}
-
-
-def _described(pipeline: Pipeline, pin: Mapping[str, str] | None = None) -> str:
-    document = {
-        "name": pipeline.name,
-        "namespace": pipeline.namespace,
-        "uid": pipeline.uid,
-        "generation": pipeline.generation,
-        "spec": to_mapping(pipeline.parsed),
-        **({"pin": dict(pin)} if pin else {}),
-    }
-    text = json.dumps(document, separators=(",", ":"), sort_keys=True)
-    if len(text) > SPEC_LIMIT:
-        raise CheckpointConfigError(
-            f"the spec of {len(text):,} bytes does not fit into the loader's environment",
-            remedy=f"Keep it below {SPEC_LIMIT:,}: shorten the lists of names and the parameters of custom stages",
-        )
-    return _literally(text)
-
-
-def _literally(text: str) -> str:
-    return text.replace("$", "$$")  # Kubernetes would expand $(NAME) and halve $$
-
-
-def _credentials(source: CheckpointSource) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": each.variable,
-            "valueFrom": {"secretKeyRef": {"name": secret, "key": each.key, "optional": not each.required}},
-        }
-        for secret, each in source.secrets
+        *recipe.environment,
     ]
 
 

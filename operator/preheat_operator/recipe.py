@@ -1,0 +1,105 @@
+"""What an injection takes from the pipeline alone: the same for every pod, whatever its shape.
+
+`injection` adds what follows from the pod. A MutatingAdmissionPolicy reads resources and can run none of this: where it
+injects, the controller keeps the recipe in the resource's status.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from preheat.errors import CheckpointConfigError
+from preheat.spec import to_mapping
+from preheat.stage import CheckpointSource
+from preheat_operator.api import Pipeline
+from preheat_operator.loader_resources import merged
+from preheat_operator.quantity import parse_quantity
+from preheat_operator.settings import Settings
+
+#: A variable of the environment can hold 128 KiB on Linux; the rest is for its name and for doubled dollars.
+SPEC_LIMIT = 96 * 1024
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the loader of every pod of a pipeline is told and allowed."""
+
+    pipeline: str  # its variable PREHEAT_PIPELINE
+    environment: list[dict[str, Any]]  # its variables that not every pipeline has
+    resources: dict[str, dict[str, str]]  # at most: what the pod's own containers use may lower them
+
+    def to_status(self) -> dict[str, Any]:
+        """As the resource's status keeps it."""
+        return {"pipeline": self.pipeline, "environment": self.environment, "resources": self.resources}
+
+
+def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe for the version of the source that `pin` names; raises CheckpointConfigError as `described` does."""
+    loader = pipeline.spec.get("loader") or {}
+    return Recipe(
+        pipeline=described(pipeline, pin),
+        environment=[
+            *_cache(pipeline.spec.get("volume") or {}),
+            *_limits(loader),
+            *_credentials(pipeline.parsed.source),
+        ],
+        resources={
+            kind: {name: str(amount) for name, amount in amounts.items()}
+            for kind, amounts in merged(settings.loader_resources, loader.get("resources")).items()
+        },
+    )
+
+
+def described(pipeline: Pipeline, pin: Mapping[str, str] | None = None) -> str:
+    """The pipeline as its loader reads it; raises CheckpointConfigError when it does not fit into its environment."""
+    document = {
+        "name": pipeline.name,
+        "namespace": pipeline.namespace,
+        "uid": pipeline.uid,
+        "generation": pipeline.generation,
+        "spec": to_mapping(pipeline.parsed),
+        **({"pin": dict(pin)} if pin else {}),
+    }
+    text = json.dumps(document, separators=(",", ":"), sort_keys=True)
+    if len(text) > SPEC_LIMIT:
+        raise CheckpointConfigError(
+            f"the spec of {len(text):,} bytes does not fit into the loader's environment",
+            remedy=f"Keep it below {SPEC_LIMIT:,}: shorten the lists of names and the parameters of custom stages",
+        )
+    return literally(text)
+
+
+def literally(text: str) -> str:
+    """The value of a variable that shall hold this text."""
+    return text.replace("$", "$$")  # Kubernetes would expand $(NAME) and halve $$
+
+
+def _cache(volume: Object) -> list[dict[str, Any]]:
+    cache = volume.get("cache")
+    if not cache:
+        return []
+    limit = {"name": "PREHEAT_CACHE_LIMIT", "value": str(int(parse_quantity(cache["maxSize"])))}
+    lifetime = cache.get("podLifetimeSeconds")
+    return [limit, {"name": "PREHEAT_POD_LIFETIME", "value": str(lifetime)}] if lifetime else [limit]
+
+
+def _limits(loader: Object) -> Iterator[dict[str, Any]]:
+    if bandwidth := loader.get("bandwidth"):
+        yield {"name": "PREHEAT_BANDWIDTH", "value": str(int(parse_quantity(bandwidth)))}
+    if deadline := loader.get("deadlineSeconds"):
+        yield {"name": "PREHEAT_DEADLINE", "value": str(deadline)}
+
+
+def _credentials(source: CheckpointSource) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": each.variable,
+            "valueFrom": {"secretKeyRef": {"name": secret, "key": each.key, "optional": not each.required}},
+        }
+        for secret, each in source.secrets
+    ]
