@@ -129,8 +129,10 @@ class Processes:
         null = os.open(os.devnull, os.O_RDONLY)
         try:
             streams = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+            # Nothing else goes along: whoever runs us under flock(1) would hold his lock as long as the program runs.
+            closed = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()]
             # A session of its own: the program outlives whoever starts it, and Ctrl-C does not reach it.
-            pid = os.posix_spawnp(command[0], command, ENVIRONMENT, file_actions=streams, setsid=True)
+            pid = os.posix_spawnp(command[0], command, ENVIRONMENT, file_actions=[*streams, *closed], setsid=True)
         finally:
             os.close(log)
             os.close(null)
@@ -151,6 +153,16 @@ class Processes:
 
     def _file(self, name: str) -> Path:
         return self.records / f"{name}.json"
+
+
+def _inheritable() -> list[int]:
+    """Open files of this process that a new program would have too, besides the three standard ones."""
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the listing's own, closed by now
+            if fd > 2 and os.get_inheritable(fd):
+                found.append(fd)
+    return found
 
 
 def _all_pids() -> list[int]:

@@ -45,6 +45,16 @@ def test_a_daemon_that_left_its_parent_ends_with_the_namespaces(processes: Proce
     assert not Path(f"/proc/{daemon}").exists()
 
 
+def test_a_program_inherits_no_open_file_of_its_starter(processes: Processes, tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        processes.start("sleeper", "sleep", "1000")
+    wait_until("it runs", lambda: len(processes.pids("sleep")) == 2, seconds=5)
+    held = [os.readlink(each) for pid in processes.pids("sleep") for each in Path(f"/proc/{pid}/fd").iterdir()]
+    assert held
+    assert str(tmp_path / "lock") not in held
+
+
 def test_mounts_stay_inside_and_output_goes_to_a_log(processes: Processes, tmp_path: Path) -> None:
     folder = tmp_path / "inside"
     folder.mkdir()
