@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import signal
 from base64 import b64encode
@@ -34,8 +35,10 @@ from preheat_operator.settings import Settings
 
 PATH = "/inject"
 BODY_LIMIT = 8 * 1024 * 1024  # the API server's largest object is below 3 MiB
-#: A pipeline that was created in the same breath as its pod arrives by watch; the API server waits 5 s for us.
+#: A pipeline that was created in the same breath as its pod arrives by watch; the API server waits 5 s for us, and
+#: says so when it is told to wait for less.
 PATIENCE_SECONDS = 2.0
+_TIMEOUT = re.compile(r"(\d+)s")
 #: Longer than Go keeps an idle connection: the client closes first, and no request meets a closing server.
 _KEEPALIVE_SECONDS = 120
 _DRAIN_SECONDS = 3.0
@@ -87,17 +90,22 @@ class Webhook:
             raise web.HTTPUnsupportedMediaType(text="send application/json")
         question = _question(await request.read())
         with metrics.ADMISSION_SECONDS.time():
-            answer = await self._answer(question)
+            answer = await self._answer(question, self._patience_for(request.query.get("timeout", "")))
         metrics.ADMISSION_REVIEWS.labels(answer.result).inc()
         response = web.json_response(answer.review(question["uid"]))
         if self.draining:
             response.force_close()
         return response
 
-    async def _answer(self, question: Mapping[str, Any]) -> Answer:
+    def _patience_for(self, timeout: str) -> float:
+        """Who answers when nobody listens any more has no say in the refusal's text."""
+        told = _TIMEOUT.fullmatch(timeout)
+        return min(self._patience, int(told[1]) / 2) if told else self._patience
+
+    async def _answer(self, question: Mapping[str, Any], patience: float) -> Answer:
         """The webhook's door: whatever happens inside becomes an answer."""
         try:
-            answer = await self.decide(question)
+            answer = await self.decide(question, patience)
         except CheckpointError as refusal:
             answer = Answer("refused", refusal=str(refusal))
         except Exception:  # a bug must neither let the pod through nor show its insides
@@ -108,7 +116,7 @@ class Webhook:
         _log.debug("review", result=answer.result, namespace=question.get("namespace"), why=answer.refusal)
         return answer
 
-    async def decide(self, question: Mapping[str, Any]) -> Answer:
+    async def decide(self, question: Mapping[str, Any], patience: float) -> Answer:
         """What to do with one pod; raises CheckpointError when it cannot have its checkpoint."""
         pod, namespace = question["object"], str(question.get("namespace") or "")
         labels = (pod.get("metadata") or {}).get("labels") or {}
@@ -116,12 +124,12 @@ class Webhook:
             return Answer("ignored")
         if not self._cache.synced:
             return Answer("error", refusal="Preheat is starting and knows no pipelines yet. Try again", code=503)
-        injected = admit(pod, namespace, await self._entry(namespace, labels[LABEL]), self._settings)
+        injected = admit(pod, namespace, await self._entry(namespace, labels[LABEL], patience), self._settings)
         patch = json_patch(pod, injected)
         return Answer("injected" if patch else "unchanged", patch, tuple(cautions(injected)) if patch else ())
 
-    async def _entry(self, namespace: str, name: str) -> Entry:
-        entry = await self._cache.find(namespace, name, self._patience) if name else None
+    async def _entry(self, namespace: str, name: str, patience: float) -> Entry:
+        entry = await self._cache.find(namespace, name, patience) if name else None
         if entry is None:
             raise missing(namespace, name, self._cache.names(namespace))
         return entry

@@ -149,10 +149,21 @@ async def test_an_empty_label_is_refused(ask: Ask, cache: KnownPipelines) -> Non
 
 
 async def test_a_pipeline_created_in_the_same_breath_is_waited_for(cache: KnownPipelines) -> None:
-    answering = asyncio.create_task(Webhook(cache, SETTINGS, patience=5).decide(review(pod())["request"]))
+    answering = asyncio.create_task(Webhook(cache, SETTINGS).decide(review(pod())["request"], patience=5))
     await asyncio.sleep(0)
     cache.tell("finetune")
     assert (await answering).result == "injected"
+
+
+@pytest.mark.parametrize(("query", "waits"), [("?timeout=1s", True), ("?timeout=x", False), ("", False)])
+async def test_an_api_server_that_waits_for_less_still_hears_the_reason(
+    cache: KnownPipelines, query: str, waits: bool
+) -> None:
+    async with TestClient(TestServer(Webhook(cache, SETTINGS, patience=5 if waits else 0).application())) as client:
+        began = time.monotonic()
+        async with client.post(PATH + query, json=review(pod())) as answer:
+            assert "has no CheckpointPipeline" in (await answer.json())["response"]["status"]["message"]
+        assert time.monotonic() - began < 0.9
 
 
 async def test_a_pipeline_that_cannot_be_used_is_refused_with_the_reason(ask: Ask, cache: KnownPipelines) -> None:
