@@ -28,6 +28,7 @@ from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Store
 from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointTimeoutError, StorageError
 from preheat.prepare import Outcome, Pin, prepare, reuse
+from preheat.redaction import RedactingFormatter, Redaction
 from preheat.spec import CONTINUE, PipelineSpec, parse
 
 MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
@@ -142,11 +143,7 @@ class Told(Protocol):
 def run(work: Callable[[Settings], Told]) -> int:
     """Do the work that the environment describes, leave its termination message and return the exit code."""
     gc.set_threshold(GC_THRESHOLD)
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"
-    )
-    logging.getLogger("preheat").setLevel(logging.INFO)  # ours only; botocore would tell of its own affairs
+    _log_to_stderr()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         done = work(Settings.read(os.environ))
@@ -163,6 +160,14 @@ def run(work: Callable[[Settings], Told]) -> int:
         _say(done)
     _leave_message(done.to_json())
     return 0
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(Redaction(os.environ), "%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("preheat").setLevel(logging.INFO)  # ours only; botocore would tell of its own affairs
 
 
 def _say(outcome: Outcome) -> None:
@@ -184,6 +189,7 @@ def _fail(code: int, reason: str, message: str, remedy: str) -> int:
 
 def _leave_message(message: dict[str, Any]) -> None:
     """Write the termination message, at most as long as Kubernetes keeps; outside a pod there is no place for it."""
+    message = Redaction(os.environ).document(message)
     while len(text := json.dumps(message)) > MAX_MESSAGE and message.get("message"):
         message = {**message, "message": message["message"][: len(message["message"]) // 2]}
     while len(text) > MAX_MESSAGE and message.get("warnings"):

@@ -16,8 +16,10 @@ from preheat.blob import Blob, Patience
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
 
-# A URL with a password is refused, and the refusal must not repeat the password.
+# What is refused may hold a password, a signature or a key, and the refusal must not repeat it.
 _USER_INFORMATION = re.compile(r"//[^/\s]*@")
+_QUERY = re.compile(r"(://[^?]*)\?.*")
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ class Limit:
         elif isinstance(value, (int, float)):
             self._check_range(where, value)
         if self.pattern and isinstance(value, str) and not re.search(self.pattern, value):
-            shown = _USER_INFORMATION.sub("//***@", value)
-            raise CheckpointConfigError(f"{where}: {shown!r} does not match {self.pattern}")
+            raise CheckpointConfigError(f"{where}: {_shown(value)!r} does not match {self.pattern}")
         if self.items and isinstance(value, (tuple, list)):
             for position, item in enumerate(value):
                 self.items.check(f"{where}[{position}]", item)
@@ -57,6 +58,12 @@ class Limit:
             raise CheckpointConfigError(f"{where}: {value} is below the minimum {self.minimum}")
         if self.maximum is not None and value > self.maximum:
             raise CheckpointConfigError(f"{where}: {value} is above the maximum {self.maximum}")
+
+
+def _shown(text: str) -> str:
+    """The first line of a text, without what may be secret in a URL."""
+    line = text.lstrip().partition("\n")[0][:_SHOWN]
+    return _QUERY.sub(r"\1?***", _USER_INFORMATION.sub("//***@", line))
 
 
 # The bounds that most parameters share. Kubernetes budgets its validation rules by these lengths.

@@ -16,7 +16,8 @@ from preheat_operator.settings import Settings
 _QUIET = {"kopf": logging.WARNING, "httpx": logging.WARNING, "httpx2": logging.WARNING, "httpcore": logging.WARNING,
           "httpcore2": logging.WARNING, "aiohttp.access": logging.WARNING, "asyncio": logging.WARNING}  # fmt: skip
 _SECRETS = (
-    re.compile(r"(?i)(bearer\s+)[\w.~+/=-]+"),
+    re.compile(r"(?i)(bearer\s+|authorization[\"']?\s*[:=]\s*[\"']?\w+\s+)[\w.~+/=-]+"),
+    re.compile(r"(?i)([?&]sig=)[^\s\"'&]+"),
     re.compile(r"(\w+://[^\s/:@]*:)[^\s/@]+(?=@)"),
     re.compile(r"(?i)((?:password|secret|token|signature|credential)[\w-]*[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,}]+"),
 )

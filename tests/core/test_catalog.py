@@ -125,6 +125,20 @@ def test_a_password_in_a_refused_url_is_not_repeated():
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"http": {"url": "https://host.example/a file?sig=hunter2"}},
+        {"verify": {"signature": {"publicKey": "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----"}}},
+    ],
+    ids=["a signed URL", "a private key"],
+)
+def test_what_may_be_secret_in_a_refused_text_is_not_repeated(stage):
+    with pytest.raises(CheckpointConfigError, match="does not match") as caught:
+        build(stage)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_every_family_is_listed():
     assert ComponentCatalog.list_sources() == ["fallback", "fsspec", "http", "hugging_face", "local", "s3"]
     assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "warm_start", "weights_only"]

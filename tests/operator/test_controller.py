@@ -138,9 +138,12 @@ def test_logs_are_json_without_credentials(monkeypatch) -> None:
     logging.getLogger("aiohttp.server").error("got %s", "Authorization: Bearer abc.def-1")
     logging.getLogger("kopf.objects").info("Handler succeeded")
     logging.getLogger("x").warning("s3://key:hunter2@host/b and aws_secret_access_key=AKIA12 and token: t0p")
+    logging.getLogger("x").warning("'Authorization': 'Basic c29tZW9uZQ==' for https://h/m?a=1&sig=s1gned%2F and more")
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [line["level"] for line in lines] == ["error", "warning"]
-    assert not any(secret in stream.getvalue() for secret in ("abc.def", "hunter2", "AKIA12", "t0p"))
+    assert [line["level"] for line in lines] == ["error", "warning", "warning"]
+    secrets = ("abc.def", "hunter2", "AKIA12", "t0p", "c29tZW9uZQ", "s1gned")
+    assert not any(secret in stream.getvalue() for secret in secrets)
+    assert lines[2]["event"].endswith("and more")
 
 
 def free_port() -> int:

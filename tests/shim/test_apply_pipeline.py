@@ -1,6 +1,7 @@
 """`preheat.apply(model, pipeline=...)`: from the source straight into the model, without a bundle."""
 
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -75,6 +76,18 @@ def test_a_remote_source_needs_no_disk(saved, tmp_path):
         model = torch.nn.Linear(3, 2)
         preheat.apply(model, pipeline=[{"http": {"url": server.origin + "/model.ckpt"}}, {"weightsOnly": {}}])
     assert torch.equal(model.weight, saved.weight)
+
+
+def test_what_a_training_reports_and_logs_shows_no_credential(saved, tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setenv("PREHEAT_HTTP_TOKEN", "canary-token")
+    model = torch.nn.Linear(3, 2)
+    with FaultServer().running() as server, caplog.at_level(logging.DEBUG):
+        url = server.serve("/model.ckpt", (tmp_path / "model.ckpt").read_bytes()) + "?X-Amz-Signature=canary-signature"
+        preheat.apply(model, pipeline=[{"http": {"url": url}}, {"weightsOnly": {}}])
+        assert server.requests[0].headers["Authorization"] == "Bearer canary-token"
+    printed = capsys.readouterr()
+    assert "/model.ckpt" in (report := (tmp_path / "report.json").read_text())
+    assert "canary" not in report + caplog.text + printed.out + printed.err
 
 
 def test_a_warm_start_restores_what_it_is_given(tmp_path):

@@ -23,6 +23,7 @@ class Answer:
     """How one request is answered; the defaults are a good server's."""
 
     status: int | None = None  # instead of 200 or 206, with an empty body
+    phrase: str | None = None  # behind the status, instead of the usual words
     headers: dict[str, str] = field(default_factory=dict)  # added to the answer, or replacing what it has
     without: tuple[str, ...] = ()  # headers that are left out
     ignore_range: bool = False
@@ -147,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(answer, 206, headers, content[start:stop], start)
 
     def _send(self, answer: Answer, status: int, headers: dict[str, str], body: bytes, start: int) -> None:
-        self.send_response(status)
+        self.send_response(status, answer.phrase)
         for name, value in {"Content-Length": str(len(body)), **headers, **answer.headers}.items():
             if name not in answer.without:
                 self.send_header(name, value)

@@ -24,13 +24,13 @@ def executable() -> Path | None:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[str]:
+def running(folder: Path, access: str = ACCESS_KEY, secret: str = SECRET_KEY) -> Iterator[str]:
     """Its endpoint's URL; buckets are versioned when they ask for it."""
     (folder / "buckets").mkdir()
     (folder / "versions").mkdir()
     port = _free_port()
     command = [
-        str(executable()), "--port", f"127.0.0.1:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet",
+        str(executable()), "--port", f"127.0.0.1:{port}", "--access", access, "--secret", secret, "--quiet",
         "posix", "--versioning-dir", str(folder / "versions"), str(folder / "buckets"),
     ]  # fmt: skip
     with (folder / "log").open("wb") as log:
@@ -43,11 +43,11 @@ def running(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def client(endpoint: str) -> Any:
+def client(endpoint: str, access: str = ACCESS_KEY, secret: str = SECRET_KEY) -> Any:
     """A boto3 client to prepare buckets with."""
     return boto3.client(
-        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=SECRET_KEY, config=Config(s3={"addressing_style": "path"}),
+        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id=access,
+        aws_secret_access_key=secret, config=Config(s3={"addressing_style": "path"}),
     )  # fmt: skip
 
 

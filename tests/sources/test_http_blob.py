@@ -268,6 +268,12 @@ def test_redirects_are_followed_without_credentials_and_remembered(server: Fault
     ("location", "message"),
     [
         ("http://169.254.169.254/latest/meta-data/", "metadata"),
+        ("http://[fd00:ec2::254]/latest/meta-data/", "metadata"),
+        ("http://[fd00:ec2::23]/v1/credentials", "metadata"),  # EKS Pod Identity
+        ("http://[fd20:ce::254]/computeMetadata/v1/", "metadata"),
+        ("http://[fd00:c1::a9fe:a9fe]/opc/v2/", "metadata"),
+        ("http://168.63.129.16/machine?comp=goalstate", "metadata"),
+        ("http://[::ffff:169.254.169.254]/latest/", "metadata"),
         ("ftp://127.0.0.1/x", "ftp"),
         ("file:///etc/passwd", "file"),
         ("http://user:pass@127.0.0.1/x", "credentials"),

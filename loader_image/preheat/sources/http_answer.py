@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.client import responses
 from typing import Protocol
 
 from preheat.errors import (
@@ -124,6 +125,11 @@ def no_ranges(uri: str) -> CheckpointSourceError:
     return CheckpointSourceError(
         f"the server of {uri} does not serve byte ranges", remedy="Serve the file with nginx or S3, or download it"
     )
+
+
+def words_for(status: int) -> str:
+    """What a status means in RFC 9110's words: the server's own might repeat what it was sent, credentials too."""
+    return responses.get(status, "(unknown)")
 
 
 def refusal(uri: str, status: int, phrase: str) -> CheckpointError:

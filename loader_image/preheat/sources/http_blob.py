@@ -38,6 +38,7 @@ from preheat.sources.http_answer import (
     no_ranges,
     refusal,
     retry_after,
+    words_for,
 )
 from preheat.sources.http_connection import Answer, Connection, Connections, Target
 from preheat.sources.watchdog import WATCHDOG
@@ -324,10 +325,10 @@ class HttpBlob:
             self._drop(connection, answer)
         if answer.status in PASSING:
             error = CheckpointSourceError(
-                f"{self.uri}: the server answered {answer.status} {answer.reason}", remedy="Try again later"
+                f"{self.uri}: the server answered {answer.status} {words_for(answer.status)}", remedy="Try again later"
             )
             raise Interrupted(error, retry_after(answer.headers, time.time()), busy=answer.status in BUSY)
-        return self.refuse(answer.status, answer.reason, answer.headers, body)
+        return self.refuse(answer.status, words_for(answer.status), answer.headers, body)
 
 
 class HttpFolder:

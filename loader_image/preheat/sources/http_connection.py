@@ -1,7 +1,7 @@
 """One connection to an HTTP server: proxies, TLS, and where Preheat refuses to go.
 
-Refused are other schemes than http and https, credentials in a URL, the step from https to http, and the link-local
-addresses at which clouds hand out credentials. The check is made on the connected socket: no DNS name can hide one.
+Refused are other schemes than http and https, credentials in a URL, the step from https to http, and the addresses at
+which clouds hand out credentials. The check is made on the connected socket: no DNS name can hide one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPConnection, HTTPResponse
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from socket import SHUT_RDWR, SO_RCVTIMEO, SOL_SOCKET, socket
 from string import punctuation
 from typing import Any
@@ -25,8 +25,11 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from preheat.errors import CheckpointConfigError, CheckpointSourceError
 from preheat.sources.tls import TLSConnection
 
-#: Metadata services outside the link-local networks.
-_METADATA_ADDRESSES = frozenset({"fd00:ec2::254", "100.100.100.200"})
+#: Where clouds hand out credentials and machine configurations, outside the link-local networks: Amazon's own IPv6
+#: services (instance metadata, Pod Identity), Google's and Oracle's metadata by IPv6, Azure's wire server, Alibaba's.
+_METADATA = tuple(
+    map(ip_network, ("fd00:ec2::/32", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "168.63.129.16", "100.100.100.200"))
+)
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ def _refuse_metadata(address: str) -> None:
     except ValueError:
         return  # a name; the proxy resolves it
     mapped = getattr(parsed, "ipv4_mapped", None) or parsed
-    if mapped.is_link_local or str(mapped) in _METADATA_ADDRESSES:
+    if mapped.is_link_local or any(mapped in network for network in _METADATA):
         raise CheckpointSourceError(
             f"Preheat does not connect to {address}, a link-local or cloud metadata address",
             remedy="Check the URL and where it redirects",
