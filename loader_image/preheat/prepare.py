@@ -86,6 +86,7 @@ class Outcome:
                 "tensors": totals.tensors,
                 "parameters": totals.parameters,
                 "selectedBytes": totals.selected_bytes,
+                "outputBytes": sum(self.manifest.files.values()),
             },
             "fetchedBytes": self.fetched_bytes,
             "seconds": round(self.seconds, 3),

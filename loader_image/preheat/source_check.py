@@ -38,8 +38,8 @@ class Found:
                 "tensors": plan.tensors,
                 "parameters": plan.parameters,
                 "selectedBytes": plan.selected_bytes,
+                "outputBytes": plan.output_bytes,
             },
-            "outputBytes": plan.output_bytes,
             "seconds": round(self.seconds, 3),
             **({"warnings": warned} if warned else {}),
         }

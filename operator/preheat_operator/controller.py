@@ -18,8 +18,8 @@ from lightkube import ALL_NS, ApiError, AsyncClient
 
 from preheat.errors import CheckpointConfigError
 from preheat_operator import api, health, kube, metrics, source_check
-from preheat_operator.events import COMPONENT, NOT_INJECTED, Announcement, Recorder, announcements
-from preheat_operator.observation import REASONS, Object, observe
+from preheat_operator.events import COMPONENT, Announcement, Recorder, announcements
+from preheat_operator.observation import REASONS, Failure, Object, observe
 from preheat_operator.settings import Settings
 from preheat_operator.status import differs, pod_counts, wanted_status
 from preheat_operator.worklist import Worklist
@@ -80,10 +80,12 @@ class Controller:
             if checking := source_check.is_due(parsed, before, reports, now):
                 check = await self._check(parsed, before)
         status = wanted_status(pipeline, reports, now, problem, check, checking=checking and not check)
-        if differs(status, pipeline.get("status")):
-            await self._write(key, pipeline, status)
+        if differs(status, pipeline.get("status")) and not await self._write(key, pipeline, status):
+            return
+        if check and check.seconds is not None:
+            metrics.CHECK_SECONDS.labels(check.result).observe(check.seconds)
         self._count(key, pod_counts(reports))
-        for announcement in announcements(pipeline, reports, now):
+        for announcement in announcements({**pipeline, "status": status}, reports, now):
             await self._tell(announcement, now)
 
     async def resync(self, every: float = RESYNC_SECONDS) -> None:
@@ -130,7 +132,7 @@ class Controller:
                 return source_check.not_run(self._clock(), str(error))
         return None
 
-    async def _write(self, key: Key, pipeline: Object, status: dict[str, Any]) -> None:
+    async def _write(self, key: Key, pipeline: Object, status: dict[str, Any]) -> bool:
         """Replace the status at the version that was read: who read something older is refused and looks again."""
         wanted: Any = kube.CheckpointPipeline.Status(**{**pipeline, "status": status})
         try:
@@ -140,16 +142,21 @@ class Controller:
                 self.worklist.add(key)
             elif error.status.code != 404:  # deleted meanwhile
                 raise
-        else:
-            metrics.STATUS_WRITES.inc()
-            self._written[key] = str(stored["metadata"]["resourceVersion"])
+            return False
+        metrics.STATUS_WRITES.inc()
+        self._written[key] = str(stored["metadata"]["resourceVersion"])
+        return True
 
     async def _tell(self, announcement: Announcement, now: datetime) -> None:
         if not await self._recorder.post(announcement, now):
             return
-        if announcement.kind == "Pod" and announcement.type == "Warning" and announcement.reason != NOT_INJECTED:
-            known = announcement.reason in REASONS  # a pod's owner may write any word, and each would be a series
-            metrics.LOADER_FAILURES.labels(announcement.reason if known else "Other").inc()
+        if isinstance(run := announcement.run, Failure):
+            known = run.reason in REASONS  # a pod's owner may write any word, and each would be a series
+            metrics.LOADER_FAILURES.labels(run.reason if known else "Other").inc()
+        elif run:
+            metrics.LOADER_BYTES.inc(run.fetched_bytes or 0)
+            if run.outcome and run.seconds is not None:
+                metrics.LOADER_SECONDS.labels(run.outcome).observe(run.seconds)
 
     def _count(self, key: Key, counts: Mapping[str, int]) -> None:
         before = self._counts.pop(key, {})

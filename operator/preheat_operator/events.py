@@ -16,10 +16,11 @@ import structlog
 from lightkube import ApiError, AsyncClient
 
 from preheat_operator import api, kube
-from preheat_operator.observation import Failure, Object, PodReport, printable
+from preheat_operator.observation import Failure, Object, PodReport, Success, printable
+from preheat_operator.source_check import check_said
 
 COMPONENT = "preheat-controller"
-NOT_INJECTED = "NotInjected"
+NOT_INJECTED, VERSION_CHANGED = "NotInjected", "VersionChanged"
 # Events live for an hour: what is older has been told, or is not news.
 _NEWS = timedelta(hours=1)
 _AT_MOST_ON_PIPELINE = 5
@@ -40,6 +41,7 @@ class Announcement:
     reason: str
     message: str
     key: str
+    run: Success | Failure | None = None  # the loader's, if it is about one
 
     @property
     def event_name(self) -> str:
@@ -49,33 +51,36 @@ class Announcement:
 
 
 def announcements(pipeline: Object, reports: Sequence[PodReport], now: datetime) -> Iterator[Announcement]:
-    """Everything worth telling about a pipeline's pods; `now` is in UTC."""
+    """Everything worth telling about a pipeline, as its status has it, and about its pods; `now` is in UTC."""
     since = (now - _NEWS).strftime("%Y-%m-%dT%H:%M:%SZ")
     namespace, name = pipeline["metadata"]["namespace"], pipeline["metadata"]["name"]
     told = 0
     for pod in sorted(reports, key=_newest, reverse=True):
-        for type_, reason, message, key in _news(pod, name, since):
-            yield Announcement("Pod", namespace, pod.name, pod.uid, type_, reason, message, key)
+        for type_, reason, message, key, run in _news(pod, name, since):
+            yield Announcement("Pod", namespace, pod.name, pod.uid, type_, reason, message, key, run)
             if type_ == "Warning" and told < _AT_MOST_ON_PIPELINE:
                 told += 1
                 text, key = printable(f"pod {pod.name}: {message}"), f"{pod.uid}/{key}"
                 uid = pipeline["metadata"]["uid"]
                 yield Announcement("CheckpointPipeline", namespace, name, uid, type_, reason, text, key)
     yield from _first_read(pipeline, reports, since)
+    yield from _of_check(pipeline, since)
 
 
 def _newest(pod: PodReport) -> str:
     return pod.failure.time if pod.failure else pod.created
 
 
-def _news(pod: PodReport, pipeline: str, since: str) -> Iterator[tuple[Literal["Normal", "Warning"], str, str, str]]:
+def _news(
+    pod: PodReport, pipeline: str, since: str
+) -> Iterator[tuple[Literal["Normal", "Warning"], str, str, str, Success | Failure | None]]:
     if pod.phase == "missed":
-        yield "Warning", NOT_INJECTED, _missed(pipeline), ""
+        yield "Warning", NOT_INJECTED, _missed(pipeline), "", None
     if pod.failure and pod.failure.time >= since:
-        yield "Warning", pod.failure.reason, _failed(pod.failure), str(pod.failure.run)
+        yield "Warning", pod.failure.reason, _failed(pod.failure), str(pod.failure.run), pod.failure
     if pod.success and pod.success.time >= since:
         where = pod.success.source.get("uri", f"pipeline {pipeline}")
-        yield "Normal", "CheckpointLoaded", f"checkpoint loaded from {where}", str(pod.success.run)
+        yield "Normal", "CheckpointLoaded", f"checkpoint loaded from {where}", str(pod.success.run), pod.success
 
 
 def _missed(pipeline: str) -> str:
@@ -91,17 +96,37 @@ def _failed(failure: Failure) -> str:
 
 
 def _first_read(pipeline: Object, reports: Sequence[PodReport], since: str) -> Iterator[Announcement]:
-    metadata = pipeline["metadata"]
     for pod in reports:
         if pod.success and pod.success.time >= since and "uri" in pod.success.source:
             version = str(pod.success.source.get("version", ""))
-            text = printable(f"read {pod.success.source['uri']}" + (f" at version {version}" if version else ""))
-            key = f"{metadata.get('generation')}/{version}"
-            yield Announcement(
-                "CheckpointPipeline", metadata["namespace"], metadata["name"], metadata["uid"],
-                "Normal", "SourceRead", text, key,
-            )  # fmt: skip
+            text = f"read {pod.success.source['uri']}" + (f" at version {version}" if version else "")
+            yield _on_pipeline(pipeline, "Normal", "SourceRead", text, version)
             return
+
+
+def _of_check(pipeline: Object, since: str) -> Iterator[Announcement]:
+    """How the check of the source ended: a failure once for as long as it lasts, another version once."""
+    status = pipeline.get("status") or {}
+    check = status.get("check") or {}
+    if str(check.get("time", "")) < since:
+        return
+    if check.get("reason"):
+        ready: Object = next((each for each in status.get("conditions") or () if each.get("type") == "Ready"), {})
+        key = f"{ready.get('lastTransitionTime')}/{check.get('message')}"
+        yield _on_pipeline(pipeline, "Warning", str(check["reason"]), check_said(check), key)
+    elif check.get("previousVersion"):
+        text = f"{check.get('uri')} has version {check.get('version')}, it had {check['previousVersion']}"
+        text = f"{text}: pods that are made from now on get the new one"
+        yield _on_pipeline(pipeline, "Normal", VERSION_CHANGED, text, str(check["time"]))
+
+
+def _on_pipeline(
+    pipeline: Object, type_: Literal["Normal", "Warning"], reason: str, message: str, key: str
+) -> Announcement:
+    metadata = pipeline["metadata"]
+    where = metadata["namespace"], metadata["name"], metadata["uid"]
+    key = f"{metadata.get('generation')}/{key}"
+    return Announcement("CheckpointPipeline", *where, type_, reason, printable(message), key)
 
 
 class Recorder:

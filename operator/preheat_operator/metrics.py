@@ -15,6 +15,9 @@ from prometheus_client import (
 
 # Answers are expected within 25 ms and refused by the API server after 5 s.
 _ADMISSION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+# From a pod that is scheduled at once to the Job's deadline; from a bundle that is there to terabytes.
+_CHECK_BUCKETS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300)
+_LOADER_BUCKETS = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
 def _registry() -> CollectorRegistry:
@@ -41,6 +44,23 @@ PODS = Gauge("preheat_pods", "Labelled pods, by what became of their loader.", [
 STATUS_WRITES = Counter("preheat_status_writes_total", "Statuses of pipelines written.", registry=CONTROLLER)
 LOADER_FAILURES = Counter(
     "preheat_loader_failures_total", "Runs of loaders that failed, by reason.", ["reason"], registry=CONTROLLER
+)
+LOADER_SECONDS = Histogram(
+    "preheat_loader_seconds",
+    "Time of loaders' runs that ended well, by outcome: loaded, or reused a bundle of the volume.",
+    ["outcome"],
+    buckets=_LOADER_BUCKETS,
+    registry=CONTROLLER,
+)
+LOADER_BYTES = Counter(
+    "preheat_loader_fetched_bytes_total", "Bytes that loaders read of sources and that ended well.", registry=CONTROLLER
+)
+CHECK_SECONDS = Histogram(
+    "preheat_check_seconds",
+    "Time from the making of a check's Job to its end, by result: found, failed, or not_run.",
+    ["result"],
+    buckets=_CHECK_BUCKETS,
+    registry=CONTROLLER,
 )
 
 

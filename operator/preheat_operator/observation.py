@@ -20,12 +20,13 @@ Phase = Literal["missed", "loading", "loaded", "continued", "failed"]
 Object = Mapping[str, Any]
 
 SOURCE_TEXTS = ("uri", "version", "format")
-SOURCE_NUMBERS = ("sizeBytes", "tensors", "parameters", "selectedBytes")
+SOURCE_NUMBERS = ("sizeBytes", "tensors", "parameters", "selectedBytes", "outputBytes")
 KEPT_WARNINGS = 8
-#: The loader's outcome where `onFailure: Continue` passed over its failure.
-CONTINUED = "continued"
+#: The loader's outcomes: it fetched a bundle, found one on the volume, or failed where `onFailure: Continue` goes on.
+FETCHED, REUSED, CONTINUED = "loaded", "reused", "continued"
 _TEXT_LIMIT = 1024
 _KILLED = (137, 143)
+_CENTURY = 3.2e9  # seconds
 
 # What the kubelet and the node report when the loader could not speak for itself.
 _REMEDIES = MappingProxyType(
@@ -55,12 +56,19 @@ class Failure:
 
 @dataclass(frozen=True)
 class Success:
-    """One run of a loader that left a bundle; `source` holds only what it reported."""
+    """One run of a loader that left a bundle; everything but its end is there only if it reported it."""
 
     time: str
     source: Object
     fetched_bytes: int | None = None
     run: int = 0
+    seconds: float | None = None
+    outcome: Literal["loaded", "reused"] | None = None
+
+    @property
+    def rate(self) -> int | None:
+        """Bytes a second, over the whole run."""
+        return int(self.fetched_bytes / self.seconds) if self.fetched_bytes and self.seconds else None
 
 
 @dataclass(frozen=True)
@@ -170,8 +178,15 @@ def _success(end: Object, run: int) -> Success:
     if warnings := report.get("warnings"):
         listed = warnings if isinstance(warnings, list) else [warnings]
         source["warnings"] = [printable(each) for each in listed[:KEPT_WARNINGS]]
-    fetched = report.get("fetchedBytes")
-    return Success(_time(end), source, fetched if _is_count(fetched) else None, run)
+    fetched, outcome = report.get("fetchedBytes"), report.get("outcome")
+    return Success(
+        _time(end),
+        source,
+        fetched if _is_count(fetched) else None,
+        run,
+        _duration(report.get("seconds")),
+        outcome if outcome in (FETCHED, REUSED) else None,
+    )
 
 
 def _exit_code(end: Object) -> int | None:
@@ -253,6 +268,13 @@ def _mapping(parent: Object, key: str) -> Object:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _duration(value: object) -> float | None:
+    """A number of seconds that a pod may have lived, or nothing."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value < _CENTURY else None
 
 
 def _identifier(value: object) -> str:

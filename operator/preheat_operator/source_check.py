@@ -7,7 +7,7 @@ as `spec.serviceAccountName`; it reads the pipeline's Secrets as a pod of the na
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -38,15 +38,25 @@ class Checked:
     time: str  # RFC 3339, UTC
     success: Success | None = None
     failure: Failure | None = None
+    seconds: float | None = None  # since its Job was made
 
     def to_status(self, before: Object) -> dict[str, Any]:
         """What the status keeps of it; a version that was found `before` holds while later checks fail."""
         source = self.success.source if self.success else before
         kept = {"time": self.time, **{key: source[key] for key in ("uri", "version") if key in source}}
+        if self.success and kept.get("uri") == before.get("uri") and kept.get("version") != before.get("version"):
+            kept["previousVersion"] = before.get("version")
         if self.failure:
             told = {"reason": self.failure.reason, "message": self.failure.message, "remedy": self.failure.remedy}
-            kept |= {key: value for key, value in told.items() if value}
-        return kept
+            kept |= told
+        return {key: value for key, value in kept.items() if value}
+
+    @property
+    def result(self) -> str:
+        """One word for a metric."""
+        if not self.failure:
+            return "found"
+        return "not_run" if self.failure.reason == NOT_RUN else "failed"
 
 
 def is_possible(pipeline: Pipeline) -> bool:
@@ -73,6 +83,12 @@ def last_check(generation: int, status: Object) -> Object:
     """What the status holds of a check of this generation; empty when there was none."""
     found = status.get("check") if status.get("observedGeneration") == generation else None
     return found if isinstance(found, Mapping) else {}
+
+
+def check_said(check: Object) -> str:
+    """Why the check that a status keeps has failed, and what to do, for a person."""
+    text = f"check of the source: {check.get('message', '')}"
+    return printable(f"{text}. {check['remedy']}" if check.get("remedy") else text)
 
 
 def pin_of(resource: Object) -> dict[str, str] | None:
@@ -135,6 +151,13 @@ def outcome(name: str, jobs: Sequence[Object], pods: Sequence[Object]) -> Checke
     job = next((job for job in jobs if job["metadata"]["name"] == name), None)
     if job is None:
         return None
+    begun = _moment(str(job["metadata"].get("creationTimestamp") or ""))
+    found = _found(name, job, pods)
+    took = (_moment(found.time) - begun).total_seconds() if found else 0
+    return replace(found, seconds=took) if found and 0 <= took <= LIFETIME else found
+
+
+def _found(name: str, job: Object, pods: Sequence[Object]) -> Checked | None:
     for pod in pods:
         if (pod["metadata"].get("labels") or {}).get("job-name") == name and (found := _ended(pod)):
             return found

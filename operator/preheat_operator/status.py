@@ -17,8 +17,8 @@ from preheat.errors import (
     CheckpointSourceError,
     CheckpointValidationError,
 )
-from preheat_operator.observation import Object, PodReport, Success, printable
-from preheat_operator.source_check import Checked
+from preheat_operator.observation import FETCHED, Object, PodReport, Success, printable
+from preheat_operator.source_check import Checked, check_said
 
 KEPT_FAILURES = 5
 _TYPES = ("Ready", "Reconciling", "Stalled", "SourceResolved")
@@ -47,6 +47,7 @@ class _Evidence:
     failures: Sequence[Object]  # newest first
     check: Object  # how the last check of the source ended, as the status keeps it; empty: there was none
     checking: bool  # one is on its way
+    last_load: Object  # the newest run that fetched the checkpoint; empty: there was none
 
     @property
     def check_failed(self) -> bool:
@@ -93,6 +94,8 @@ def wanted_status(
         status["source"] = dict(evidence.source)
     if evidence.check:
         status["check"] = dict(evidence.check)
+    if evidence.last_load:
+        status["lastLoad"] = dict(evidence.last_load)
     if evidence.failures:
         status["failures"] = [dict(failure) for failure in evidence.failures]
     return status
@@ -138,6 +141,7 @@ def _gather(
         failures=_failures(pods, remembered),
         check=remembered.get("check") or {},
         checking=False,
+        last_load=_last_load(pods, remembered),
     )
 
 
@@ -149,6 +153,17 @@ def _with_check(evidence: _Evidence, check: Checked) -> _Evidence:
 
 def _source(newest: Success | None, remembered: Object) -> Object:
     return (newest.source if newest else None) or remembered.get("source") or {}
+
+
+def _last_load(pods: Sequence[PodReport], remembered: Object) -> Object:
+    """How long the newest fetch took. A pod that found its bundle on the volume says nothing about that."""
+    loads = [_load(pod.name, pod.success) for pod in pods if pod.success and pod.success.outcome == FETCHED]
+    return max((remembered.get("lastLoad") or {}, *loads), key=lambda load: str(load.get("time", "")))
+
+
+def _load(pod: str, success: Success) -> dict[str, Any]:
+    facts = {"seconds": success.seconds, "fetchedBytes": success.fetched_bytes, "bytesPerSecond": success.rate}
+    return {"pod": pod, "time": success.time, **{key: value for key, value in facts.items() if value is not None}}
 
 
 def _remembered_success(remembered: Object) -> str:
@@ -200,7 +215,7 @@ def _ready(evidence: _Evidence) -> Verdict:
         remedy = failure.get("remedy")
         return Verdict("False", failure["reason"], printable(f"{said}. {remedy}" if remedy else said))
     if evidence.check_failed:
-        return Verdict("False", evidence.check["reason"], _check_said(evidence.check))
+        return Verdict("False", evidence.check["reason"], check_said(evidence.check))
     if not evidence.success_time:
         return _unloaded(evidence)
     what = _described(evidence.source)
@@ -217,11 +232,6 @@ def _unloaded(evidence: _Evidence) -> Verdict:
     if evidence.checking:
         return Verdict("Unknown", "Checking", "accepted; the source is being read")
     return Verdict("True", "Accepted", f"accepted; source not read yet{_outdated(evidence)}")
-
-
-def _check_said(check: Object) -> str:
-    said = f"check of the source: {check.get('message', '')}"
-    return printable(f"{said}. {check['remedy']}" if check.get("remedy") else said)
 
 
 def _resolved(evidence: _Evidence) -> Verdict:

@@ -58,6 +58,9 @@ class SourceStatus(Part):
     selected_bytes: Count | None = None
     """Bytes that this pipeline needs of it."""
 
+    output_bytes: Count | None = None
+    """Bytes of the bundle that is made of them."""
+
     warnings: Annotated[list[Line], Field(max_length=8)] | None = None
     """What checks that only warn have found in it."""
 
@@ -73,6 +76,9 @@ class Check(Part):
 
     version: Line | None = None
     """The version that pods get; a loader that finds another one fails with SourceChanged."""
+
+    previous_version: Line | None = None
+    """The version that pods got until this check found another one."""
 
     reason: Line | None = None
     """Why it failed, in one word."""
@@ -107,6 +113,25 @@ class PodCounts(Part):
 
     missed: Count = 0
     """Pods that carry the label and no loader: made while nothing was installed."""
+
+
+class Load(Part):
+    """One loader's run that fetched the checkpoint."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+
+    time: Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+    """When the loader ended."""
+
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    """How long it took, from its first request to the finished bundle."""
+
+    fetched_bytes: Count | None = None
+    """Bytes that it read of the source."""
+
+    bytes_per_second: Count | None = None
+    """These by the time it took."""
 
 
 class Failure(Part):
@@ -145,6 +170,9 @@ class Status(Part):
 
     pods: PodCounts | None = None
     """How many pods of the pipeline are in which state."""
+
+    last_load: Load | None = None
+    """The last run of a loader that fetched the checkpoint; to find a bundle on the volume does not count."""
 
     failures: Annotated[list[Failure], Field(max_length=10)] | None = None
     """The last failures, newest first."""

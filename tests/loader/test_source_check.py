@@ -62,7 +62,7 @@ def test_it_says_what_the_loader_says_and_reads_no_payload(server: FaultServer, 
     loaded = load(stages, tmp_path / "volume")
     assert (found.message["outcome"], loaded.message["outcome"]) == ("checked", "loaded")
     assert found.message["source"] == loaded.message["source"]
-    assert found.message["outputBytes"] == sum(
+    assert found.message["source"]["outputBytes"] == sum(
         file.stat().st_size for file in (tmp_path / "volume").glob("bundles/*/model.safetensors")
     )
 

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
+import httpx2
 import kopf
+from lightkube import ApiError
 from lightkube.config.kubeconfig import KubeConfig
 from typer.testing import CliRunner
 
@@ -119,6 +121,65 @@ def test_a_missed_pod_is_told_what_to_do() -> None:
     on_pod = told(report(phase="missed"))[0]
     assert on_pod.reason == "NotInjected"
     assert on_pod.message.endswith("Make the pod anew")
+
+
+def checked(reason: str = "", ready_since: str = "11:58:00", **check: str) -> list[Announcement]:
+    found = {"time": "2026-05-04T11:58:00Z", "uri": "s3://b/k", "version": "v2", **check}
+    if reason:
+        found |= {"reason": reason, "message": "no such key", "remedy": "Check the key"}
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": f"2026-05-04T{ready_since}Z"}
+    return list(announcements({**PIPELINE, "status": {"check": found, "conditions": [ready]}}, [], NOW))
+
+
+def test_a_check_that_failed_is_told_once_for_as_long_as_it_fails() -> None:
+    [first] = checked("NotFound")
+    assert (first.kind, first.name, first.type, first.reason) == (
+        "CheckpointPipeline",
+        "finetune",
+        "Warning",
+        "NotFound",
+    )
+    assert first.message == "check of the source: no such key. Check the key"
+    [again] = checked("NotFound", time="2026-05-04T11:59:00Z")
+    assert again.event_name == first.event_name
+    assert checked("AccessDenied")[0].event_name != first.event_name
+    assert checked("NotFound", ready_since="11:59:00")[0].event_name != first.event_name, "it was found in between"
+    assert checked("NotFound", time="2026-05-04T10:58:00Z") == []
+
+
+def test_another_version_under_a_refresh_is_told() -> None:
+    assert checked() == []
+    [changed] = checked(previousVersion="v1")
+    assert (changed.type, changed.reason) == ("Normal", "VersionChanged")
+    assert changed.message == "s3://b/k has version v2, it had v1: pods that are made from now on get the new one"
+
+
+class Accepting:
+    """An API server that stores Events under their names, and refuses those that are there."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    async def create(self, event) -> None:
+        if event["metadata"]["name"] in self.names:
+            status = {"kind": "Status", "code": 409, "message": "already exists"}
+            raise ApiError(request=None, response=httpx2.Response(409, json=status))
+        self.names.add(event["metadata"]["name"])
+
+
+async def test_a_run_is_counted_once_whoever_tells_it() -> None:
+    loaded = Success("2026-05-04T11:59:00Z", {}, fetched_bytes=3000, seconds=1.5, outcome="loaded")
+    news = told(report(phase="loaded", success=loaded), report("b", failure=NOT_FOUND))
+    value = metrics.CONTROLLER.get_sample_value
+    names = ("preheat_loader_fetched_bytes_total", {}), ("preheat_loader_seconds_sum", {"outcome": "loaded"})
+    failures = "preheat_loader_failures_total", {"reason": "NotFound"}
+    before = [value(*name) or 0 for name in (*names, failures)]
+    client = Accepting()
+    for controller in (Controller(client, settings()), Controller(client, settings())):  # type: ignore[arg-type]
+        for announcement in (*news, *news):
+            await controller._tell(announcement, NOW)
+    after = [value(*name) for name in (*names, failures)]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [3000, 1.5, 1]
 
 
 def test_many_failures_do_not_flood_the_pipeline() -> None:

@@ -18,8 +18,8 @@ from preheat_operator.status import wanted_status
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 SETTINGS = Settings("preheat-system", "example.org/loader:1")
 SOURCE = {"uri": "s3://models/a.ckpt", "version": "etag:1", "sizeBytes": 600, "format": "torch-zip (raw)", "tensors": 4,
-          "parameters": 100, "selectedBytes": 400}  # fmt: skip
-FOUND = {"outcome": "checked", "source": SOURCE, "outputBytes": 400}
+          "parameters": 100, "selectedBytes": 400, "outputBytes": 500}  # fmt: skip
+FOUND = {"outcome": "checked", "source": SOURCE}
 MISSING = {"outcome": "failed", "reason": "NotFound", "message": "no such key", "remedy": "Check `key`"}
 
 
@@ -159,6 +159,28 @@ def test_a_job_without_a_pod_says_what_kubernetes_says_of_it() -> None:
     assert (found.failure.reason, found.time) == ("CheckNotRun", at(300))
     assert "longer than" in found.failure.message
     assert "Events" in found.failure.remedy
+
+
+def test_another_version_is_noted_once_and_never_for_another_place() -> None:
+    found = outcome(pipeline(), ended(FOUND))
+    assert found
+    before = {"uri": SOURCE["uri"], "version": "etag:0"}
+    assert found.to_status(before)["previousVersion"] == "etag:0"
+    assert "previousVersion" not in found.to_status(found.to_status(before))
+    assert "previousVersion" not in found.to_status({**before, "uri": "s3://elsewhere"})
+    missing = outcome(pipeline(), ended(MISSING, 11))
+    assert missing
+    assert "previousVersion" not in missing.to_status(before)
+
+
+def test_how_long_a_check_took_counts_from_its_job() -> None:
+    made = job(pipeline())
+    name = made["metadata"]["name"]
+    for begun, seconds in ((-7, 7), (5, None), (-1e6, None)):
+        made["metadata"]["creationTimestamp"] = at(begun)
+        found = source_check.outcome(name, [made], [pod(name, ended(FOUND))])
+        assert found
+        assert (found.seconds, found.result) == (seconds, "found")
 
 
 def test_nothing_in_a_checks_pod_can_be_so_odd_that_it_raises() -> None:

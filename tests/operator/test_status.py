@@ -270,6 +270,22 @@ def test_a_failure_that_was_overcome_stays_so_when_all_its_pods_are_gone() -> No
     assert verdict(wanted(bad, before=loaded))[:2] == ("True", "Loaded")
 
 
+def test_the_last_fetch_says_how_long_it_took_and_how_fast_it_was() -> None:
+    reused = LOADED.replace('"loaded"', '"reused"')
+    status = wanted(pod("a", ended(0, LOADED)), pod("b", ended(0, reused, "11:30:00")))
+    load = {"pod": "a", "time": "2026-05-04T11:00:00Z", "seconds": 3.0, "fetchedBytes": 200_100_000}
+    assert status["lastLoad"] == {**load, "bytesPerSecond": 66_700_000}
+    assert wanted(before=status)["lastLoad"] == status["lastLoad"], "remembered when the pod is gone"
+    assert wanted(pod("c", ended(0, LOADED, "11:40:00")), before=status)["lastLoad"]["pod"] == "c"
+    assert "lastLoad" not in wanted(pod("b", ended(0, reused)))
+
+
+@pytest.mark.parametrize("seconds", ["3", True, -1, 1e300, float("nan"), None, []])
+def test_a_duration_that_cannot_be_is_left_out(seconds: Any) -> None:
+    odd = json.dumps({**json.loads(LOADED), "seconds": seconds})
+    assert set(wanted(pod("a", ended(0, odd)))["lastLoad"]) == {"pod", "time", "fetchedBytes"}
+
+
 def test_a_pod_of_the_same_name_does_not_erase_the_failure_before_it() -> None:
     before = wanted(pod("web-0", ended(11, MISSING, "11:00:00")))
     assert verdict(wanted(pod("web-0", created="11:30:00"), before=before))[:2] == ("False", "NotFound")
