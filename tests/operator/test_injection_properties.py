@@ -130,6 +130,16 @@ def test_nothing_that_was_there_is_lost(pod: dict[str, Any]) -> None:
         assert {**new, "env": 0, "volumeMounts": 0} == {**old, "env": 0, "volumeMounts": 0}
 
 
+@given(any_pod, st.data())
+def test_containers_that_are_not_named_stay_as_they_are(pod: dict[str, Any], data: st.DataObject) -> None:
+    names = [container["name"] for container in pod["spec"]["containers"]]
+    chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    metadata = {**pod["metadata"], "annotations": {"preheat.dev/containers": ", ".join(chosen)}}
+    after = injected({**pod, "metadata": metadata})["spec"]["containers"]
+    for old, new in zip(pod["spec"]["containers"], after, strict=True):
+        assert (new == old) is (new["name"] not in chosen)
+
+
 @given(any_pod)
 def test_the_patch_touches_only_what_is_added(pod: dict[str, Any]) -> None:
     for operation in json_patch(pod, injected(pod)):
