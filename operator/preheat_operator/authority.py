@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from preheat_operator.trust import certificates, issued_by, names_of
 
 AUTHORITY_LIFE = timedelta(days=3650)
 CERTIFICATE_LIFE = timedelta(days=90)
@@ -70,19 +72,10 @@ def renewed(stored: Mapping[str, bytes], names: Sequence[str], now: datetime) ->
     return wanted
 
 
-def trusts(bundle: bytes, certificate: x509.Certificate) -> bool:
-    """Whether one of the bundle's authorities issued the certificate."""
-    return any(_issued_by(certificate, authority) for authority in _certificates(bundle))
-
-
 def _serves(serving: Identity, authority: Identity, names: Sequence[str], now: datetime) -> bool:
-    try:
-        alternative = serving.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return False
     return (
-        set(alternative.get_values_for_type(x509.DNSName)) == set(names)
-        and _issued_by(serving.certificate, authority.certificate)
+        set(names_of(serving.certificate)) == set(names)
+        and issued_by(serving.certificate, authority.certificate)
         and serving.certificate.not_valid_before_utc <= now
         and _left(serving, now) > CERTIFICATE_LIFE / 3
     )
@@ -143,20 +136,5 @@ def _left(identity: Identity, now: datetime) -> timedelta:
     return identity.certificate.not_valid_after_utc - now
 
 
-def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
 def _unexpired(bundle: bytes | None, now: datetime) -> Iterable[x509.Certificate]:
-    return (each for each in _certificates(bundle) if each.not_valid_after_utc > now)
-
-
-def _certificates(bundle: bytes | None) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(bundle or b"")
-    except ValueError:
-        return []
+    return (each for each in certificates(bundle) if each.not_valid_after_utc > now)

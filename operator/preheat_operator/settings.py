@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, cast, get_args
 
+Certificates = Literal["own", "given"]
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
@@ -40,6 +41,7 @@ class Settings:
     service_name: str = "preheat-webhook"
     secret_name: str = "preheat-webhook-certificate"  # noqa: S105 the name of a Secret, not its content
     webhook_configuration_name: str = "preheat"
+    certificates: Certificates = "own"  # made by the webhook, or by somebody else
     port: int = 8443
     health_port: int = 8080
     image_pull_policy: PullPolicy = "IfNotPresent"
@@ -114,6 +116,7 @@ def _switch(text: str) -> bool:
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
+    "certificates": _one_of(cast("tuple[str, ...]", get_args(Certificates))),
     "check": _switch,
     "port": _port,
     "health_port": _port,

@@ -28,9 +28,9 @@ from preheat_operator import health, metrics
 from preheat_operator.admission import Entry, admit, missing
 from preheat_operator.api import LABEL
 from preheat_operator.cache import PipelineCache
-from preheat_operator.certificates import ServingCertificate
 from preheat_operator.injection import cautions
 from preheat_operator.json_patch import json_patch
+from preheat_operator.serving_certificate import ServingCertificate
 from preheat_operator.settings import Settings
 
 PATH = "/inject"

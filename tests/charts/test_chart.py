@@ -76,8 +76,9 @@ def test_helm_lint_has_no_objection(helm, values: Path) -> None:
 def test_no_certificate_is_rendered(helm, values: Path) -> None:
     text = helm("template", "preheat", CHART, "--values", values, "--set", "crds.install=false").stdout
     assert "kind: Deployment" in text
-    for trace in ("caBundle", "BEGIN CERTIFICATE", "PRIVATE KEY", "kind: Secret"):
+    for trace in ("BEGIN CERTIFICATE", "PRIVATE KEY", "kind: Secret"):
         assert trace not in text
+    assert ("caBundle" in text) == ("given" in values.name)  # what the values hold, and nothing made up
 
 
 @every_value_set
@@ -92,13 +93,79 @@ def test_no_rule_reaches_secrets_beyond_the_operators_own(render, values: Path) 
         assert "*" not in rule["verbs"] + rule["apiGroups"] + rule["resources"], name
         if "secrets" in rule["resources"]:
             assert kind == "Role", name
-            assert rule["verbs"] == ["create"] or rule["resourceNames"][0].endswith("-certificate")
+            own = ("-webhook-certificate", "-webhook-tls", "preheat-tls")
+            assert rule["verbs"] == ["create"] or rule["resourceNames"][0].endswith(own)
 
 
 def test_the_rights_are_the_reviewed_ones(render) -> None:
     found = [{"kind": kind, "name": name, "rule": rule} for kind, name, rule in rules(render())]
     reviewed = json.loads(SNAPSHOT.read_text())
     assert found == reviewed, f"review the change, then write this to {SNAPSHOT.name}:\n{json.dumps(found, indent=1)}"
+
+
+@pytest.mark.parametrize(
+    ("values", "secret"), [("cert-manager", "preheat-webhook-tls"), ("given-certificate", "preheat-tls")]
+)
+def test_with_a_certificate_of_somebody_else_the_webhook_may_only_read(render, values: str, secret: str) -> None:
+    """Beside the reviewed rights: nothing is added, and all that writes is gone."""
+    found = list(rules(render("--values", CHART / "ci" / f"{values}-values.yaml")))
+    reviewed = [(each["kind"], each["name"], each["rule"]) for each in json.loads(SNAPSHOT.read_text())]
+    assert [rule for rule in found if rule[1] != "preheat-webhook"] == [
+        rule for rule in reviewed if rule[1] != "preheat-webhook"
+    ]
+    assert [rule for _, name, rule in found if name == "preheat-webhook"] == [
+        {"apiGroups": ["preheat.dev"], "resources": ["checkpointpipelines"], "verbs": ["get", "list", "watch"]},
+        {
+            "apiGroups": ["admissionregistration.k8s.io"],
+            "resources": ["mutatingwebhookconfigurations"],
+            "resourceNames": ["preheat"],
+            "verbs": ["get"],
+        },
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]},
+    ]
+
+
+def test_cert_manager_makes_what_the_webhook_reads_and_injects_it_where_it_looks(render) -> None:
+    documents = render("--set", "certificates.certManager.enabled=true,certificates.annotations.a=b")
+    serving = next(d for d in of_kind(documents, "Certificate") if not d["spec"].get("isCA"))
+    settings = environment(documents)
+    assert (settings["PREHEAT_CERTIFICATES"], settings["PREHEAT_SECRET_NAME"]) == (
+        "given",
+        serving["spec"]["secretName"],
+    )
+    address = f"{settings['PREHEAT_SERVICE_NAME']}.preheat-system.svc"
+    assert serving["spec"]["dnsNames"] == [address, f"{address}.cluster.local"]
+    annotations = of_kind(documents, "MutatingWebhookConfiguration")[0]["metadata"]["annotations"]
+    assert annotations == {
+        "a": "b",
+        "cert-manager.io/inject-ca-from": f"preheat-system/{serving['metadata']['name']}",
+    }
+    issuers = {d["metadata"]["name"]: d["spec"] for d in of_kind(documents, "Issuer")}
+    [authority] = [d for d in of_kind(documents, "Certificate") if d["spec"].get("isCA")]
+    assert issuers[serving["spec"]["issuerRef"]["name"]] == {"ca": {"secretName": authority["spec"]["secretName"]}}
+    assert issuers[authority["spec"]["issuerRef"]["name"]] == {"selfSigned": {}}
+
+
+def test_an_issuer_that_is_there_is_used_instead_of_one_of_our_own(render) -> None:
+    issuer = "certificates.certManager.issuerRef"
+    documents = render(
+        "--set", f"certificates.certManager.enabled=true,{issuer}.name=internal,{issuer}.kind=ClusterIssuer"
+    )
+    [certificate] = of_kind(documents, "Certificate")
+    assert certificate["spec"]["issuerRef"] == {"kind": "ClusterIssuer", "name": "internal"}
+    assert not of_kind(documents, "Issuer")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ("certificates.existingSecret=a", "name in caBundle the authority"),
+        ("certificates.existingSecret=a,certificates.certManager.enabled=true", "choose one of"),
+        ("certificates.caBundle=-----BEGIN CERTIFICATE-----", "belongs to a certificate in existingSecret"),
+    ],
+)
+def test_a_certificate_that_nobody_could_trust_is_refused(helm, values: str, told: str) -> None:
+    assert told in helm("template", "preheat", CHART, "--set", values).stderr
 
 
 @every_value_set
@@ -192,7 +259,8 @@ def test_a_single_replica_has_no_budget_that_blocks_drains(render) -> None:
     "wrong",
     ["webhook.replica=3", "webhook.replicas=0", "webhook.timeoutSeconds=60", "image.digest=latest",
      "logging.level=loud", "crds.keep=perhaps", "image.pullPolicy=Sometimes", "podMonitor.interval=often",
-     "loader.environment.PREHEAT_SHIM=off"],
+     "loader.environment.PREHEAT_SHIM=off", "certificates.certManager.issuerRef.names=internal",
+     "certificates.caBundle=/etc/ssl/ca.pem"],
 )  # fmt: skip
 def test_a_value_that_cannot_be_meant_is_refused(helm, wrong: str) -> None:
     done = helm("template", "preheat", CHART, "--set", wrong)

@@ -1,33 +1,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
-import ssl
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import yaml
-from aiohttp import web
-from aiohttp.test_utils import TestServer
+from certificate_api import WHERE, ApiServer, webhook
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
 from lightkube import AsyncClient
-from lightkube.config.kubeconfig import KubeConfig, SingleConfig
-from lightkube.config.models import Cluster, Context, User
+from lightkube.config.kubeconfig import KubeConfig
 
-from preheat_operator.authority import AUTHORITY_LIFE, CERTIFICATE_LIFE, Identity, renewed, trusts
-from preheat_operator.certificates import NotPublishedError, ServingCertificate, ensure
+from preheat_operator.authority import AUTHORITY_LIFE, CERTIFICATE_LIFE, Identity, renewed
+from preheat_operator.certificates import NotPublishedError, ensure
+from preheat_operator.trust import trusts
 
 NAMES = ["preheat-webhook.preheat-system.svc", "preheat-webhook.preheat-system.svc.cluster.local"]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 BROKEN_PEM = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
-WHERE = ("preheat-system", "preheat-webhook-certificate", "preheat-webhook", "preheat")
 
 
 def serving(held: Mapping[str, bytes]) -> x509.Certificate:
@@ -85,79 +80,6 @@ def test_a_new_authority_is_published_beside_the_old_one_until_that_expires() ->
     third = renewed(second, NAMES, NOW + AUTHORITY_LIFE * 1.9)
     assert len(x509.load_pem_x509_certificates(third["ca.crt"])) == 2
     assert not trusts(third["ca.crt"], serving(first))
-
-
-class ApiServer:
-    """One Secret and one webhook configuration, with versions that must match."""
-
-    def __init__(self) -> None:
-        self.secret: dict[str, Any] | None = None
-        self.configuration: dict[str, Any] | None = {"webhooks": [_webhook("pods.preheat.dev")]}
-        self.version = 0
-        self.patches: list[Any] = []
-        self.overtaken_by: dict[str, bytes] | None = None  # what another replica writes just before we do
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[AsyncClient]:
-        application, base = web.Application(), "/api/v1/namespaces/preheat-system/secrets"
-        application.router.add_get(base + "/{name}", self.get_secret)
-        application.router.add_post(base, self.write_secret)
-        application.router.add_put(base + "/{name}", self.write_secret)
-        path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/preheat"
-        application.router.add_get(path, self.get_configuration)
-        application.router.add_patch(path, self.apply_configuration)
-        async with TestServer(application) as server:
-            cluster = Cluster(server=str(server.make_url("")))
-            config = SingleConfig(context_name="t", context=Context(cluster="t"), cluster=cluster, user=User())
-            async with AsyncClient(config) as client:
-                yield client
-
-    def hold(self, data: Mapping[str, bytes]) -> None:
-        self.version += 1
-        metadata = {"name": WHERE[1], "namespace": WHERE[0], "resourceVersion": str(self.version)}
-        self.secret = {"metadata": metadata, "data": {k: b64encode(v).decode() for k, v in data.items()}}
-
-    def held(self) -> dict[str, bytes]:
-        assert self.secret is not None
-        return {key: b64decode(value) for key, value in self.secret["data"].items()}
-
-    async def get_secret(self, _: web.Request) -> web.Response:
-        return _json(self.secret) if self.secret else _status(404)
-
-    async def write_secret(self, request: web.Request) -> web.Response:
-        sent = await request.json()
-        if self.overtaken_by is not None:
-            self.hold(self.overtaken_by)
-            self.overtaken_by = None
-        current = self.secret["metadata"]["resourceVersion"] if self.secret else None
-        if sent["metadata"].get("resourceVersion") != current:
-            return _status(409)
-        self.hold({key: b64decode(value) for key, value in sent["data"].items()})
-        return _json(self.secret)
-
-    async def get_configuration(self, _: web.Request) -> web.Response:
-        return _json(self.configuration) if self.configuration else _status(404)
-
-    async def apply_configuration(self, request: web.Request) -> web.Response:
-        sent = await request.json()
-        self.patches.append((request.content_type, dict(request.query), sent))
-        assert self.configuration is not None
-        for webhook, change in zip(self.configuration["webhooks"], sent["webhooks"], strict=True):
-            webhook["clientConfig"].update(change["clientConfig"])
-        return _json(self.configuration)
-
-
-def _webhook(name: str) -> dict[str, Any]:
-    return {"name": name, "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": {}}
-
-
-def _status(code: int) -> web.Response:
-    return _json({"kind": "Status", "code": code, "message": str(code)}, code)
-
-
-def _json(document: Any, code: int = 200) -> web.Response:
-    # The real one names no character set, and lightkube looks closely.
-    return web.Response(body=json.dumps(document), status=code, headers={"Content-Type": "application/json"})
 
 
 @pytest.fixture
@@ -224,75 +146,16 @@ async def test_without_a_configuration_there_is_nothing_to_trust(api: ApiServer)
             await ensure(client, *WHERE, NOW)
 
 
-def test_a_certificate_that_its_authority_did_not_issue_is_not_served() -> None:
-    certificate = ServingCertificate(lambda: NOW)
-    held = {**renewed({}, NAMES, NOW), "ca.crt": renewed({}, NAMES, NOW)["ca.crt"]}
-    with pytest.raises(NotPublishedError, match="do not belong together"):
-        certificate.load(held)
-    assert certificate.problem == "there is no certificate yet"
-
-
-def test_an_expired_certificate_is_a_problem() -> None:
-    clock = [NOW]
-    certificate = ServingCertificate(lambda: clock[0])
-    certificate.load(renewed({}, NAMES, NOW))
-    assert certificate.problem is None
-    clock[0] += CERTIFICATE_LIFE
-    assert "has expired" in (certificate.problem or "")
-
-
-def test_a_bad_pair_leaves_the_good_one_in_place() -> None:
-    certificate = ServingCertificate(lambda: NOW)
-    certificate.load(renewed({}, NAMES, NOW))
-    with pytest.raises(NotPublishedError):
-        certificate.load({"tls.crt": b"x", "tls.key": b"y", "ca.crt": b"z"})
-    assert certificate.problem is None
-
-
-async def test_a_rotation_is_seen_by_new_connections_and_not_felt_by_old_ones() -> None:
-    first, second = renewed({}, NAMES, NOW), renewed({}, NAMES, NOW)
-    certificate, release = ServingCertificate(lambda: NOW), asyncio.Event()
-    certificate.load(first)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line = await reader.readline()
-        await release.wait()
-        writer.write(line)
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=certificate.context)
-    port = server.sockets[0].getsockname()[1]
-
-    async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-        return reader, writer, ssl.DER_cert_to_PEM_cert(writer.get_extra_info("ssl_object").getpeercert(True)).encode()
-
-    async with server:
-        old_reader, old_writer, old = await connected()
-        old_writer.write(b"in flight\n")
-        certificate.load(second)
-        new_reader, new_writer, new = await connected()
-        new_writer.write(b"new\n")
-        release.set()
-        assert (old, new) == (first["tls.crt"], second["tls.crt"])
-        assert await old_reader.readline() == b"in flight\n"
-        assert await new_reader.readline() == b"new\n"
-        for writer in (old_writer, new_writer):
-            writer.close()
-
-
 @pytest.mark.cluster
 async def test_against_the_real_api_server_only_the_bundle_is_ours(cluster: Any, namespace: str) -> None:
     name = f"test-{secrets.token_hex(4)}"
-    webhook = {
-        **_webhook("pods.preheat.dev"),
+    ours = {
+        **webhook("pods.preheat.dev"),
         "clientConfig": {"service": {"name": "preheat-webhook", "namespace": namespace, "path": "/inject"}},
         "objectSelector": {"matchLabels": {"preheat.test/nothing": name}},
     }
     kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration"}
-    manifest = {**kind, "metadata": {"name": name}, "webhooks": [webhook]}
+    manifest = {**kind, "metadata": {"name": name}, "webhooks": [ours]}
     cluster.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump(manifest))
     try:
         config = KubeConfig.from_file(cluster.kubeconfig).get()

@@ -21,6 +21,7 @@ def test_every_field_is_a_variable() -> None:
             "PREHEAT_SERVICE_NAME": "hook",
             "PREHEAT_SECRET_NAME": "pair",
             "PREHEAT_WEBHOOK_CONFIGURATION_NAME": "pods.preheat",
+            "PREHEAT_CERTIFICATES": "given",
             "PREHEAT_PORT": "9443",
             "PREHEAT_HEALTH_PORT": "9080",
             "PREHEAT_IMAGE_PULL_POLICY": "Always",
@@ -32,7 +33,7 @@ def test_every_field_is_a_variable() -> None:
         }
     )
     assert settings == Settings(
-        "preheat-system", "example.org/loader:1", "hook", "pair", "pods.preheat", 9443, 9080, "Always",
+        "preheat-system", "example.org/loader:1", "hook", "pair", "pods.preheat", "given", 9443, 9080, "Always",
         {"limits": {"cpu": "2"}}, {"HTTPS_PROXY": "http://proxy:3128"}, False, "debug", "console",
     )  # fmt: skip
 

@@ -26,8 +26,8 @@ from preheat_operator import webhook as subject
 from preheat_operator.admission import Entry
 from preheat_operator.authority import renewed
 from preheat_operator.cache import PipelineCache
-from preheat_operator.certificates import ServingCertificate
 from preheat_operator.injection import inject
+from preheat_operator.serving_certificate import ServingCertificate
 from preheat_operator.settings import Settings
 from preheat_operator.webhook import PATH, Webhook
 

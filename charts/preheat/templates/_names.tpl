@@ -14,7 +14,6 @@
 
 {{- define "preheat.controller" -}}{{ include "preheat.fullname" . }}-controller{{- end }}
 {{- define "preheat.webhook" -}}{{ include "preheat.fullname" . }}-webhook{{- end }}
-{{- define "preheat.certificate" -}}{{ include "preheat.webhook" . }}-certificate{{- end }}
 
 {{- define "preheat.selector" -}}
 app.kubernetes.io/name: {{ include "preheat.name" .root }}

@@ -71,6 +71,8 @@ env:
   value: {{ include "preheat.webhook" .root }}
 - name: PREHEAT_SECRET_NAME
   value: {{ include "preheat.certificate" .root }}
+- name: PREHEAT_CERTIFICATES
+  value: {{ if eq (include "preheat.certificates" .root) "own" }}own{{ else }}given{{ end }}
 - name: PREHEAT_WEBHOOK_CONFIGURATION_NAME
   value: {{ include "preheat.fullname" .root }}
 - name: PREHEAT_LOG_LEVEL
