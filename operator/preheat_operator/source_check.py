@@ -76,7 +76,8 @@ def is_due(pipeline: Pipeline, status: Object, reports: Iterable[PodReport], now
     time = str(last["time"])
     changed = (each.failure for each in reports if each.failure and each.failure.reason == SourceChangedError.reason)
     news = refresh and any(failure.time > time for failure in changed)
-    return bool(news) or _moment(time) + timedelta(seconds=every) <= now
+    # A clock that was set back must not put the next look off for as long.
+    return bool(news) or abs(now - _moment(time)) >= timedelta(seconds=every)
 
 
 def last_check(generation: int, status: Object) -> Object:

@@ -115,6 +115,12 @@ def test_with_refresh_it_is_looked_at_again_and_at_once_when_a_loader_finds_anot
     assert not due(checked(pipeline(), uri="u", version="v"), 11, loader), "pinned for good"
 
 
+def test_a_clock_that_was_set_back_does_not_put_off_the_next_look() -> None:
+    known = checked(pipeline(refreshSeconds=3600), uri="u", version="v")
+    assert not due(known, -5), "clocks of a cluster differ a little"
+    assert due(known, -86_400)
+
+
 def test_what_lies_in_the_pods_own_files_is_not_checked() -> None:
     assert not source_check.is_possible(Pipeline.parse(pipeline({"local": {"path": "/preheat/a.ckpt"}})))
     assert source_check.is_possible(Pipeline.parse(pipeline()))
