@@ -20,12 +20,15 @@ from preheat.errors import CheckpointConfigError
 from preheat_operator import api, health, kube, metrics, source_check
 from preheat_operator.events import COMPONENT, Announcement, Recorder, announcements
 from preheat_operator.observation import REASONS, Failure, Object, observe
+from preheat_operator.recipe import described
 from preheat_operator.settings import Settings
 from preheat_operator.status import differs, pod_counts, wanted_status
 from preheat_operator.worklist import Worklist
 
 RESYNC_SECONDS = 300
 _CHUNK = 500
+#: Asked again, the API server would say the same.
+_REFUSALS = (400, 403, 404, 405, 422)
 _PATIENCE = (1, 2, 5, 10, 20, 20)  # for an API server that does not answer while the process starts
 
 Key = tuple[str, str]  # namespace and name of a pipeline
@@ -74,11 +77,11 @@ class Controller:
         pods = self._client.list(kube.Pod, namespace=namespace, labels={api.LABEL: name}, chunk_size=_CHUNK)
         # A name too long for a label is a problem of the pipeline, and no pod can carry it.
         reports = [observe(pod) async for pod in pods] if len(name) <= api.NAME_LENGTH else []
-        now, check, checking = self._clock(), None, False
+        now, check, checking, trouble = self._clock(), None, False, None
         if parsed and self._settings.check and source_check.is_possible(parsed):
             before = pipeline.get("status") or {}
             if checking := source_check.is_due(parsed, before, reports, now):
-                check = await self._check(parsed, before)
+                check, trouble = await self._check(parsed, before)
         status = wanted_status(pipeline, reports, now, problem, check, checking=checking and not check)
         if differs(status, pipeline.get("status")) and not await self._write(key, pipeline, status):
             return
@@ -87,6 +90,8 @@ class Controller:
         self._count(key, pod_counts(reports))
         for announcement in announcements({**pipeline, "status": status}, reports, now):
             await self._tell(announcement, now)
+        if trouble:
+            raise trouble
 
     async def resync(self, every: float = RESYNC_SECONDS) -> None:
         """Look at every pipeline now and then, so that no missed event lasts."""
@@ -117,7 +122,20 @@ class Controller:
                 return None
             raise
 
-    async def _check(self, pipeline: api.Pipeline, before: Object) -> source_check.Checked | None:
+    async def _check(
+        self, pipeline: api.Pipeline, before: Object
+    ) -> tuple[source_check.Checked | None, httpx2.HTTPError | None]:
+        """How the check that is due ended, and what kept it from being begun or seen if that may pass by itself."""
+        try:
+            return await self._checked(pipeline, before), None
+        except ApiError as error:
+            if error.status.code in _REFUSALS:
+                return source_check.not_run(self._clock(), str(error)), None
+            return None, error
+        except httpx2.HTTPError as error:
+            return None, error
+
+    async def _checked(self, pipeline: api.Pipeline, before: Object) -> source_check.Checked | None:
         """How the check that is due ended; one that was not begun is begun."""
         name, label = source_check.job_name(pipeline, before), {source_check.CHECK: pipeline.name}
         where: dict[str, Any] = {"namespace": pipeline.namespace, "labels": label}
@@ -128,8 +146,8 @@ class Controller:
         try:
             await self._client.create(kube.Job(**source_check.wanted_job(pipeline, before, self._settings)))
         except ApiError as error:
-            if error.status.code != 409:  # begun meanwhile
-                return source_check.not_run(self._clock(), str(error))
+            if error.status.reason != "AlreadyExists":  # begun meanwhile
+                raise
         return None
 
     async def _write(self, key: Key, pipeline: Object, status: dict[str, Any]) -> bool:
@@ -264,6 +282,8 @@ async def _require_api(client: AsyncClient) -> None:
 def _parsed(pipeline: Object) -> tuple[api.Pipeline | None, str | None]:
     """The pipeline, or why it cannot be used."""
     try:
-        return api.Pipeline.parse(pipeline), None
+        parsed = api.Pipeline.parse(pipeline)
+        described(parsed, source_check.pin_of(pipeline))
+        return parsed, None
     except CheckpointConfigError as error:
         return None, str(error)
