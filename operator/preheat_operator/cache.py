@@ -25,6 +25,8 @@ PATH = f"apis/{GROUP}/{VERSION}/{PLURAL}"
 _log = structlog.get_logger(__name__)
 
 Key = tuple[str, str]  # namespace and name
+#: Seconds: what is shorter and brought nothing was no watch.
+_WATCHED = 1.0
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,16 @@ class PipelineCache:
             "timeoutSeconds": str(self._pace.watch),
         }
         timeout = httpx2.Timeout(10, read=self._pace.silence)
+        began, heard = time.monotonic(), False
         async with self._http.stream("GET", PATH, params=query, timeout=timeout) as answer:
             answer.raise_for_status()
-            self._delay = self._pace.first_delay
             async for line in _lines(answer.aiter_bytes()):
-                version = self._apply(json.loads(line))
+                version, heard = self._apply(json.loads(line)), True
+                self._delay = self._pace.first_delay
+        if not heard and time.monotonic() - began < _WATCHED:
+            raise WatchError("a watch ended as soon as it had begun")
         self._heard = time.monotonic()
+        self._delay = self._pace.first_delay
         return version
 
     def _apply(self, event: Mapping[str, Any]) -> str:

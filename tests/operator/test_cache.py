@@ -34,6 +34,7 @@ class ApiServer:
         self.lists = 0
         self.page = 500
         self.failing = False
+        self.hasty = False  # ends every watch at once, as a proxy in between may
         self.from_versions: list[str] = []
 
     def put(self, item: dict[str, Any], *, told: bool = True) -> None:
@@ -71,6 +72,8 @@ class ApiServer:
         self.from_versions.append(request.query["resourceVersion"])
         response, events = web.StreamResponse(), asyncio.Queue[dict[str, Any] | None]()
         await response.prepare(request)
+        if self.hasty:
+            return response
         self.watches.append(events)
         try:
             while (event := await events.get()) is not None:
@@ -173,6 +176,20 @@ async def test_a_watch_that_ends_is_taken_up_where_it_ended(server: ApiServer, c
     await until(lambda: len(server.from_versions) == 2)
     assert server.from_versions[1] == "99"
     assert server.lists == 1
+
+
+async def test_watches_that_end_at_once_are_not_begun_without_a_pause(
+    api: tuple[ApiServer, httpx2.AsyncClient],
+) -> None:
+    server, http = api
+    server.hasty = True
+    cache = PipelineCache(http, Pace(first_delay=0.05, last_delay=5))
+    task = asyncio.create_task(cache.run())
+    await until(lambda: cache.synced)
+    began = time.monotonic()
+    await until(lambda: len(server.from_versions) >= 4)
+    assert time.monotonic() - began > 0.1
+    task.cancel()
 
 
 async def test_a_connection_that_went_silent_is_noticed(server: ApiServer, cache: PipelineCache) -> None:
