@@ -49,7 +49,7 @@ class Controller:
         settings: Settings,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.worklist: Worklist[Key] = Worklist(self.refresh)
+        self.worklist: Worklist[Key] = Worklist(self.refresh, asked=kube.asked_to_wait)
         self._client = client
         self._settings = settings
         self._clock = clock

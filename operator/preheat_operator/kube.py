@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx2
 import kopf
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import User
@@ -15,6 +16,12 @@ CheckpointPipeline = create_namespaced_resource(api.GROUP, api.VERSION, api.KIND
 Pod = create_namespaced_resource("", "v1", "Pod", "pods")
 Job = create_namespaced_resource("batch", "v1", "Job", "jobs")
 Event = create_namespaced_resource("", "v1", "Event", "events")
+
+
+def asked_to_wait(error: Exception) -> float:
+    """The seconds for which an overloaded API server asks to be left alone; never longer than a minute."""
+    told = error.response.headers.get("Retry-After", "") if isinstance(error, httpx2.HTTPStatusError) else ""
+    return min(float(told), 60) if told.isdecimal() else 0
 
 
 def connection(config: SingleConfig | None = None) -> kopf.ConnectionInfo:

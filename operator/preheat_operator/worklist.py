@@ -19,7 +19,10 @@ _REST_PER_COST = 4
 
 
 class Worklist(Generic[Key]):
-    """Calls `work` for every key added; what `work` raises is logged once and tried again after each of `delays`."""
+    """Calls `work` for every key added; what `work` raises is logged once and tried again after each of `delays`.
+
+    `asked` says for how many seconds an error asks not to be tried again.
+    """
 
     def __init__(
         self,
@@ -28,8 +31,10 @@ class Worklist(Generic[Key]):
         pause: float = 0.5,
         parallel: int = 8,
         delays: tuple[float, ...] = (1, 2, 5, 15, 60),
+        asked: Callable[[Exception], float] = lambda _: 0,
     ) -> None:
         self._work = work
+        self._asked = asked
         self._pause = pause
         self._delays = delays
         self._slots = asyncio.Semaphore(parallel)
@@ -60,16 +65,16 @@ class Worklist(Generic[Key]):
                 async with self._slots:
                     self._dirty.discard(key)
                     began = time.monotonic()
-                    failed = await self._fails(key, failures)
+                    error = await self._error(key, failures)
                 rest = max(self._pause, _REST_PER_COST * (time.monotonic() - began))
-                failures = failures + 1 if failed else 0
-                if 0 < failures <= len(self._delays):
-                    rest = self._delays[failures - 1]
+                failures = failures + 1 if error else 0
+                if error and failures <= len(self._delays):
+                    rest = max(self._delays[failures - 1], self._asked(error))
                     self._dirty.add(key)
         finally:
             del self._tasks[key]
 
-    async def _fails(self, key: Key, failures: int) -> bool:
+    async def _error(self, key: Key, failures: int) -> Exception | None:
         try:
             await self._work(key)
         except Exception as error:  # whatever happens to one key must not stop the others
@@ -77,5 +82,5 @@ class Worklist(Generic[Key]):
                 _log.warning("will be tried again", key=key, error=repr(error))
             elif failures == len(self._delays):
                 _log.error("given up until its next change or resync", key=key, error=repr(error), tries=failures + 1)
-            return True
-        return False
+            return error
+        return None

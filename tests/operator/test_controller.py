@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import socket
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +69,24 @@ async def test_what_fails_is_tried_again_and_given_up_in_the_end(caplog) -> None
     worklist.add("a")
     await until(lambda: not len(worklist))
     assert len(tries) == 3
+
+
+async def test_what_asks_not_to_be_tried_again_so_soon_is_obeyed() -> None:
+    tries, began = [], time.monotonic()
+
+    async def work(key: str) -> None:
+        tries.append(key)
+        if len(tries) == 1:
+            raise overloaded
+
+    answer = httpx2.Response(429, headers={"Retry-After": "1"}, request=httpx2.Request("GET", "http://api"))
+    overloaded = httpx2.HTTPStatusError("overloaded", request=answer.request, response=answer)
+    worklist = Worklist(work, pause=0.001, delays=(0.001,), asked=kube.asked_to_wait)
+    worklist.add("a")
+    await until(lambda: not len(worklist))
+    assert len(tries) == 2
+    assert time.monotonic() - began >= 1
+    assert kube.asked_to_wait(OSError("no")) == 0
 
 
 async def test_one_failing_key_does_not_hold_the_others() -> None:
