@@ -14,7 +14,7 @@ from preheat.errors import CheckpointError
 from preheat_operator.api import LABEL, Pipeline
 from preheat_operator.injection import Object, PodRefusedError, inject
 from preheat_operator.settings import Settings
-from preheat_operator.source_check import pin_of
+from preheat_operator.source_check import last_check, pin_of
 
 
 class PipelineMissingError(PodRefusedError):
@@ -32,9 +32,16 @@ class Entry:
     resource: Mapping[str, Any]
 
     @property
-    def pin(self) -> dict[str, str] | None:
+    def pin(self) -> dict[str, Any] | None:
         """The version of the source that a check has found, for all pods."""
         return pin_of(self.resource)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the author of every pod should know of the pipeline, as its status has it."""
+        status = self.resource.get("status") or {}
+        last = last_check(int(self.resource["metadata"].get("generation", 0)), status)
+        return tuple(map(str, last.get("warnings") or ()))
 
     def with_status(self, resource: Mapping[str, Any]) -> Entry:
         """The entry of the same spec with another status: what was parsed stays parsed."""

@@ -58,7 +58,7 @@ class EmptyDir(Part):
     """Memory: a tmpfs, which counts against the containers' memory limits. Default: the node's disk."""
 
     size_limit: Quantity | None = None
-    """The pod is evicted when the volume grows beyond it."""
+    """The pod is evicted when the volume grows beyond it. Default: twice what the check measured, and 256Mi."""
 
 
 class Cache(Part):

@@ -17,8 +17,9 @@ import structlog
 from lightkube import ALL_NS, ApiError, AsyncClient
 
 from preheat.errors import CheckpointConfigError
-from preheat_operator import api, health, kube, metrics, source_check
+from preheat_operator import api, health, kube, metrics, room, source_check
 from preheat_operator.events import COMPONENT, Announcement, Recorder, announcements
+from preheat_operator.loader_resources import merged
 from preheat_operator.observation import REASONS, Failure, Object, observe
 from preheat_operator.recipe import described
 from preheat_operator.settings import Settings
@@ -82,7 +83,8 @@ class Controller:
             before = pipeline.get("status") or {}
             if checking := source_check.is_due(parsed, before, reports, now):
                 check, trouble = await self._check(parsed, before)
-        status = wanted_status(pipeline, reports, now, problem, check, checking=checking and not check)
+        bounds = await self._rooms(parsed) if parsed and self._settings.check else ()
+        status = wanted_status(pipeline, reports, now, problem, check, checking=checking and not check, rooms=bounds)
         if differs(status, pipeline.get("status")) and not await self._write(key, pipeline, status):
             return
         if check and check.seconds is not None:
@@ -149,6 +151,19 @@ class Controller:
             if error.status.reason != "AlreadyExists":  # begun meanwhile
                 raise
         return None
+
+    async def _rooms(self, pipeline: api.Pipeline) -> list[room.Room]:
+        """What bounds the pipeline's volume."""
+        claim, held = (pipeline.spec.get("volume") or {}).get("persistentVolumeClaim"), None
+        if claim:
+            try:
+                where: dict[str, Any] = {"namespace": pipeline.namespace}
+                held = room.capacity(await self._client.get(kube.PersistentVolumeClaim, claim["claimName"], **where))
+            except ApiError as error:
+                if error.status.code not in (403, 404):  # then it is not known
+                    raise
+        resources = merged(self._settings.loader_resources, (pipeline.spec.get("loader") or {}).get("resources"))
+        return list(room.rooms(pipeline.spec, resources["limits"].get("memory"), held))
 
     async def _write(self, key: Key, pipeline: Object, status: dict[str, Any]) -> bool:
         """Replace the status at the version that was read: who read something older is refused and looks again."""

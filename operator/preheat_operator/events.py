@@ -20,7 +20,7 @@ from preheat_operator.observation import Failure, Object, PodReport, Success, pr
 from preheat_operator.source_check import check_said
 
 COMPONENT = "preheat-controller"
-NOT_INJECTED, VERSION_CHANGED = "NotInjected", "VersionChanged"
+NOT_INJECTED, VERSION_CHANGED, VOLUME_TOO_SMALL = "NotInjected", "VersionChanged", "VolumeTooSmall"
 # Events live for an hour: what is older has been told, or is not news.
 _NEWS = timedelta(hours=1)
 _AT_MOST_ON_PIPELINE = 5
@@ -105,7 +105,7 @@ def _first_read(pipeline: Object, reports: Sequence[PodReport], since: str) -> I
 
 
 def _of_check(pipeline: Object, since: str) -> Iterator[Announcement]:
-    """How the check of the source ended: a failure once for as long as it lasts, another version once."""
+    """How the check of the source ended: a failure or warning once for as long as it lasts, another version once."""
     status = pipeline.get("status") or {}
     check = status.get("check") or {}
     if str(check.get("time", "")) < since:
@@ -114,10 +114,13 @@ def _of_check(pipeline: Object, since: str) -> Iterator[Announcement]:
         ready: Object = next((each for each in status.get("conditions") or () if each.get("type") == "Ready"), {})
         key = f"{ready.get('lastTransitionTime')}/{check.get('message')}"
         yield _on_pipeline(pipeline, "Warning", str(check["reason"]), check_said(check), key)
-    elif check.get("previousVersion"):
+        return
+    if check.get("previousVersion"):
         text = f"{check.get('uri')} has version {check.get('version')}, it had {check['previousVersion']}"
         text = f"{text}: pods that are made from now on get the new one"
         yield _on_pipeline(pipeline, "Normal", VERSION_CHANGED, text, str(check["time"]))
+    for warning in check.get("warnings") or ():
+        yield _on_pipeline(pipeline, "Warning", VOLUME_TOO_SMALL, warning, warning)
 
 
 def _on_pipeline(

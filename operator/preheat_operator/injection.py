@@ -13,7 +13,9 @@ from typing import Any
 from preheat.errors import CheckpointError
 from preheat_operator.api import Pipeline
 from preheat_operator.loader_container import LOADER, MOUNT_PATH, VOLUME, desired_loader, is_loader_of
-from preheat_operator.quantity import parse_quantity
+from preheat_operator.quantity import human_bytes, parse_quantity
+from preheat_operator.recipe import volume_of
+from preheat_operator.room import evicting_limit
 from preheat_operator.settings import Settings
 
 CONTAINERS = "preheat.dev/containers"
@@ -50,7 +52,7 @@ def inject(
         loader = desired_loader(spec, chosen, pipeline, settings, shim, pin)
         spec["initContainers"] = [*(spec.get("initContainers") or []), loader]
         metadata["annotations"] = {**annotations, INJECTED: f"{pipeline.name}@{pipeline.generation}"}
-    spec["volumes"] = _with(spec.get("volumes"), _volume(pipeline), "name", "volume")
+    spec["volumes"] = _volumes(spec.get("volumes") or [], pipeline, pin)
     spec["containers"] = [
         _receiving(container, pipeline, shim) if container["name"] in receivers else container
         for container in containers
@@ -58,7 +60,7 @@ def inject(
     return {**pod, "metadata": metadata, "spec": spec}
 
 
-def cautions(pod: Mapping[str, Any]) -> list[str]:
+def cautions(pod: Mapping[str, Any], pin: Mapping[str, Any] | None = None) -> list[str]:
     """What the author of an injected pod should know, though nothing is refused."""
     found = []
     for container in pod["spec"]["containers"]:
@@ -74,6 +76,13 @@ def cautions(pod: Mapping[str, Any]) -> list[str]:
         found.append(
             f"the loader is limited to {memory} of memory as the pod's own containers are, and may need "
             f"{COMFORTABLE_MEMORY}. Raise theirs if it is killed"
+        )
+    size, volume = (pin or {}).get("outputBytes"), next(v for v in pod["spec"]["volumes"] if v["name"] == VOLUME)
+    on_disk = "emptyDir" in volume and (volume["emptyDir"] or {}).get("medium") != "Memory"
+    if size and on_disk and (limit := evicting_limit(pod["spec"], size)):
+        found.append(
+            f"the pod is limited to {human_bytes(limit)} of ephemeral storage, and the bundle takes "
+            f"{human_bytes(size)}: it will be evicted. Raise limits of ephemeral-storage"
         )
     return found
 
@@ -123,11 +132,11 @@ def _has_loader(spec: Object, pipeline: Pipeline) -> bool:
     return False
 
 
-def _volume(pipeline: Pipeline) -> Object:
-    chosen = pipeline.spec.get("volume") or {}
-    if claim := chosen.get("persistentVolumeClaim"):
-        return {"name": VOLUME, "persistentVolumeClaim": dict(claim)}
-    return {"name": VOLUME, "emptyDir": dict(chosen.get("emptyDir") or {})}
+def _volumes(theirs: Sequence[Object], pipeline: Pipeline, pin: Mapping[str, Any] | None) -> list[Object]:
+    """The pod's volumes with ours. One that is there need not have the limit that follows from the checkpoint."""
+    if _present(theirs, {"name": VOLUME, **volume_of(pipeline)}, "name", "volume"):
+        return list(theirs)
+    return [*theirs, {"name": VOLUME, **volume_of(pipeline, pin)}]
 
 
 def _receiving(container: Object, pipeline: Pipeline, shim: str) -> Object:
@@ -192,12 +201,8 @@ def _python_path(variables: list[Object], shim: str, container: str) -> list[Obj
     return [*variables[:place], joined, *variables[place + 1 :]]
 
 
-def _with(existing: list[Object] | None, wanted: Object, key: str, what: str) -> list[Object]:
-    """The list with `wanted` in it; raises PodRefusedError when something else has its place."""
-    return list(existing or []) if _present(existing or [], wanted, key, what) else [*(existing or []), wanted]
-
-
 def _present(existing: Sequence[Object], wanted: Object, key: str, what: str) -> bool:
+    """Whether `wanted` is in the list; raises PodRefusedError when something else has its place."""
     rivals = [entry for entry in existing if entry.get(key) == wanted[key]]
     if any(not _covers(entry, wanted) for entry in rivals):
         raise _occupied(f"{what} {wanted[key]}")

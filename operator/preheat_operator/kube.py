@@ -15,6 +15,7 @@ from preheat_operator import api
 CheckpointPipeline = create_namespaced_resource(api.GROUP, api.VERSION, api.KIND, api.PLURAL)
 Pod = create_namespaced_resource("", "v1", "Pod", "pods")
 Job = create_namespaced_resource("batch", "v1", "Job", "jobs")
+PersistentVolumeClaim = create_namespaced_resource("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 Event = create_namespaced_resource("", "v1", "Event", "events")
 
 

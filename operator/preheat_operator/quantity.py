@@ -46,3 +46,13 @@ def render_quantity(amount: Decimal) -> str:
         if scaled == scaled.to_integral_value():
             return f"{int(scaled)}{suffix}"
     return f"{int((amount / _FACTORS['n']).to_integral_value(ROUND_CEILING))}n"
+
+
+def human_bytes(count: int) -> str:
+    """A size for a sentence: 567.3 MiB."""
+    size, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

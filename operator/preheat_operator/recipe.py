@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.errors import CheckpointConfigError
+from preheat.sources.fallback import FallbackSource
 from preheat.spec import to_mapping
 from preheat.stage import CheckpointSource
 from preheat_operator.api import Pipeline
 from preheat_operator.loader_resources import merged
 from preheat_operator.quantity import parse_quantity
+from preheat_operator.room import size_limit
 from preheat_operator.settings import Settings
 
 #: A variable of the environment can hold 128 KiB on Linux; the rest is for its name and for doubled dollars.
@@ -32,10 +34,11 @@ class Recipe:
     pipeline: str  # its variable PREHEAT_PIPELINE
     environment: list[dict[str, Any]]  # its variables that not every pipeline has
     resources: dict[str, dict[str, str]]  # at most: what the pod's own containers use may lower them
+    volume: dict[str, Any]  # without its name
 
     def to_status(self) -> dict[str, Any]:
         """As the resource's status keeps it."""
-        return {"pipeline": self.pipeline, "environment": self.environment, "resources": self.resources}
+        return vars(self).copy()
 
 
 def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | None = None) -> Recipe:
@@ -52,7 +55,23 @@ def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | N
             kind: {name: str(amount) for name, amount in amounts.items()}
             for kind, amounts in merged(settings.loader_resources, loader.get("resources")).items()
         },
+        volume=volume_of(pipeline, pin),
     )
+
+
+def volume_of(pipeline: Pipeline, pin: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The volume that a pipeline wants; an emptyDir without a limit of its own is bounded by what `pin` takes.
+
+    Of a `fallback` a pod may get another checkpoint than the one that the check has measured.
+    """
+    chosen = pipeline.spec.get("volume") or {}
+    if claim := chosen.get("persistentVolumeClaim"):
+        return {"persistentVolumeClaim": dict(claim)}
+    empty = dict(chosen.get("emptyDir") or {})
+    size = (pin or {}).get("outputBytes")
+    if size and empty.get("sizeLimit") is None and not isinstance(pipeline.parsed.source, FallbackSource):
+        empty["sizeLimit"] = size_limit(size, empty.get("medium") or "")
+    return {"emptyDir": empty}
 
 
 def described(pipeline: Pipeline, pin: Mapping[str, str] | None = None) -> str:

@@ -26,6 +26,7 @@ NOT_RUN = "CheckNotRun"
 DEADLINE, LIFETIME = 300, 600
 #: Seconds until one that failed is made again: somebody may have made the Secret, or the bucket.
 AGAIN = 900
+_KEPT = ("uri", "version", "outputBytes")
 _PULLING = "ErrImagePull"  # the first time; ImagePullBackOff is for long
 _FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 _NOT_RUN_REMEDY = "See the Job's Events; to go without checks, install the chart with check.enabled=false"
@@ -43,7 +44,7 @@ class Checked:
     def to_status(self, before: Object) -> dict[str, Any]:
         """What the status keeps of it; a version that was found `before` holds while later checks fail."""
         source = self.success.source if self.success else before
-        kept = {"time": self.time, **{key: source[key] for key in ("uri", "version") if key in source}}
+        kept = {"time": self.time, **{key: source[key] for key in _KEPT if key in source}}
         if self.success and kept.get("uri") == before.get("uri") and kept.get("version") != before.get("version"):
             kept["previousVersion"] = before.get("version")
         if self.failure:
@@ -92,15 +93,19 @@ def check_said(check: Object) -> str:
     return printable(f"{text}. {check['remedy']}" if check.get("remedy") else text)
 
 
-def pin_of(resource: Object) -> dict[str, str] | None:
-    """URI and version that every pod of a pipeline gets, if a check of its present spec has found one."""
+def pin_of(resource: Object) -> dict[str, Any] | None:
+    """URI and version that every pod of a pipeline gets, if a check of its present spec has found one.
+
+    With the bytes of its bundle's tensors, if the check has told them.
+    """
     status = resource.get("status")
     if not isinstance(status, Mapping):
         return None
     last = last_check(int(resource["metadata"].get("generation", 0)), status)
     if not last.get("uri") or not last.get("version"):
         return None
-    return {"uri": str(last["uri"]), "version": str(last["version"])}
+    size = last.get("outputBytes")
+    return {"uri": str(last["uri"]), "version": str(last["version"]), **({"outputBytes": size} if size else {})}
 
 
 def job_name(pipeline: Pipeline, status: Object) -> str:

@@ -18,6 +18,8 @@ from preheat.errors import (
     CheckpointValidationError,
 )
 from preheat_operator.observation import FETCHED, Object, PodReport, Success, printable
+from preheat_operator.quantity import human_bytes
+from preheat_operator.room import Room, shortages
 from preheat_operator.source_check import Checked, check_said
 
 KEPT_FAILURES = 5
@@ -69,10 +71,12 @@ def wanted_status(
     check: Checked | None = None,
     *,
     checking: bool = False,
+    rooms: Iterable[Room] = (),
 ) -> dict[str, Any]:
     """The whole status of a pipeline; `problem` is why its spec cannot be used, `now` is in UTC.
 
-    `check` is how the newest check of the source ended, if that is news; `checking` says that one is on its way.
+    `check` is how the newest check of the source ended, if that is news; `checking` says that one is on its way;
+    `rooms` are what bounds the pipeline's volume.
     """
     metadata = pipeline["metadata"]
     generation = int(metadata.get("generation", 1))
@@ -85,6 +89,7 @@ def wanted_status(
     )
     if check:
         evidence = _with_check(evidence, check)
+    evidence = replace(evidence, check=_warned(evidence.check, rooms))
     status: dict[str, Any] = {
         "observedGeneration": generation,
         "conditions": _conditions(_verdicts(evidence), before, now),
@@ -116,16 +121,6 @@ def differs(wanted: Object, current: Object | None) -> bool:
     return _comparable(wanted) != _comparable(current or {})
 
 
-def human_bytes(count: int) -> str:
-    """A size for a sentence: 567.3 MiB."""
-    size, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-
-
 def _gather(
     problem: str | None, generation: int, pods: Sequence[PodReport], remembered: Object, outdated: int
 ) -> _Evidence:
@@ -149,6 +144,13 @@ def _with_check(evidence: _Evidence, check: Checked) -> _Evidence:
     """What a check has found is what the next pod gets, whatever earlier ones were given."""
     found = check.success.source if check.success else None
     return replace(evidence, check=check.to_status(evidence.check), source=found or evidence.source)
+
+
+def _warned(check: Object, bounds: Iterable[Room]) -> Object:
+    """The check with what its bundle will not fit into now."""
+    found = shortages(bounds, check["outputBytes"]) if check.get("outputBytes") else []
+    kept = {key: value for key, value in check.items() if key != "warnings"}
+    return {**kept, "warnings": found} if found else kept
 
 
 def _source(newest: Success | None, remembered: Object) -> Object:
@@ -220,15 +222,14 @@ def _ready(evidence: _Evidence) -> Verdict:
         return _unloaded(evidence)
     what = _described(evidence.source)
     by = f"loaded by {_count(evidence.loaded, 'pod')}" if evidence.loaded else "was loaded; the pods that did are gone"
-    warned = "".join(f"; warning: {each}" for each in evidence.source.get("warnings", ())[:1])
-    return Verdict("True", "Loaded", printable(f"{what} {by}{_outdated(evidence)}{warned}", 4096))
+    return Verdict("True", "Loaded", printable(f"{what} {by}{_outdated(evidence)}{_warnings(evidence)}", 4096))
 
 
 def _unloaded(evidence: _Evidence) -> Verdict:
     """No pod has loaded the checkpoint so far."""
     if evidence.check:
         text = f"{_described(evidence.source)} found; no pod has loaded it yet{_outdated(evidence)}"
-        return Verdict("True", "Checked", printable(text))
+        return Verdict("True", "Checked", printable(text + _warnings(evidence), 4096))
     if evidence.checking:
         return Verdict("Unknown", "Checking", "accepted; the source is being read")
     return Verdict("True", "Accepted", f"accepted; source not read yet{_outdated(evidence)}")
@@ -254,6 +255,12 @@ def _described(source: Object) -> str:
         facts.append(human_bytes(source["selectedBytes"]))
     where = f"checkpoint {source['uri']}" if source.get("uri") else "checkpoint"
     return f"{where} ({', '.join(facts)})" if facts else where
+
+
+def _warnings(evidence: _Evidence) -> str:
+    """The first of them: the fields have all."""
+    warnings = (*evidence.check.get("warnings", ()), *evidence.source.get("warnings", ()))
+    return "".join(f"; warning: {each}" for each in warnings[:1])
 
 
 def _outdated(evidence: _Evidence) -> str:

@@ -80,6 +80,12 @@ class Check(Part):
     previous_version: Line | None = None
     """The version that pods got until this check found another one."""
 
+    output_bytes: Count | None = None
+    """Bytes of the bundle that is made of this version; the emptyDir's sizeLimit follows from it."""
+
+    warnings: Annotated[list[Line], Field(max_length=8)] | None = None
+    """What the bundle will not fit into."""
+
     reason: Line | None = None
     """Why it failed, in one word."""
 

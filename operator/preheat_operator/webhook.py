@@ -124,9 +124,11 @@ class Webhook:
             return Answer("ignored")
         if not self._cache.synced:
             return Answer("error", refusal="Preheat is starting and knows no pipelines yet. Try again", code=503)
-        injected = admit(pod, namespace, await self._entry(namespace, labels[LABEL], patience), self._settings)
+        entry = await self._entry(namespace, labels[LABEL], patience)
+        injected = admit(pod, namespace, entry, self._settings)
         patch = json_patch(pod, injected)
-        return Answer("injected" if patch else "unchanged", patch, tuple(cautions(injected)) if patch else ())
+        warnings = (*entry.warnings, *cautions(injected, entry.pin)) if patch else ()
+        return Answer("injected" if patch else "unchanged", patch, warnings)
 
     async def _entry(self, namespace: str, name: str, patience: float) -> Entry:
         entry = await self._cache.find(namespace, name, patience) if name else None

@@ -334,6 +334,52 @@ def test_a_loader_with_very_little_memory_is_cautioned(pipeline: Pipeline) -> No
     assert "Raise theirs" in cautions(inject(pod, pipeline, SETTINGS))[0]
 
 
+PIN = {"uri": "s3://b/k", "version": "etag:1", "outputBytes": 300 << 20}
+
+
+def test_what_the_check_has_measured_bounds_the_volume_unless_the_pipeline_does(
+    pod: dict[str, Any], pipeline: Pipeline
+) -> None:
+    def volume(declared: Any = None, pin: dict[str, Any] = PIN) -> dict[str, Any]:
+        spec = {**pipeline.spec, **({"volume": declared} if declared else {})}
+        return inject(pod, replace(pipeline, spec=spec), SETTINGS, pin)["spec"]["volumes"][-1]
+
+    assert volume()["emptyDir"] == {"sizeLimit": "896Mi"}
+    assert volume({"emptyDir": {"medium": "Memory"}})["emptyDir"] == {"medium": "Memory", "sizeLimit": "576Mi"}
+    assert volume({"emptyDir": {"sizeLimit": "1Mi"}})["emptyDir"] == {"sizeLimit": "1Mi"}
+    assert volume({"persistentVolumeClaim": {"claimName": "c"}}) == {
+        "name": "preheat", "persistentVolumeClaim": {"claimName": "c"}
+    }  # fmt: skip
+    assert volume(pin={"uri": "s3://b/k", "version": "etag:1"})["emptyDir"] == {}
+    assert volume(pin=PIN | {"outputBytes": 40 << 30})["emptyDir"] == {"sizeLimit": "81Gi"}
+
+
+def test_a_volume_that_is_there_stays_as_it_is_whatever_was_measured_since(
+    pod: dict[str, Any], pipeline: Pipeline
+) -> None:
+    injected = inject(pod, pipeline, SETTINGS, PIN)
+    assert inject(injected, pipeline, SETTINGS, PIN | {"outputBytes": 1}) == injected
+    assert inject(injected, pipeline, SETTINGS) == injected
+    pod["spec"]["volumes"] = [{"name": "preheat", "emptyDir": {}}]
+    assert inject(pod, pipeline, SETTINGS, PIN)["spec"]["volumes"] == pod["spec"]["volumes"]
+
+
+def test_of_several_sources_a_pod_may_get_another_size_than_the_one_that_was_measured(pod: dict[str, Any]) -> None:
+    places = [{"http": {"url": f"https://{host}.example.org/a.ckpt"}} for host in "ab"]
+    spec = {"stages": [{"fallback": {"sources": places}}, {"weightsOnly": {}}]}
+    several = Pipeline.parse({"metadata": {"name": "p", "generation": 1}, "spec": spec})
+    assert inject(pod, several, SETTINGS, PIN)["spec"]["volumes"][-1]["emptyDir"] == {}
+
+
+def test_a_pod_that_its_own_limit_would_evict_is_cautioned(pod: dict[str, Any], pipeline: Pipeline) -> None:
+    limits = pod["spec"]["containers"][0].setdefault("resources", {}).setdefault("limits", {})
+    limits["ephemeral-storage"] = "200Mi"
+    [caution] = cautions(inject(pod, pipeline, SETTINGS, PIN), PIN)
+    assert "limited to 200.0 MiB of ephemeral storage, and the bundle takes 300.0 MiB" in caution
+    limits["ephemeral-storage"] = "2Gi"
+    assert cautions(inject(pod, pipeline, SETTINGS, PIN), PIN) == []
+
+
 def test_an_ordinary_pod_is_not_cautioned(pod: dict[str, Any], pipeline: Pipeline) -> None:
     assert cautions(inject(pod, pipeline, SETTINGS)) == []
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from preheat_operator import source_check
+from preheat_operator import room, source_check
+from preheat_operator.admission import Entry
 from preheat_operator.api import Pipeline
+from preheat_operator.events import announcements
 from preheat_operator.injection import inject
 from preheat_operator.observation import Failure, PodReport, observe_check
 from preheat_operator.settings import Settings
@@ -129,7 +131,7 @@ def test_what_lies_in_the_pods_own_files_is_not_checked() -> None:
 def test_the_end_of_the_check_is_what_its_container_said() -> None:
     found = outcome(pipeline(), ended(FOUND))
     assert found
-    assert found.to_status({}) == {"time": at(0), "uri": SOURCE["uri"], "version": "etag:1"}
+    assert found.to_status({}) == {"time": at(0), "uri": SOURCE["uri"], "version": "etag:1", "outputBytes": 500}
     missing = outcome(pipeline(), ended(MISSING, 11))
     assert missing
     assert missing.to_status({})["reason"] == "NotFound"
@@ -225,11 +227,28 @@ def test_the_status_says_what_is_wrong_before_any_pod_asks() -> None:
     assert verdict(found)[:2] == ("True", "Checked")
 
 
+def test_a_volume_that_is_too_small_is_in_the_status_and_goes_from_it() -> None:
+    resource = pipeline(volume={"persistentVolumeClaim": {"claimName": "models"}})
+    small, large = ([room.Room(size, "claim models holds little", "Give it more")] for size in (400, 1 << 30))
+    found = status(resource, outcome(resource, ended(FOUND)), rooms=small)
+    said = "a bundle takes 500 B and claim models holds little. Give it more"
+    assert found["check"]["warnings"] == [said]
+    assert verdict(found)[:2] == ("True", "Checked")
+    assert verdict(found)[2].endswith(f"; warning: {said}")
+    [event] = announcements({**resource, "status": found}, [], NOW)
+    assert (event.kind, event.type, event.reason, event.message) == (
+        "CheckpointPipeline", "Warning", "VolumeTooSmall", said
+    )  # fmt: skip
+    assert Entry({**resource, "status": found}).warnings == (said,)
+    assert status({**resource, "status": found}, rooms=small) == found
+    assert "warnings" not in status({**resource, "status": found}, rooms=large)["check"]
+
+
 def test_pods_get_the_version_that_was_found() -> None:
     resource = pipeline()
     resource["status"] = status(resource, outcome(resource, ended(FOUND)))
     pin = source_check.pin_of(resource)
-    assert pin == {"uri": SOURCE["uri"], "version": "etag:1"}
+    assert pin == {"uri": SOURCE["uri"], "version": "etag:1", "outputBytes": 500}
     bare = {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "train", "image": "i"}]}}
     made = inject(bare, Pipeline.parse(resource), SETTINGS, pin)
     [loader] = made["spec"]["initContainers"]

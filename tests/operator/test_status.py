@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from preheat_operator.injection import PodRefusedError
 from preheat_operator.observation import REASONS, PodReport, observe
-from preheat_operator.status import differs, human_bytes, pod_counts, wanted_status
+from preheat_operator.quantity import human_bytes
+from preheat_operator.status import differs, pod_counts, wanted_status
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 SOURCE = {
