@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from checkpoints import WHOLE
 from loader import CRC_ONLY, LoaderRuns, over_http, over_s3
-from peers import Peer, http_peers, s3_peers
+from peers import HERE, Peer, http_peers, python, s3_peers
 from processes import Run, RunError, measure, peak, rotate, seconds, spread, touch_memory
 from results import Figure
 from servers import BUCKET
 
 PREHEAT = "Preheat"
+FLOOR = "receive and write alone"
 OUTPUT = 2200 << 20  # bytes that every contender writes, and some
 
 Goals = dict[str, str]
@@ -29,7 +31,8 @@ def plain(runs: LoaderRuns, endpoint: str, repetitions: int, chosen: Chosen) -> 
         "boto3 default": ">= 3.5",
         "memory": "<= 96",
     }
-    return _s3("S3", runs, endpoint, repetitions, chosen, goals)
+    signed = measure([python(), HERE / "presign.py", endpoint, BUCKET, WHOLE]).output.strip()
+    return _s3("S3", runs, endpoint, repetitions, chosen, goals, floor=signed)
 
 
 def shaped(runs: LoaderRuns, endpoint: str, repetitions: int, chosen: Chosen) -> list[Figure]:
@@ -50,7 +53,7 @@ def http(runs: LoaderRuns, url: str, repetitions: int, chosen: Chosen) -> list[F
     output = runs.volume.parent / "peer"
     goals = {"the fastest that does not": ">= 0.95", "boto3 default": ">= 3.5", "memory": "<= 64"}
     copying = [peer for peer in s3_peers(url, BUCKET, WHOLE, output) if chosen(peer) and not peer.verifies]
-    peers = [*copying, *http_peers(url, WHOLE, output)]
+    peers = [*copying, *http_peers(url, WHOLE, output), _floor(f"{url}/{WHOLE}", output)]
     return _compare("HTTP", runs, over_http(url, WHOLE), peers, output, repetitions, goals)
 
 
@@ -62,12 +65,19 @@ def _s3(
     chosen: Chosen,
     goals: Goals,
     options: dict[str, Any] | None = None,
+    floor: str | None = None,
 ) -> list[Figure]:
     output = runs.volume.parent / "peer"
     source = over_s3(endpoint, WHOLE)
     source["s3"] |= options or {}
     peers = [peer for peer in s3_peers(endpoint, BUCKET, WHOLE, output) if chosen(peer)]
+    peers += [_floor(floor, output)] if floor else []
     return _compare(place, runs, source, peers, output, repetitions, goals)
+
+
+def _floor(url: str, output: Path) -> Peer:
+    """No client, but what none is spared: it shows how much faster than the others any could be here."""
+    return Peer(FLOOR, (sys.executable, str(HERE / "floor.py"), url, str(output)))
 
 
 def _compare(
@@ -90,7 +100,8 @@ def _compare(
     results = rotate(contenders, repetitions, warm_up=False)
     runs.empty()
     output.unlink(missing_ok=True)
-    return [*_rows(place, able, results), *_ratios(place, able, results, goals)]
+    clients = [peer for peer in able if peer.name != FLOOR]
+    return [*_rows(place, able, results), *_ratios(place, clients, results, goals), *_room(place, clients, results)]
 
 
 def _fetch(peer: Peer, runs: LoaderRuns, output: Path) -> Run:
@@ -125,6 +136,21 @@ def _rows(place: str, peers: Iterable[Peer], results: dict[str, list[Run]]) -> l
         )
         for name, found in results.items()
     ]
+
+
+def _room(place: str, peers: Sequence[Peer], results: dict[str, list[Run]]) -> list[Figure]:
+    """How much faster than the fastest client one could be that does nothing but receive and write."""
+    if FLOOR not in results:
+        return []
+    floor, figures = seconds(results[FLOOR]), []
+    for what, verifies in (("verifies", True), ("does not", False)):
+        names = [peer.name for peer in peers if peer.verifies == verifies]
+        if names:
+            best = min(names, key=lambda name: seconds(results[name]))
+            label = f"2 GiB over {place}, {FLOOR} beside the fastest that {what}"
+            against = f"{best}, {seconds(results[best]):.2f} s, without any check {floor:.2f} s"
+            figures.append(Figure(label, seconds(results[best]) / floor, "x faster", against))
+    return figures
 
 
 def _ratios(place: str, peers: Sequence[Peer], results: dict[str, list[Run]], goals: Goals) -> list[Figure]:
