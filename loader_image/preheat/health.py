@@ -19,6 +19,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.modifiers.custom import CustomModifier
 from preheat.modifiers.freezing import FreezingModifier
 from preheat.modifiers.lora import LoRAModifier
+from preheat.module_tree import parameters_within
 from preheat.sources.fsspec import FsspecSource
 from preheat.sources.s3 import S3Source
 from preheat.stage import LoadingStrategy, ModelModifier, PipelineStage
@@ -98,17 +99,17 @@ def check_outcome(context: CheckpointContext) -> Health:
     if context.model is None:
         given = [name for name in ("optimizer", "scheduler") if getattr(context, name) is not None]
         return Health(tuple(failed), tuple(f"there is an {name} and no model" for name in given))
-    return Health((*failed, *_without_memory(context.model)), tuple(_untrainable(context.model)))
+    parameters = list(parameters_within(context.model))
+    empty = _without_memory(context.model) if any(each.is_meta for each in parameters) else ()
+    return Health((*failed, *empty), tuple(_untrainable(parameters)))
 
 
 def _without_memory(model: Any) -> Iterable[str]:
-    named = model.named_parameters() if hasattr(model, "named_parameters") else ()
-    if empty := list(islice((name for name, each in named if each.is_meta), 4)):
+    if empty := list(islice((name for name, each in model.named_parameters() if each.is_meta), 4)):
         yield f"on the meta device, without values: {', '.join(empty[:3])}{' and more' if len(empty) > 3 else ''}"
 
 
-def _untrainable(model: Any) -> Iterable[str]:
-    parameters = list(model.parameters()) if hasattr(model, "parameters") else []
+def _untrainable(parameters: Sequence[Any]) -> Iterable[str]:
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         yield "no parameter needs a gradient: nothing is left to train"
 

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,6 +21,7 @@ from preheat.configuration import CheckpointPipelineConfig, configuration_of, se
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, NoWeightsError
 from preheat.health import check_configuration, check_environment, check_outcome
+from preheat.module_tree import tensors_within
 from preheat.spec import PipelineSpec
 from preheat.stage import ModelModifier, PipelineStage
 
@@ -194,9 +194,8 @@ def fingerprint(context: CheckpointContext) -> Any:
 
     So a stage of the user's own that calls `load_state_dict` counts, whether it says so in the metadata or not.
     """
-    model = context.model
-    tensors = chain(model.parameters(), model.buffers()) if hasattr(model, "parameters") else ()
-    return context.get_metadata("loading_strategy"), [(id(tensor), _writes(tensor)) for tensor in tensors]
+    writes = [(id(tensor), _writes(tensor)) for tensor in tensors_within(context.model)]
+    return context.get_metadata("loading_strategy"), writes
 
 
 def _writes(tensor: Any) -> int:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any
 
 from preheat.bundle.absence import absence_in
 from preheat.bundle.data import read_manifest
 from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointError
+from preheat.module_tree import tensors_within
 from preheat.pipeline import fingerprint
 from preheat.shim import guard
 from preheat.shim.environment import bundle_folder
@@ -38,7 +38,7 @@ class Untouched:
         for context, before in self._before:
             if fingerprint(context) != before:
                 raise _because(error, TOUCHED) from error
-            if any(tensor.is_meta for tensor in chain(context.model.parameters(), context.model.buffers())):
+            if any(tensor.is_meta for tensor in tensors_within(context.model)):
                 raise _because(error, "the model is on the meta device: no initial weights to go on from") from error
 
 

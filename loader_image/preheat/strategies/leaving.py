@@ -37,7 +37,7 @@ class Left:
 
 def leave(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry], whys: Iterable[Why]) -> Left:
     """Take out what one of `whys` has a reason for; raises NothingMatchedError when it is all of the model."""
-    whys = tuple(whys)
+    whys = tuple(why for why in whys if why is not _never)
     of_checkpoint, of_model = _reasons(checkpoint, whys), _reasons(model, whys)
     _refuse_tied(model, of_model)
     if of_model and len(of_model) == len(model):
@@ -50,6 +50,8 @@ def leave(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry], whys: Ite
 
 def resetting(paths: tuple[str, ...], model: Iterable[str]) -> Why:
     """Layers by their dotted paths; raises NothingMatchedError for a path that is not in the model."""
+    if not paths:
+        return _never
     model = list(model)
     known = [".".join(parts[:depth]) for parts in (n.split(".") for n in model) for depth in range(1, len(parts) + 1)]
     if empty := [path for path in paths if not any(holds(path, name) for name in model)]:
@@ -63,12 +65,19 @@ def resetting(paths: tuple[str, ...], model: Iterable[str]) -> Why:
 def keeping(mapping: MappedStrategy, model: Iterable[str]) -> Why:
     """Tensors that `keep` names; raises NothingMatchedError for a pattern that is not found in the model."""
     found(f"{type(mapping).__name__}.keep", mapping.keep, list(model), "tensors of the model")
-    return lambda name: f"{_KEPT}'{pattern}'" if (pattern := mapping.kept_by(name)) else ""
+    return (
+        (lambda name: f"{_KEPT}'{pattern}'" if (pattern := mapping.kept_by(name)) else "") if mapping.keep else _never
+    )
 
 
 def among(names: Collection[str], reason: str) -> Why:
     """Tensors by their names."""
-    return lambda name: reason if name in names else ""
+    return (lambda name: reason if name in names else "") if names else _never
+
+
+def _never(name: str) -> str:
+    """The reason of nobody."""
+    return ""
 
 
 def asked_for(reason: str) -> bool:
@@ -77,6 +86,8 @@ def asked_for(reason: str) -> bool:
 
 
 def _reasons(names: Iterable[str], whys: tuple[Why, ...]) -> dict[str, str]:
+    if not whys:
+        return {}
     given = {name: next(filter(None, (why(name) for why in whys)), "") for name in names}
     return {name: reason for name, reason in given.items() if reason}
 

@@ -135,7 +135,7 @@ def _filled(tensors: Mapping[str, torch.Tensor], found: Match, bridges: Bridges)
 def _targets(fit: Fit) -> dict[str, Target]:
     """Memory for every tensor that is to be filled. Tied ones have one: the last name wins, as in load_state_dict."""
     provide(fit.needed)
-    once = {memory_key(fit.tensors[name]): name for name in fit.found.pairs}
+    once = {fit.left.model[name].memory: name for name in fit.found.pairs}
     return {name: target_of(name, fit.tensors[name]) for name in once.values()}
 
 

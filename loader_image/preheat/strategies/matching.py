@@ -82,8 +82,10 @@ def misfit(source: Entry, target: Entry, bridged: bool = False) -> str:
     """Why `source` cannot become `target`, or nothing. Precision may change, the kind of number may not shrink."""
     if source.shape != target.shape and not bridged:
         return f"shape {list(source.shape)}, model has {list(target.shape)}"
+    if source.dtype == target.dtype:
+        return ""
     given, wanted = _kind(source.dtype), _kind(target.dtype)
-    if source.dtype != target.dtype and (given is None or wanted is None or given > wanted):
+    if given is None or wanted is None or given > wanted:
         return f"dtype {source.dtype}, model has {target.dtype}"
     return ""
 

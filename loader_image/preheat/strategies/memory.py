@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from preheat.errors import CheckpointIncompatibleError, CheckpointLoadError
+from preheat.module_tree import tensors_within
 from preheat.paths import some
 from preheat.strategies.filling.shards import is_spread, local
 
@@ -40,6 +41,8 @@ class Needed:
 
 def needed(model: torch.nn.Module, filled: Iterable[torch.Tensor], device: Any = None) -> Needed:
     """What has to happen before `filled` are; raises CheckpointIncompatibleError when a tensor would have no value."""
+    if not any(tensor.is_meta for tensor in tensors_within(model)):
+        return Needed((), {}, {})
     own = list(_own(model))
     kept = {id(tensor) for tensor in filled}
     without = {id(tensor): tensor for _, _, _, tensor in own if tensor.is_meta}
@@ -88,7 +91,7 @@ class _Devices:
 
     def __init__(self, model: torch.nn.Module, wanted: Any) -> None:
         self._wanted = None if wanted is None else torch.device(wanted)
-        self._others = {tensor.device for _, _, _, tensor in _own(model) if not tensor.is_meta}
+        self._others = {tensor.device for tensor in tensors_within(model) if not tensor.is_meta}
 
     def of(self, tensor: Any) -> torch.device:
         if self._wanted:

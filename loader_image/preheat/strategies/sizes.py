@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from preheat.strategies.filling.shards import is_spread
+from preheat.strategies.filling.shards import is_plain, is_spread
 from preheat.strategies.filling.tensors import DTYPES, dtype_name
 from preheat.strategies.flattened import is_flattened
 from preheat.strategies.matching import Entry
@@ -49,7 +49,7 @@ def held_bytes(tensor: torch.Tensor) -> int:
 
 def _parts(tensor: Any) -> list[torch.Tensor]:
     """What a quantized tensor is made of; nothing for any other."""
-    if is_spread(tensor) or not is_traceable_wrapper_subclass(tensor):
+    if is_plain(tensor) or is_spread(tensor) or not is_traceable_wrapper_subclass(tensor):
         return []
     return [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
 

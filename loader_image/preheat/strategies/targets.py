@@ -10,7 +10,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import CheckpointIncompatibleError
-from preheat.strategies.filling.shards import local
+from preheat.module_tree import tensors_within
+from preheat.strategies.filling.shards import is_plain, local
 from preheat.strategies.filling.tensors import dtype_name
 from preheat.strategies.flattened import gathered_state, is_flattened
 from preheat.strategies.matching import Entry
@@ -64,12 +65,13 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _unsupported(tensor: torch.Tensor) -> tuple[str, str] | None:
-    if is_lazy(tensor):
-        return "has no shape yet", "Run one batch through the model before its checkpoint is applied"
-    tensor = local(tensor)
-    if is_traceable_wrapper_subclass(tensor):
-        kind = type(tensor).__name__
-        return f"is a {kind}; such parameters are not supported yet", "Apply it before they are made"
+    if not is_plain(tensor):
+        if is_lazy(tensor):
+            return "has no shape yet", "Run one batch through the model before its checkpoint is applied"
+        tensor = local(tensor)
+        if is_traceable_wrapper_subclass(tensor):
+            kind = type(tensor).__name__
+            return f"is a {kind}; such parameters are not supported yet", "Apply it before they are made"
     if not is_dense(tensor):
         return f"is {tensor.layout}, not dense", "Make it dense before the checkpoint is applied"
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
@@ -87,8 +89,10 @@ def is_dense(tensor: torch.Tensor) -> bool:
 
 def _refuse_copies(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """A hook may hand out copies; what is loaded into those never reaches the model."""
-    own = {_storage(local(tensor)) for tensor in [*model.parameters(), *model.buffers()]}
-    for name, tensor in tensors.items():
+    objects = {id(tensor) for tensor in tensors_within(model)}
+    others = {name: tensor for name, tensor in tensors.items() if id(tensor) not in objects}
+    own = {_storage(local(tensor)) for tensor in tensors_within(model)} if others else ()
+    for name, tensor in others.items():
         if _storage(local(tensor)) not in own:
             raise CheckpointIncompatibleError(
                 f"state_dict() of {type(model).__name__} hands out a copy of {name!r}, not the model's own tensor",
