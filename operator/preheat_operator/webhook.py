@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 import signal
+from asyncio import sslproto
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ _TIMEOUT = re.compile(r"(\d+)s")
 _KEEPALIVE_SECONDS = 120
 _DRAIN_SECONDS = 3.0
 _SHUTDOWN_SECONDS = 10
+#: Of connections that wait to be accepted: the API server speaks HTTP/1.1 to us, so each pod of a burst brings its own.
+_BACKLOG = 1024
+#: asyncio sets 256 KiB aside for what a TLS connection may bring at once; a review has a few.
+_TLS_BUFFER = 32 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -187,6 +192,7 @@ async def serve(settings: Settings) -> None:
 
 async def _listen(webhook: Webhook, certificate: ServingCertificate, port: int, stop: asyncio.Event) -> None:
     """Serve until `stop`, then let clients go: every answer closes its connection, and the last ones are waited for."""
+    sslproto.SSLProtocol.max_size = _TLS_BUFFER
     runner = web.AppRunner(
         webhook.application(),
         access_log=None,
@@ -195,7 +201,7 @@ async def _listen(webhook: Webhook, certificate: ServingCertificate, port: int, 
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, port=port, ssl_context=certificate.context).start()
+        await web.TCPSite(runner, port=port, ssl_context=certificate.context, backlog=_BACKLOG).start()
         await stop.wait()
         webhook.draining = True
         await asyncio.sleep(_DRAIN_SECONDS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import os
@@ -10,8 +11,10 @@ import socket
 import ssl
 import sys
 import time
+from asyncio.sslproto import SSLProtocol
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -328,6 +331,26 @@ async def test_a_burst_is_answered_in_full(
     )
     with capsys.disabled():
         print(f"\n  {figures}")
+
+
+async def test_a_connection_takes_little_memory(webhook: Webhook) -> None:
+    certificate, identity = ServingCertificate(), renewed({}, NAMES, datetime.now(UTC))
+    certificate.load(identity)
+    port = free_port()
+    listening = asyncio.create_task(subject._listen(webhook, certificate, port, asyncio.Event()))
+    trust = ssl.create_default_context(cadata=identity["ca.crt"].decode())
+    async with asyncio.timeout(5):
+        while True:
+            with suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust, server_hostname=NAMES[0])
+                break
+            await asyncio.sleep(0.01)
+    buffers = [len(each._ssl_buffer) for each in gc.get_objects() if isinstance(each, SSLProtocol)]
+    writer.close()
+    listening.cancel()
+    await asyncio.wait([listening])
+    assert buffers
+    assert max(buffers) <= 32 * 1024
 
 
 async def test_a_new_certificate_is_served_while_reviews_are_in_flight(cache: KnownPipelines) -> None:
