@@ -85,6 +85,9 @@ demo-clean:  ## remove every trace of the demo
 bench: setup  ## measure the figures of docs/benchmarks.md, with their goals (ARGS=--all: beside every peer, ARGS=--help)
 	@PYTHONPATH=tests $(PY) bench $(ARGS)
 
+bench-admission: setup  ## measure admission with 1,000 pipelines, beside kopf's own server and through a real API server
+	@PYTHONPATH=tests $(PY) bench/admission.py $(ARGS)
+
 bench-device: setup  ## measure loading into a GPU, beside others; without one it says so (ARGS=--help)
 	@PYTHONPATH=tests $(PY) bench/device.py $(ARGS)
 
@@ -97,4 +100,4 @@ cluster-down:  ## end the test cluster and remove every trace of it
 images: setup  ## build the operator's and the loader's image
 	@$(CLUSTER_PY) images
 
-.PHONY: cluster-up cluster-down images demo demo-clean bench bench-device fuzz help setup lock test test-fast lint format crds
+.PHONY: cluster-up cluster-down images demo demo-clean bench bench-admission bench-device fuzz help setup lock test test-fast lint format crds

@@ -40,7 +40,8 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
     assert process.stdout
     timer = threading.Timer(LONGEST, process.kill)
     timer.start()
-    output = process.stdout.read()
+    with process.stdout as stream:
+        output = stream.read()
     _, status, usage = os.wait4(process.pid, 0)
     timer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -11,6 +11,8 @@ from textwrap import fill, shorten
 from rich.console import Console
 from rich.table import Table
 
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
 WIDTH = 140  # of a line of documentation
 
 
@@ -33,10 +35,12 @@ class Figure:
         return self.figure <= float(limit) if sign == "<=" else self.figure >= float(limit)
 
     @property
-    def missed_by(self) -> float:
-        """How far the figure is from its goal, as a part of the goal."""
-        limit = float(self.goal.split()[1]) if self.goal else 0.0
-        return abs(self.figure - limit) / (limit or 1)
+    def result(self) -> str:
+        """For the table; a miss by how large a part of the goal."""
+        if self.met is not False:
+            return "met" if self.met else ""
+        limit = float(str(self.goal).split()[1])
+        return f"missed by {abs(self.figure - limit) / limit:.0%}" if limit else "missed"
 
 
 def show(figures: list[Figure], title: str, caption: str) -> None:
@@ -59,10 +63,21 @@ def write(found: Mapping[str, list[Figure]], path: Path) -> None:
     path.write_text(json.dumps([*kept, *new], indent=1) + "\n")
 
 
-def write_tables(found: Mapping[str, list[Figure]], machine: str, document: Path) -> None:
-    """Replace what stands between `<!-- bench PART -->` and `<!-- end -->` in a Markdown file; `machine` is a part."""
+def conclude(found: Mapping[str, list[Figure]], title: str, machine: str, *, docs: bool) -> None:
+    """Print the table of a bench of its own and write it down, `docs`: for people. Exit with 1 for a missed goal."""
+    figures = [figure for part in found.values() for figure in part]
+    show(figures, title, machine)
+    write(found, HERE / "results.json")
+    if docs:
+        write_tables(found, f"Measured with {machine}.", DOCUMENT, f"{next(iter(found))}-machine")
+    if missed := [figure.name for figure in figures if figure.met is False]:
+        raise SystemExit(f"goals missed: {', '.join(missed)}")
+
+
+def write_tables(found: Mapping[str, list[Figure]], machine: str, document: Path, place: str = "machine") -> None:
+    """Replace what stands between `<!-- bench PART -->` and `<!-- end -->` in Markdown; `machine` stands at `place`."""
     text = document.read_text()
-    written = {part: _markdown(figures) for part, figures in found.items()} | {"machine": f"{fill(machine, WIDTH)}\n"}
+    written = {part: _markdown(figures) for part, figures in found.items()} | {place: f"{fill(machine, WIDTH)}\n"}
     for part, content in written.items():
         begin, end = f"<!-- bench {part} -->\n", "<!-- end -->"
         before, marker, after = text.partition(begin)
@@ -78,8 +93,7 @@ def _markdown(figures: list[Figure]) -> str:
         common = ""
     rows = ["| what | figure | against | goal | |", "|---|---|---|---|---|"]
     for figure in figures:
-        result = {True: "met", False: f"missed by {figure.missed_by:.0%}", None: ""}[figure.met]
         first = f"| {figure.name.removeprefix(common)} | {figure.figure:.3g} {figure.unit} | "
-        last = f" | {figure.goal or ''} | {result} |"
+        last = f" | {figure.goal or ''} | {figure.result} |"
         rows.append(first + shorten(figure.against, WIDTH - len(first + last), placeholder="...") + last)
     return "\n".join(rows) + "\n"

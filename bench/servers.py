@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from urllib.parse import urlsplit
 
 from peers import python
 from processes import measure
+from programs import program
 
 from cluster.binaries import VERSITYGW, binary
 
@@ -31,7 +30,7 @@ BYTES_PER_SECOND = 90_000_000
 def file_server(folder: Path) -> Iterator[str]:
     """URL of a server that answers ranges of the folder's files."""
     port = free_port()
-    with running([server(), "files", folder, port], port):
+    with running([program("server"), "files", folder, port], port):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -61,7 +60,7 @@ def s3_server_with_tls(folder: Path) -> Iterator[str]:
 def slowed(url: str) -> Iterator[str]:
     """URL of the same server as if it were far: 30 ms to the first byte of an answer, 90 MB/s a connection."""
     port = free_port()
-    with running([server(), "relay", urlsplit(url).netloc, port, FIRST_BYTE, BYTES_PER_SECOND], port):
+    with running([program("server"), "relay", urlsplit(url).netloc, port, FIRST_BYTE, BYTES_PER_SECOND], port):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -74,20 +73,6 @@ def _versitygw(folder: Path, scheme: str, *options: object) -> Iterator[str]:
     gateway += ["--secret", KEYS["AWS_SECRET_ACCESS_KEY"], "--port", f"127.0.0.1:{port}", *options]
     with running([*gateway, "posix", folder / "s3"], port):
         yield f"{scheme}://127.0.0.1:{port}"
-
-
-def server() -> Path:
-    """The program in `server/`, built when its source has changed."""
-    source = b"".join(path.read_bytes() for path in sorted((HERE / "server").iterdir()))
-    cache = Path(os.environ.get("PREHEAT_CACHE", Path.home() / ".cache" / "preheat"))
-    program = cache / "bin" / f"bench-server-{hashlib.sha256(source).hexdigest()[:16]}"
-    if not program.exists():
-        if shutil.which("go") is None:
-            raise RuntimeError("the benchmarks build their servers with Go, which is not on PATH")
-        program.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["go", "build", "-trimpath", "-o", f"{program}.new", "."], cwd=HERE / "server", check=True)
-        Path(f"{program}.new").rename(program)
-    return program
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-// The servers of the benchmarks: files by ranges over sendfile, and a relay that makes loopback behave like a store far away.
+// The servers of the benchmarks: files by ranges over sendfile, a relay that makes loopback behave like a store far away,
+// and one that spreads connections.
 //
 //	server files FOLDER PORT
 //	server relay HOST:PORT PORT FIRST_BYTE BYTES_PER_SECOND
+//	server balance PORT FILE
 package main
 
 import (
@@ -13,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -26,8 +29,10 @@ func main() {
 		rate, err := strconv.ParseFloat(os.Args[5], 64)
 		check(err)
 		relay(os.Args[2], "127.0.0.1:"+os.Args[3], wait, rate)
+	case len(os.Args) == 4 && os.Args[1] == "balance":
+		balance("127.0.0.1:"+os.Args[2], os.Args[3])
 	default:
-		log.Fatal("usage: server files FOLDER PORT | server relay HOST:PORT PORT FIRST_BYTE BYTES_PER_SECOND")
+		log.Fatal("usage: server files FOLDER PORT | relay HOST:PORT PORT FIRST_BYTE BYTES_PER_SECOND | balance PORT FILE")
 	}
 }
 
@@ -116,5 +121,31 @@ func pace(client, server net.Conn, rate float64) {
 		if err != nil {
 			return
 		}
+	}
+}
+
+// balance gives each connection to the next of the ports that a file lists then: what kube-proxy does for a Service.
+func balance(address, list string) {
+	listener, err := net.Listen("tcp", address)
+	check(err)
+	for turn := 0; ; turn++ {
+		client, err := listener.Accept()
+		check(err)
+		text, err := os.ReadFile(list)
+		check(err)
+		ports := strings.Fields(string(text))
+		go func() {
+			defer client.Close()
+			server, err := net.Dial("tcp", "127.0.0.1:"+ports[turn%len(ports)])
+			if err != nil {
+				return
+			}
+			defer server.Close()
+			go func() {
+				defer server.Close()
+				io.Copy(server, client)
+			}()
+			io.Copy(client, server)
+		}()
 	}
 }

@@ -1,0 +1,80 @@
+"""`make bench-admission`: what an admission review takes, with a thousand pipelines.
+
+Reviews straight to the webhook over TLS, at a steady rate and all at once, beside kopf's own admission server with the
+same injection; then pods through a real API server, labelled and not, and hundreds at once while a replica is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from api_server import ApiServer, api_server, memory, versions
+from installation import NAMESPACE, SERVICE, installed, prepare, until_injected
+from operator_process import OperatorProcess, operator, process, until_ready
+from processes import measure
+from results import Figure, conclude
+from review_load import at_rate_and_at_once
+from sending import Server
+from servers import free_port
+from through_api import POLICIES, labelled_and_not, replaced
+from workload import PIPELINES, fill
+
+HERE = Path(__file__).parent
+PART = "admission"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure; exit 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(prog="make bench-admission", description=__doc__)
+    parser.add_argument("--docs", action="store_true", help="write the table of docs/benchmarks.md, too")
+    parser.add_argument("--seconds", type=int, default=30, help="of the steady rate")
+    options = parser.parse_args(words)
+    with tempfile.TemporaryDirectory(prefix="preheat-bench-", dir=memory()) as folder, api_server(Path(folder)) as api:
+        prepare(api)
+        fill(api)
+        figures = [*_webhook(api, options.seconds), *_kopf(api, options.seconds), *_policies(api), *replaced(api)]
+    conclude(
+        {PART: figures}, "Admission, 1,000 pipelines (command: make bench-admission)", versions(), docs=options.docs
+    )
+
+
+def _webhook(api: ApiServer, seconds: int) -> Iterator[Figure]:
+    port = free_port()
+    with installed(api, port), operator(api, "webhook", PREHEAT_PORT=port) as webhook:
+        yield _start("Preheat's webhook", webhook)
+        secret = api.get(f"/api/v1/namespaces/{NAMESPACE}/secrets/{SERVICE}-certificate")
+        authority = api.folder / "webhook.pem"
+        authority.write_bytes(b64decode(secret["data"]["ca.crt"]))
+        server = Server(f"https://127.0.0.1:{port}", authority, f"{SERVICE}.{NAMESPACE}.svc")
+        yield from at_rate_and_at_once("Preheat's webhook", api, webhook, server, seconds, goals=True)
+        until_injected(api)
+        yield from labelled_and_not(api, "webhook")
+
+
+def _kopf(api: ApiServer, seconds: int) -> Iterator[Figure]:
+    port, certificate, key = free_port(), api.folder / "kopf.pem", api.folder / "kopf.key"
+    measure([sys.executable, HERE / "certificate.py", certificate, key])
+    with process(api, [sys.executable, HERE / "admission_kopf.py", port, certificate, key, PIPELINES], "kopf") as kopf:
+        yield _start("kopf's server", kopf)
+        server = Server(f"https://127.0.0.1:{port}", certificate)
+        yield from at_rate_and_at_once("kopf's server", api, kopf, server, seconds)
+
+
+def _start(who: str, process: OperatorProcess) -> Figure:
+    return Figure(f"{who}, start until ready", until_ready(process), "s", f"{process.processor:.1f} s of a core")
+
+
+def _policies(api: ApiServer) -> Iterator[Figure]:
+    for injection, value in POLICIES.items():
+        with installed(api, 443, value):
+            until_injected(api)
+            yield from labelled_and_not(api, injection)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+module preheat.dev/bench/requests
+
+go 1.24
