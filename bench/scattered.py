@@ -20,12 +20,13 @@ PEERS = {
     "boto3, 32 threads": "scattered_boto3",
     "fsspec.cat_ranges": "scattered_fsspec",
 }
+OWN, TOLD = "Preheat", "Preheat, told the ranges"
 EVERY_FOURTH = r"^layers\.\d([02468][048]|[13579][26])\."
 EVERY_EIGHTH_RUN = rf"^runs\.({'|'.join(f'{run:03}' for run in range(0, RUNS, 8))})\."
 
 
 def scattered(place: str, runs: LoaderRuns, folder: Path, endpoint: str, repetitions: int) -> list[Figure]:
-    """Preheat finds the ranges itself, in the file's index; the peers have them in a list."""
+    """The peers have the ranges in a list, as Preheat's transfer alone; the loader finds them in the file's index."""
     figures = []
     for label, key, pattern in (
         ("64 tensors of 8 MiB", WHOLE, EVERY_FOURTH),
@@ -33,12 +34,14 @@ def scattered(place: str, runs: LoaderRuns, folder: Path, endpoint: str, repetit
     ):
         output, ranges = runs.volume.parent / "peer", runs.volume.parent / "ranges.json"
         measure([sys.executable, HERE / "ranges_of.py", folder / key, pattern, ranges])
+        where = (endpoint, BUCKET, key, output, ranges)
         convert = {"convert": {"select": [pattern]}}
         contenders: dict[str, Callable[[], Run]] = {
-            "Preheat": functools.partial(runs.fresh, over_s3(endpoint, key), convert)
+            OWN: functools.partial(runs.fresh, over_s3(endpoint, key), convert),
+            TOLD: functools.partial(_fetch, [sys.executable, HERE / "told_ranges.py", *where], output),
         }
         for name, function in PEERS.items():
-            command = [python(), HERE / "peer_clients.py", function, endpoint, BUCKET, key, output, ranges]
+            command = [python(), HERE / "peer_clients.py", function, *where]
             contenders[name] = functools.partial(_fetch, command, output)
         results = rotate(contenders, repetitions)
         figures += _figures(f"{label} over {place}", results)
@@ -53,10 +56,11 @@ def _fetch(command: list[Any], output: Path) -> Run:
 
 
 def _figures(label: str, results: dict[str, list[Run]]) -> list[Figure]:
-    own = seconds(results["Preheat"])
-    figures = [Figure(f"{label}, Preheat", own, f"s ({spread(results['Preheat'])})")]
-    for name in PEERS:
-        found = results[name]
-        against = f"{seconds(found):.2f} s ({spread(found)})"
-        figures.append(Figure(f"{label}, {name}", seconds(found) / own, "x faster", against, "> 1"))
+    figures = []
+    for own in (OWN, TOLD):
+        figures.append(Figure(f"{label}, {own}", seconds(results[own]), f"s ({spread(results[own])})"))
+        for name in PEERS:
+            found = results[name]
+            ratio, against = seconds(found) / seconds(results[own]), f"{seconds(found):.2f} s ({spread(found)})"
+            figures.append(Figure(f"{label}, {own} beside {name}", ratio, "x faster", against, "> 1"))
     return figures
