@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from preheat.amounts import bytes_of, seconds_of
+from preheat.beacon import beacon
 from preheat.bundle.absence import Absence
 from preheat.bundle.eviction import Policy
 from preheat.bundle.manifest import Pipeline
@@ -28,6 +29,7 @@ from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Store
 from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointTimeoutError, StorageError
 from preheat.prepare import Outcome, Pin, prepare, reuse
+from preheat.progress import LogProgress, Progress
 from preheat.redaction import RedactingFormatter, Redaction
 from preheat.spec import CONTINUE, PipelineSpec, parse
 
@@ -57,6 +59,7 @@ class Settings:
     policy: Policy | None = None  # what may stay on the volume; None: everything
     deadline: float | None = None  # seconds for the whole run
     pin: Pin | None = None  # what the operator's check has found
+    progress_port: int | None = None  # where the operator asks how far it is; None: it does not
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
@@ -77,6 +80,7 @@ class Settings:
             policy=_policy(environment),
             deadline=_amount(environment, "PREHEAT_DEADLINE", seconds_of),
             pin=Pin.of(document.get("pin")),
+            progress_port=_amount(environment, "PREHEAT_PROGRESS_PORT", _port),
         )
 
 
@@ -85,13 +89,13 @@ def message_path(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("PREHEAT_TERMINATION_LOG", "/dev/termination-log"))
 
 
-def load(settings: Settings) -> Outcome:
+def load(settings: Settings, progress: Progress | None = None) -> Outcome:
     """Give the pod its bundle; raises a CheckpointError, and then no bundle is left."""
     store = Store(settings.volume, settings.policy)
     for _ in range(ATTEMPTS):
         outcome = reuse(settings.spec, store, settings.pod)
         if outcome is None:
-            outcome = prepare(settings.spec, store, settings.pod, settings.pipeline, pin=settings.pin)
+            outcome = prepare(settings.spec, store, settings.pod, settings.pipeline, progress, settings.pin)
         # Every time: of a shim that a crash of the machine has emptied nobody would hear, and it runs in the pod.
         if store.attach(settings.pod, outcome.manifest.digest, settings.shim):
             if not outcome.reused:
@@ -108,9 +112,10 @@ def load_or_go_on(settings: Settings) -> Outcome | Absence:
 
     Raises a CheckpointError for every other failure, and for one that cannot be told to the training.
     """
+    progress = LogProgress(log)
     try:
-        with _deadline(settings.deadline):
-            return load(settings)
+        with beacon(settings.progress_port, progress.to_json), _deadline(settings.deadline):
+            return load(settings, progress)
     except CheckpointError as error:
         if settings.spec.on_failure != CONTINUE or not error.continuable:
             raise
@@ -255,6 +260,12 @@ def _amount(environment: Mapping[str, str], name: str, read: Callable[[str], Amo
         return read(environment[name]) if environment.get(name) else None
     except CheckpointConfigError as error:
         raise CheckpointConfigError(f"{name}: {error.args[0]}", remedy=error.remedy) from error
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise CheckpointConfigError(f"{text!r:.40} is no port", remedy="It is set by the operator")
+    return int(text)
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:

@@ -103,7 +103,7 @@ def prepare(
     pin: Pin | None = None,
 ) -> Outcome:
     """Make the bundle of `spec`, or find it; raises a CheckpointError, and then no bundle is left."""
-    began = time.monotonic()
+    began, progress = time.monotonic(), progress or LogProgress(log)
     log.info("reading %s", spec.source.uri)
     source = spec.source.at(pin.version) if pin else spec.source
     blob = source.open(spec.patience)
@@ -113,11 +113,11 @@ def prepare(
         log.info("found %s, version %s", megabytes(blob.size), blob.version)
         digest = digest_of(blob.uri, blob.version, spec)
         if not store.find(digest):
-            with store.make(digest, owner) as partial:
+            with store.make(digest, owner, progress.wait) as partial:
                 if partial:
                     making = _Making(spec, blob, digest, pipeline or Pipeline(), began)
                     with about(blob.uri):
-                        return making.fill(partial, progress or LogProgress(log))
+                        return making.fill(partial, progress)
         return _found(store, digest, blob, began)
     finally:
         blob.close()

@@ -28,6 +28,9 @@ class Bar:
         )  # fmt: skip
         self._task = self._progress.add_task(doing, total=None)
 
+    def wait(self) -> None:
+        """Show nothing: the log says it."""
+
     def start(self, total: int) -> None:
         """Show the bar."""
         self._progress.update(self._task, total=total)

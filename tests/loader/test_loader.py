@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from formats.samples import same, saved
+from loader.beacon_client import free_port
 from loader.loader_process import POD, bundles, finish, load, start
 from safetensors.torch import load_file, save_file
 from sources import s3_server
@@ -236,7 +237,8 @@ def measure(stages: list[dict[str, Any]], volume: Path, **variables: str) -> tup
 
 
 def test_memory_does_not_grow_with_the_checkpoint(large: Path, tmp_path: Path) -> None:
-    peak, imported = measure([{"local": {"path": str(large)}}, *REST], tmp_path / "volume")
+    stages = [{"local": {"path": str(large)}}, *REST]
+    peak, imported = measure(stages, tmp_path / "volume", PREHEAT_PROGRESS_PORT=str(free_port()))
     assert peak <= 64
     assert not imported & {"torch", "typer", "rich", "yaml", "boto3", "botocore", "urllib3", "pydantic"}
 

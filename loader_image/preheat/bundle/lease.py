@@ -30,10 +30,11 @@ def owner_here() -> str:
     return f"host-{host}_{os.getpid()}"
 
 
-def take(folder: Path, others: Callable[[], list[Path]], done: Callable[[], bool]) -> bool:
+def take(folder: Path, others: Callable[[], list[Path]], done: Callable[[], bool], waiting: Callable[[], None]) -> bool:
     """Make `folder` once no other maker lives, and return True; False as soon as `done` says so.
 
     `others` lists the folders of all makers of the same bundle. What a dead one left is removed, or set aside.
+    `waiting` is told once if there is a living one.
     """
     lives: dict[Path, tuple[int, float]] = {}  # by folder: its heartbeat, and when that changed by our own clock
     announced = False
@@ -48,6 +49,7 @@ def take(folder: Path, others: Callable[[], list[Path]], done: Callable[[], bool
             bury(folder)  # two came at the same moment: both step back
         elif not announced:
             log.info("waiting for another loader that makes the same bundle: %s", rivals[0].name)
+            waiting()
             announced = True
         time.sleep(random.uniform(0.1, 0.4))  # noqa: S311 - unequal, so that two do not step back for ever
     return False

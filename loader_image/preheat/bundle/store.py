@@ -121,17 +121,18 @@ class Store:
         return (folder, manifest) if manifest.digest == digest else None
 
     @contextmanager
-    def make(self, digest: str, owner: str) -> Iterator[Partial | None]:
+    def make(self, digest: str, owner: str, waiting: Callable[[], None] = lambda: None) -> Iterator[Partial | None]:
         """A folder to make a bundle in; None when another maker finished it.
 
         Afterwards it is published or gone, or, where trying again may help, set aside with what is in it for the next
-        maker. Waits while another maker shows life. Raises StorageError where the volume cannot be written to.
+        maker. Waits while another maker shows life, and tells `waiting` so. Raises StorageError where the volume cannot
+        be written to.
         """
         folder = self.bundles / f".partial-{digest}-{_checked(owner)}"
         with storage_errors(self.root):
             _own_folder(self.bundles)
             self._remove_forgotten(digest)
-            ours = take(folder, lambda: self._makers(digest), lambda: self.find(digest) is not None)
+            ours = take(folder, lambda: self._makers(digest), lambda: self.find(digest) is not None, waiting)
         if not ours:
             yield None
             return
