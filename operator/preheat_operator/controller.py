@@ -247,6 +247,7 @@ async def run(settings: Settings) -> None:
     client = AsyncClient(field_manager=COMPONENT)
     await _require_api(client)
     controller = Controller(client, settings)
+    metrics.begin(metrics.LOADER_FAILURES, (*sorted(REASONS), "Other"))
     _log.info("watching pipelines and the pods that name them", resync_s=RESYNC_SECONDS)
     checks = {"alive": controller.not_alive, "ready": controller.not_ready, "registry": metrics.CONTROLLER}
     async with health.serving(settings.health_port, **checks):  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -30,6 +32,12 @@ def _registry() -> CollectorRegistry:
 WEBHOOK = _registry()
 ADMISSION_REVIEWS = Counter(
     "preheat_admission_reviews_total", "Admission reviews answered, by result.", ["result"], registry=WEBHOOK
+)
+RESULTS = ("injected", "unchanged", "ignored", "refused", "error")
+READY = Gauge(
+    "preheat_webhook_ready",
+    "1 while this replica can answer: its cache follows the API server, and its certificate is trusted.",
+    registry=WEBHOOK,
 )
 ADMISSION_SECONDS = Histogram(
     "preheat_admission_seconds", "Time to answer an admission review.", buckets=_ADMISSION_BUCKETS, registry=WEBHOOK
@@ -62,6 +70,12 @@ CHECK_SECONDS = Histogram(
     buckets=_CHECK_BUCKETS,
     registry=CONTROLLER,
 )
+
+
+def begin(counter: Counter, values: Iterable[str]) -> None:
+    """Count from zero for each value of the label: increase() does not see the first of a series that was not there."""
+    for value in values:
+        counter.labels(value)
 
 
 def exposition(registry: CollectorRegistry) -> bytes:

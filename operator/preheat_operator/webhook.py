@@ -56,7 +56,7 @@ _log = structlog.get_logger(__name__)
 class Answer:
     """The outcome of one review."""
 
-    result: str  # injected, unchanged, ignored, refused, error
+    result: str  # one of metrics.RESULTS
     patch: list[dict[str, Any]] | None = None
     warnings: tuple[str, ...] = ()
     refusal: str | None = None
@@ -180,6 +180,8 @@ async def serve(settings: Settings) -> None:
         def ready() -> str | None:
             return "the process is stopping" if stop.is_set() else cache.problem or certificate.problem
 
+        metrics.READY.set_function(lambda: float(ready() is None))
+        metrics.begin(metrics.ADMISSION_REVIEWS, metrics.RESULTS)
         async with (
             health.serving(settings.health_port, alive=lambda: None, ready=ready, registry=metrics.WEBHOOK),
             asyncio.TaskGroup() as tasks,  # ends the process when one of them dies: the kubelet starts it again

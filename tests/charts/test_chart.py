@@ -1,7 +1,6 @@
 """The chart rendered for every value set of charts/preheat/ci: what it may hold, what it must not, what it refuses."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,31 +15,6 @@ SNAPSHOT = Path(__file__).parent / "rbac.json"
 Documents = list[dict[str, Any]]
 
 every_value_set = pytest.mark.parametrize("values", VALUE_SETS, ids=lambda path: path.stem.removesuffix("-values"))
-
-
-@pytest.fixture(scope="session")
-def helm():
-    binaries = pytest.importorskip("cluster.binaries")
-    host = pytest.importorskip("cluster.host")
-    try:
-        program = binaries.binary(binaries.HELM, "helm")
-    except host.ClusterUnavailable as reason:
-        pytest.skip(f"no helm: {reason}")
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def render(helm):
-    def rendered(*arguments: str | Path) -> Documents:
-        done = helm("template", "preheat", CHART, "--namespace", "preheat-system", *arguments)
-        assert done.returncode == 0, done.stderr
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-    return rendered
 
 
 def of_kind(documents: Documents, kind: str) -> Documents:
