@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from preheat.sources import SOURCES
+
 CHART = Path(__file__).parents[2] / "charts" / "preheat"
 VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
 SNAPSHOT = Path(__file__).parent / "rbac.json"
@@ -160,6 +162,23 @@ def test_pods_are_restricted_and_read_only(render, values: Path) -> None:
         assert container["resources"]["requests"]
         assert container["livenessProbe"]
         assert container["readinessProbe"]
+
+
+def test_only_the_two_processes_are_given_a_token(render) -> None:
+    documents = render()
+    accounts = of_kind(documents, "ServiceAccount")
+    assert [account["automountServiceAccountToken"] for account in accounts] == [False] * 2
+    pods = [deployment["spec"]["template"]["spec"] for deployment in of_kind(documents, "Deployment")]
+    assert [pod["automountServiceAccountToken"] for pod in pods] == [True] * 2
+    assert {pod["serviceAccountName"] for pod in pods} == {account["metadata"]["name"] for account in accounts}
+
+
+def test_a_check_is_allowed_every_variable_that_it_may_be_given_and_no_other(render) -> None:
+    documents = render("--set", "loader.environment.HTTPS_PROXY=http://proxy:3128")
+    variables = named(documents, "ValidatingAdmissionPolicy", "limit-checks")["spec"]["variables"]
+    known = json.loads(next(each["expression"] for each in variables if each["name"] == "known"))
+    secrets = {each.variable for source in SOURCES.values() for each in source.secret_variables}
+    assert set(known) == {"HTTPS_PROXY", *(name for name in secrets if not name.startswith("PREHEAT_"))}
 
 
 def test_only_labelled_pods_outside_the_excluded_namespaces_are_sent(render) -> None:

@@ -161,15 +161,26 @@ def test_the_controller_may_make_checks_and_no_other_job(cluster, release, names
     job = source_check.wanted_job(pipeline, {}, Settings(release, image))
     refused = "may only make Jobs that check"
     eventually_refused(cluster, namespace, json.dumps(_changed(job, {"image": "busybox"})), refused, user)
-    for change in (
-        {"command": ["sh", "-c", "env"]},
-        {"args": ["-c", "x"]},
-        {"lifecycle": {"postStart": {"exec": {"command": ["env"]}}}},
-        {"securityContext": {"privileged": True}},
-    ):
-        assert refused in create(cluster, namespace, json.dumps(_changed(job, change)), "--dry-run=server", user)
-    secrets = {"volumes": [{"name": "s", "secret": {"secretName": "s"}}]}
-    assert refused in create(cluster, namespace, json.dumps(_changed(job, {}, secrets)), "--dry-run=server", user)
+    hardened = _changed(job, {})["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    wrong = [
+        _changed(job, {"command": ["sh", "-c", "env"]}),
+        _changed(job, {"args": ["-c", "x"]}),
+        _changed(job, {"workingDir": "/tmp"}),
+        _changed(job, {"lifecycle": {"postStart": {"exec": {"command": ["env"]}}}}),
+        # Python opens a browser for this one, which is a command line.
+        _changed(job, {"env": [{"name": "PYTHONWARNINGS", "value": "all:0:antigravity.x:0:0"}]}),
+        _changed(job, {"envFrom": [{"secretRef": {"name": "s"}}]}),
+        _changed(job, {"securityContext": {**hardened, "runAsNonRoot": False}}),
+        _changed(job, {"securityContext": {**hardened, "capabilities": {"add": ["NET_RAW"]}}}),
+        _changed(job, {"securityContext": {"privileged": True}}),
+        _changed(job, {}, {"volumes": [{"name": "s", "secret": {"secretName": "s"}}]}),
+        _changed(job, {}, {"automountServiceAccountToken": True}),
+        _changed(job, {}, {"nodeName": "control-plane"}),
+        _changed(job, {}, {"hostIPC": True}),
+    ]
+    every = json.dumps({"apiVersion": "v1", "kind": "List", "items": wrong})
+    answer = create(cluster, namespace, every, "--dry-run=server", user)
+    assert (answer.count(refused), "created" in answer) == (len(wrong), False), answer
     assert "created" in create(cluster, namespace, json.dumps(job), "--dry-run=server", user)
     assert "created" in create(cluster, namespace, json.dumps(_changed(job, {"image": "b"})), "--dry-run=server")
 

@@ -54,3 +54,11 @@ def test_every_field_reason_and_metric_of_the_status_is_documented():
     assert [reason for reason in REASONS - of_errors if f"`{reason}`" not in text] == []
     ours = {described(each) for each in metrics.CONTROLLER.collect() if each.name.startswith("preheat_")}
     assert set(re.findall(r"^\| `(preheat_\w+)` \| ", text, re.MULTILINE)) == ours
+
+
+def test_every_test_that_a_page_calls_a_proof_exists():
+    tests = DOCS.parent / "tests"
+    proofs = re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", (DOCS / "security.md").read_text())
+    lost = [f"{file}::{name}" for file, name in proofs if f"def {name}(" not in (tests / file).read_text()]
+    assert lost == []
+    assert len(proofs) > 30

@@ -67,6 +67,11 @@ def test_every_string_and_list_is_bounded() -> None:
     assert unbounded == [".apiVersion", ".kind"]  # the API server's own
 
 
+def test_no_reference_leaves_the_namespace() -> None:
+    """Of a Secret, a claim or an account elsewhere, the operator would be a confused deputy."""
+    assert [path for path, _ in schemas(SPEC) if "namespace" in path.lower()] == []
+
+
 def test_the_schema_is_structural() -> None:
     for path, schema in schemas(SPEC):
         unfit = {"$ref", "$defs", "title", "anyOf", "const", "nullable"} & set(schema)

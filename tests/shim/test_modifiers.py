@@ -8,7 +8,8 @@ from shim.bundles import write_bundle
 
 import preheat
 from preheat.context import CheckpointContext
-from preheat.errors import CheckpointIncompatibleError
+from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError
+from preheat.modifiers import CustomModifier
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim.reports.facts import facts
 from preheat.shim.reports.html import page
@@ -40,6 +41,16 @@ def network():
 @pytest.fixture(autouse=True)
 def stages(monkeypatch):
     monkeypatch.setitem(sys.modules, "test_modifiers_stages", sys.modules[__name__])
+
+
+@pytest.mark.parametrize("target", ["os.system", "subprocess.Popen", "builtins.exec", "pathlib.Path"])
+async def test_what_is_no_stage_is_never_called_with_the_pipelines_parameters(target, tmp_path):
+    """Who writes a pipeline does not thereby run commands in pods of others."""
+    made = tmp_path / "made"
+    stage = CustomModifier(target, {"command": f"touch {made}", "args": ["touch", str(made)]})
+    with pytest.raises(CheckpointConfigError, match=rf"{target} is no stage"):
+        await stage.process(CheckpointContext(model=network()))
+    assert not made.exists()
 
 
 @pytest.fixture

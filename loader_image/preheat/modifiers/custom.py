@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from preheat.construction import construct, import_class
 from preheat.context import CheckpointContext
+from preheat.errors import CheckpointConfigError
 from preheat.stage import Limit, ModelModifier
 
 
@@ -24,10 +25,19 @@ class CustomModifier(ModelModifier):
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
         """Build the user's stage and run it; one that leaves no entry in the report gets one with its name."""
-        stage = construct(import_class(self.target, "custom"), self.params, f"custom {self.target}")
+        stage = construct(self._imported(), self.params, f"custom {self.target}")
         before = len(context.metadata.get("modifiers_applied", ()))
         result: CheckpointContext = await stage.process(context)
         if isinstance(result, CheckpointContext) and len(result.metadata.get("modifiers_applied", ())) == before:
             entry = {"type": "custom", "says": f"ran {self.target}"}
             result.metadata.setdefault("modifiers_applied", []).append(entry)
         return result
+
+    def _imported(self) -> type:
+        """The class; `os.system` is none, and who may write a pipeline may not thereby run it in pods of others."""
+        found = import_class(self.target, "custom")
+        if not isinstance(found, type) or not callable(getattr(found, "process", None)):
+            raise CheckpointConfigError(
+                f"custom: {self.target} is no stage", remedy="Name a class with `async def process(self, context)`"
+            )
+        return found
