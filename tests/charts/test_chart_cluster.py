@@ -115,6 +115,34 @@ def test_who_may_not_create_pods_may_not_write_a_pipeline(cluster, release, name
     assert "ann may not create pods" in refused
 
 
+def test_the_policy_that_the_docs_show_keeps_an_account_for_some(cluster, release, namespace) -> None:
+    page = (CHART.parents[1] / "docs" / "security.md").read_text()
+    policy = yaml.safe_load(page.partition("### A ServiceAccount only for some\n\n```yaml\n")[2].partition("```")[0])
+    name = policy["metadata"]["name"]
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    bound = {"policyName": name, "validationActions": ["Deny"], "matchResources": here}
+    binding = {**policy, "kind": "ValidatingAdmissionPolicyBinding", "spec": bound}
+    stages = [{"http": {"url": "https://models.example.org/a.ckpt"}}, {"weightsOnly": {}}]
+    resource = {"apiVersion": "preheat.dev/v1alpha1", "kind": "CheckpointPipeline", "metadata": {"name": "finetune"}}
+    manifest = json.dumps({**resource, "spec": {"serviceAccountName": "trainer", "stages": stages}})
+    kubectl = ("--namespace", namespace)
+    cluster.kubectl(*kubectl, "create", "rolebinding", "editor", "--clusterrole=edit", "--user=ann")
+    cluster.kubectl("create", "-f", "-", input=f"{json.dumps(policy)}\n---\n{json.dumps(binding)}")
+    try:
+        eventually_refused(cluster, namespace, manifest, "ann may not use ServiceAccount trainer", "--as=ann")
+        rules = [{"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["trainer"], "verbs": ["use"]}]
+        kind = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+        }  # kubectl's own verb for it knows no `use`
+        role = {**kind, "metadata": {"name": "trainer"}, "rules": rules}
+        cluster.kubectl(*kubectl, "create", "-f", "-", input=json.dumps(role))
+        cluster.kubectl(*kubectl, "create", "rolebinding", "trainer", "--role=trainer", "--user=ann")
+        assert "created" in create(cluster, namespace, manifest, "--dry-run=server", "--as=ann")
+    finally:
+        cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", name)
+
+
 def ca_bundle(cluster) -> str:
     found = cluster.kubectl("get", "mutatingwebhookconfiguration", FULL_NAME, "-o", "json")
     return json.loads(found)["webhooks"][0]["clientConfig"].get("caBundle", "")
