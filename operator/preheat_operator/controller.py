@@ -208,8 +208,15 @@ def handlers(controller: Controller, settings: Settings) -> kopf.OperatorRegistr
         return kube.connection()
 
     @kopf.on.event(api.GROUP, api.VERSION, api.PLURAL, registry=registry)
-    async def pipeline_changed(namespace: str | None, name: str, meta: Mapping[str, Any], **_: Any) -> None:
-        controller.changed(namespace or "", name, meta.get("resourceVersion"))
+    async def pipeline_changed(
+        type: str | None,  # noqa: A002 the name that kopf gives it
+        namespace: str | None,
+        name: str,
+        meta: Mapping[str, Any],
+        **_: Any,
+    ) -> None:
+        # Listed anew, after a gap in the watch: its pods may be gone without an event of their own.
+        controller.changed(namespace or "", name, meta.get("resourceVersion") if type else None)
 
     @kopf.on.event("v1", "pods", registry=registry)
     async def pod_changed(namespace: str | None, labels: Mapping[str, str], memo: kopf.Memo, **_: Any) -> None:

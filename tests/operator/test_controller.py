@@ -302,6 +302,23 @@ async def test_our_own_write_is_not_looked_at_again() -> None:
     await controller.worklist.close()
 
 
+async def test_what_is_listed_anew_is_looked_at_whoever_wrote_it_last() -> None:
+    """After a gap in the watch a pod may be gone without an event of its own."""
+    settings = Settings("preheat-system", "loader:1")
+    controller = Controller(client=None, settings=settings)  # type: ignore[arg-type]
+    controller._written["ns", "p"] = "17"
+    [handler] = [
+        each.fn
+        for each in handlers(controller, settings)._watching.get_all_handlers()
+        if each.fn.__name__ == "pipeline_changed"
+    ]
+    await handler(type="MODIFIED", namespace="ns", name="p", meta={"resourceVersion": "17"})
+    assert len(controller.worklist) == 0
+    await handler(type=None, namespace="ns", name="p", meta={"resourceVersion": "17"})
+    assert len(controller.worklist) == 1
+    await controller.worklist.close()
+
+
 def test_a_process_without_settings_says_what_is_missing(monkeypatch) -> None:
     monkeypatch.delenv("PREHEAT_NAMESPACE", raising=False)
     result = CliRunner().invoke(app, ["controller"], env={"PREHEAT_PORT": "x"})
