@@ -5,6 +5,7 @@ An Event's name is derived from what it tells, so the API server itself refuses 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -133,23 +134,29 @@ def _on_pipeline(
 
 
 class Recorder:
-    """Posts announcements as Events of the object's namespace; what cannot be posted is logged and left."""
+    """Posts announcements as Events of the object's namespace; what cannot be posted is logged and left.
 
-    def __init__(self, client: AsyncClient) -> None:
+    An operator that may post none says so, and tries again after `pause` seconds with what is then to be told.
+    """
+
+    def __init__(self, client: AsyncClient, pause: float = 60) -> None:
         self._client = client
+        self._pause = pause
+        self._silent_until = 0.0
         self._posted: dict[str, None] = {}
 
     async def post(self, announcement: Announcement, now: datetime) -> bool:
         """Whether this was news; False when it had been told before."""
         name = announcement.event_name
-        if name in self._posted:
+        if name in self._posted or time.monotonic() < self._silent_until:
             return False
         try:
             event = kube.Event(**_event(announcement, now))
             await self._client.create(event)
         except ApiError as error:
-            # 409: told before. 403 and 404: the namespace is going, or the operator may not tell.
-            if error.status.code not in (403, 404, 409):
+            if error.status.code == 403 and not _going(error):
+                self._silent_until = time.monotonic() + self._pause
+            if error.status.code != 404 and error.status.reason != "AlreadyExists" and not _going(error):
                 _log.warning("event not posted", name=announcement.name, error=str(error))
                 return False
             fresh = False
@@ -167,8 +174,14 @@ class Recorder:
             del self._posted[next(iter(self._posted))]
 
 
+def _going(error: ApiError) -> bool:
+    """Whether the namespace takes nothing new because it is being deleted."""
+    details = error.status.details
+    return any(cause.reason == "NamespaceTerminating" for cause in (details and details.causes) or ())
+
+
 def _event(announcement: Announcement, now: datetime) -> dict[str, Any]:
-    time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     version = "v1" if announcement.kind == "Pod" else f"{api.GROUP}/{api.VERSION}"
     return {
         "metadata": {"name": announcement.event_name, "namespace": announcement.namespace},
@@ -182,8 +195,8 @@ def _event(announcement: Announcement, now: datetime) -> dict[str, Any]:
         "type": announcement.type,
         "reason": announcement.reason,
         "message": announcement.message,
-        "firstTimestamp": time,
-        "lastTimestamp": time,
+        "firstTimestamp": moment,
+        "lastTimestamp": moment,
         "count": 1,
         "source": {"component": COMPONENT},
     }

@@ -19,11 +19,11 @@ When = Literal["before", "after"]
 Object = dict[str, Any]
 
 
-def refusal(code: int, reason: str, **headers: str) -> ApiError:
+def refusal(code: int, reason: str, **said: Any) -> ApiError:
     """What lightkube raises when the API server refuses."""
     request = httpx2.Request("GET", "http://api")
-    said = {"kind": "Status", "code": code, "reason": reason, "message": reason}
-    answer = httpx2.Response(code, json=said, headers=headers, request=request)
+    status = {"kind": "Status", "code": code, "reason": reason, "message": reason, **said}
+    answer = httpx2.Response(code, json=status, request=request)
     return ApiError(request=request, response=answer)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
@@ -11,6 +12,7 @@ import pytest
 
 from faults.fake_api import Call, FakeApi, When, refusal
 from preheat_operator.controller import Controller
+from preheat_operator.events import Announcement, Recorder
 from preheat_operator.settings import Settings
 from preheat_operator.worklist import Worklist
 
@@ -107,3 +109,25 @@ async def test_a_spec_too_large_for_the_loader_is_told_and_not_checked(api: Fake
     assert "does not fit into the loader's environment" in condition(api)["message"]
     assert condition(api, "Stalled")["status"] == "True"
     assert not api.kind("Job")
+
+
+def news(name: str) -> Announcement:
+    return Announcement("Pod", "team-a", name, f"uid-{name}", "Warning", "NotFound", "no such key", "")
+
+
+async def test_without_the_right_to_post_events_one_is_tried_now_and_then(api: FakeApi) -> None:
+    recorder, now = Recorder(api, pause=0.2), datetime.now(UTC)  # type: ignore[arg-type]
+    api.fail = once(("create", "Event"), refusal(403, "Forbidden"))
+    assert [await recorder.post(news(name), now) for name in "abc"] == [False, False, False]
+    assert api.calls.count(("create", "Event")) == 1
+    async with asyncio.timeout(5):
+        while not await recorder.post(news("a"), now):
+            await asyncio.sleep(0.02)
+    assert await recorder.post(news("b"), now)
+
+
+async def test_a_namespace_that_is_going_silences_nobody_else(api: FakeApi) -> None:
+    recorder, now = Recorder(api), datetime.now(UTC)  # type: ignore[arg-type]
+    going = refusal(403, "Forbidden", details={"causes": [{"reason": "NamespaceTerminating"}]})
+    api.fail = once(("create", "Event"), going)
+    assert [await recorder.post(news(name), now) for name in "ab"] == [False, True]
