@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,10 +116,13 @@ class PipelineCache:
             if not (rest := page["metadata"].get("continue")):
                 break
             query["continue"] = rest
+        self._replace(found)
+        return str(page["metadata"]["resourceVersion"])
+
+    def _replace(self, found: Iterable[Mapping[str, Any]]) -> None:
         # An unchanged resource keeps its entry, which may be parsed already.
         self._entries = {_key(each): self._entry(each) for each in found}
         self._wake()
-        return str(page["metadata"]["resourceVersion"])
 
     async def _watch(self, version: str) -> str:
         """Follow changes until the API server ends the watch; returns the version to go on from."""
