@@ -97,7 +97,17 @@ cluster-up: setup  ## start the test cluster, or find the one that runs
 cluster-down:  ## end the test cluster and remove every trace of it
 	@PYTHONPATH=tests python3 -m cluster down
 
+# Helm's own on PATH, else the one that the test cluster has built.
+HELM ?= $(or $(shell command -v helm),$(lastword $(wildcard $(PREHEAT_CACHE)/bin/helm-*/helm)))
+
+dist: $(UV)  ## make dist/: the wheel, the source package and the chart's package
+	@rm -rf dist
+	@$(UV) build --quiet --out-dir dist
+	@test -n "$(HELM)" || { echo "helm is needed for the chart's package: install it, or \`make cluster-up\` once" >&2; exit 1; }
+	@$(HELM) package charts/preheat --destination dist >/dev/null
+	@ls dist
+
 images: setup  ## build the operator's and the loader's image
 	@$(CLUSTER_PY) images
 
-.PHONY: cluster-up cluster-down images demo demo-clean bench bench-admission bench-device fuzz help setup lock test test-fast lint format crds
+.PHONY: cluster-up cluster-down dist images demo demo-clean bench bench-admission bench-device fuzz help setup lock test test-fast lint format crds
