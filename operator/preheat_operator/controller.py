@@ -19,8 +19,10 @@ from lightkube import ALL_NS, ApiError, AsyncClient
 from preheat.errors import CheckpointConfigError
 from preheat_operator import api, health, kube, metrics, room, source_check
 from preheat_operator.events import COMPONENT, Announcement, Recorder, announcements
+from preheat_operator.inquiry import Inquiry, askable
 from preheat_operator.loader_resources import merged
 from preheat_operator.observation import REASONS, Failure, Object, observe
+from preheat_operator.progress import Loaders
 from preheat_operator.recipe import described
 from preheat_operator.settings import Settings
 from preheat_operator.status import differs, pod_counts, wanted_status
@@ -55,6 +57,7 @@ class Controller:
         self._settings = settings
         self._clock = clock
         self._recorder = Recorder(client)
+        self.inquiry: Inquiry[Key] = Inquiry(lambda key: self.worklist.add(key))
         self._counts: dict[Key, Mapping[str, int]] = {}
         self._written: dict[Key, str] = {}  # resourceVersion of our own last write
         self._resynced: float | None = None
@@ -71,6 +74,7 @@ class Controller:
         pipeline = await self._pipeline(key)
         if pipeline is None:
             self._count(key, {})
+            self.inquiry.follow(key, {})
             self._written.pop(key, None)
             return
         namespace, name = key
@@ -83,8 +87,13 @@ class Controller:
             before = pipeline.get("status") or {}
             if checking := source_check.is_due(parsed, before, reports, now):
                 check, trouble = await self._check(parsed, before)
-        bounds = await self._rooms(parsed) if parsed and self._settings.check else ()
-        status = wanted_status(pipeline, reports, now, problem, check, checking=checking and not check, rooms=bounds)
+        self.inquiry.follow(key, askable(reports) if self._settings.progress else {})
+        more: dict[str, Any] = {
+            "checking": checking and not check,
+            "rooms": await self._rooms(parsed) if parsed and self._settings.check else (),
+            "loaders": Loaders.of(reports, self.inquiry.last(key), self._settings.stall_seconds),
+        }
+        status = wanted_status(pipeline, reports, now, problem, check, **more)
         if differs(status, pipeline.get("status")) and not await self._write(key, pipeline, status):
             return
         if check and check.seconds is not None:
@@ -259,6 +268,7 @@ async def run(settings: Settings) -> None:
     checks = {"alive": controller.not_alive, "ready": controller.not_ready, "registry": metrics.CONTROLLER}
     async with health.serving(settings.health_port, **checks):  # type: ignore[arg-type]
         resync = asyncio.create_task(controller.resync(), name="resync")
+        inquiry = asyncio.create_task(controller.inquiry.run(), name="inquiry")
         operator = asyncio.create_task(
             kopf.operator(
                 registry=handlers(controller, settings),
@@ -271,13 +281,13 @@ async def run(settings: Settings) -> None:
             name="kopf",
         )
         try:
-            done, _ = await asyncio.wait({resync, operator}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({resync, inquiry, operator}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            resync.cancel()
-            operator.cancel()
-            await asyncio.gather(resync, operator, return_exceptions=True)
+            for task in (resync, inquiry, operator):
+                task.cancel()
+            await asyncio.gather(resync, inquiry, operator, return_exceptions=True)
             await controller.worklist.close()
 
 

@@ -225,6 +225,7 @@ def _columns() -> list[dict[str, Any]]:
     ]
     wide = [
         ("Loading", "integer", ".status.pods.loading", "Pods whose loader has not finished"),
+        ("Progress", "string", ".status.progress.summary", "How far these are: share, rate, time left"),
         ("Continued", "integer", ".status.pods.continued", "Pods that train without the checkpoint, as onFailure asks"),
         ("Version", "string", ".status.source.version", "The version that was last read"),
         ("Bytes", "integer", ".status.source.selectedBytes", "Bytes that the pipeline needs of the checkpoint"),

@@ -18,10 +18,13 @@ from lightkube import ApiError, AsyncClient
 
 from preheat_operator import api, kube
 from preheat_operator.observation import Failure, Object, PodReport, Success, printable
+from preheat_operator.progress import human_seconds
+from preheat_operator.quantity import human_bytes
 from preheat_operator.source_check import check_said
 
 COMPONENT = "preheat-controller"
 NOT_INJECTED, VERSION_CHANGED, VOLUME_TOO_SMALL = "NotInjected", "VersionChanged", "VolumeTooSmall"
+LOADER_STALLED = "LoaderStalled"
 # Events live for an hour: what is older has been told, or is not news.
 _NEWS = timedelta(hours=1)
 _AT_MOST_ON_PIPELINE = 5
@@ -66,6 +69,7 @@ def announcements(pipeline: Object, reports: Sequence[PodReport], now: datetime)
                 yield Announcement("CheckpointPipeline", namespace, name, uid, type_, reason, text, key)
     yield from _first_read(pipeline, reports, since)
     yield from _of_check(pipeline, since)
+    yield from _of_progress(pipeline, reports)
 
 
 def _newest(pod: PodReport) -> str:
@@ -122,6 +126,20 @@ def _of_check(pipeline: Object, since: str) -> Iterator[Announcement]:
         yield _on_pipeline(pipeline, "Normal", VERSION_CHANGED, text, str(check["time"]))
     for warning in check.get("warnings") or ():
         yield _on_pipeline(pipeline, "Warning", VOLUME_TOO_SMALL, warning, warning)
+
+
+def _of_progress(pipeline: Object, reports: Sequence[PodReport]) -> Iterator[Announcement]:
+    """Loaders that receive nothing, once for each place at which they stand still."""
+    namespace, uids = pipeline["metadata"]["namespace"], {pod.name: pod.uid for pod in reports}
+    told = (pipeline.get("status") or {}).get("progress") or {}
+    for loader in told.get("loaders") or ():
+        if "stalledSeconds" not in loader or loader["pod"] not in uids:
+            continue
+        uid, where = uids[loader["pod"]], f"{human_bytes(loader['bytesDone'])} of {human_bytes(loader['bytesTotal'])}"
+        text = f"the loader has received nothing for {human_seconds(loader['stalledSeconds'])}, after {where}"
+        key = str(loader["bytesDone"])
+        yield Announcement("Pod", namespace, loader["pod"], uid, "Warning", LOADER_STALLED, text, key)
+        yield _on_pipeline(pipeline, "Warning", LOADER_STALLED, f"pod {loader['pod']}: {text}", f"{uid}/{key}")
 
 
 def _on_pipeline(

@@ -15,6 +15,8 @@ from preheat_operator.settings import Settings
 LOADER = "preheat-loader"
 VOLUME = "preheat"
 MOUNT_PATH = "/preheat"
+#: Where a running loader is asked how far it is; outside the range from which systems give ports to clients.
+PROGRESS_VARIABLE, PROGRESS_PORT = "PREHEAT_PROGRESS_PORT", 18738
 COMMAND = ("python", "-m", "preheat.loader")
 CHECK_COMMAND = ("python", "-m", "preheat.source_check")
 #: The user of the loader where the pod does not say who it runs as; also that of its image.
@@ -50,7 +52,8 @@ def desired_loader(
         "image": settings.loader_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(COMMAND),
-        "env": [*identity, *_environment(recipe, settings, shim)],  # of two with one name the later counts
+        # Of two with one name the later counts.
+        "env": [*identity, *_environment(recipe, settings, shim), *_progress(pod_spec, settings)],
         **({"resources": resources} if resources else {}),
         "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT_PATH}, *mounts],
         "securityContext": _security_context(pod_spec, receivers),
@@ -98,6 +101,13 @@ def _environment(recipe: Recipe, settings: Settings, shim: str) -> list[dict[str
         {"name": "PREHEAT_SHIM", "value": shim},
         *recipe.environment,
     ]
+
+
+def _progress(pod_spec: Object, settings: Settings) -> list[dict[str, Any]]:
+    """On the network of its node a loader would take the port of all others there."""
+    if not settings.progress or pod_spec.get("hostNetwork"):
+        return []
+    return [{"name": PROGRESS_VARIABLE, "value": str(PROGRESS_PORT)}]
 
 
 def _security_context(pod_spec: Object, receivers: Sequence[Object]) -> dict[str, Any]:

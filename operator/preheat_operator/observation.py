@@ -6,15 +6,16 @@ is short, printable and of the type that the resource's status declares.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from preheat.errors import CheckpointError
-from preheat_operator.loader_container import LOADER
+from preheat_operator.loader_container import LOADER, PROGRESS_PORT, PROGRESS_VARIABLE
 
 Phase = Literal["missed", "loading", "loaded", "continued", "failed"]
 Object = Mapping[str, Any]
@@ -83,6 +84,7 @@ class PodReport:
     generation: int | None = None  # of the pipeline the loader was injected from
     success: Success | None = None
     failure: Failure | None = None
+    address: str | None = None  # where its loader can be asked how far it is
 
     def follows(self, uid: str, generation: int) -> bool:
         """Whether the pod was injected from this very pipeline in this generation; unknown counts as yes."""
@@ -98,7 +100,24 @@ def observe(pod: Object) -> PodReport:
     if loader is None:
         return PodReport(name, uid, created, "missed")
     container = _named(status.get("initContainerStatuses")) or {}
-    return _report_of(metadata, status, container, loader, created)
+    report = _report_of(metadata, status, container, loader, created)
+    return replace(report, address=_address(_mapping(pod, "spec"), status, container, loader))
+
+
+def _address(spec: Object, status: Object, container: Object, loader: Object) -> str | None:
+    """The pod's own IP address while its loader runs and answers; a node's, or a special one, is nobody's."""
+    running = isinstance(_mapping(container, "state").get("running"), Mapping)
+    answers = _variable(loader, PROGRESS_VARIABLE) == str(PROGRESS_PORT)
+    own = status.get("podIP")
+    if not running or not answers or spec.get("hostNetwork") or own == status.get("hostIP"):
+        return None
+    try:
+        found = ipaddress.ip_address(own if isinstance(own, str) else "")
+    except ValueError:
+        return None
+    special = found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified
+    mapped = isinstance(found, ipaddress.IPv6Address) and (found.ipv4_mapped or found.scope_id)
+    return None if special or mapped else str(found)
 
 
 def _report_of(metadata: Object, status: Object, container: Object, loader: Object, created: str) -> PodReport:
@@ -174,7 +193,7 @@ def _success(end: Object, run: int) -> Success:
     told = _mapping(report, "source")
     source: dict[str, Any] = {}
     source.update({key: printable(told[key]) for key in SOURCE_TEXTS if isinstance(told.get(key), str)})
-    source.update({key: told[key] for key in SOURCE_NUMBERS if _is_count(told.get(key))})
+    source.update({key: told[key] for key in SOURCE_NUMBERS if is_count(told.get(key))})
     if warnings := report.get("warnings"):
         listed = warnings if isinstance(warnings, list) else [warnings]
         source["warnings"] = [printable(each) for each in listed[:KEPT_WARNINGS]]
@@ -182,9 +201,9 @@ def _success(end: Object, run: int) -> Success:
     return Success(
         _time(end),
         source,
-        fetched if _is_count(fetched) else None,
+        fetched if is_count(fetched) else None,
         run,
-        _duration(report.get("seconds")),
+        duration(report.get("seconds")),
         outcome if outcome in (FETCHED, REUSED) else None,
     )
 
@@ -235,13 +254,15 @@ def _report(end: Object) -> Object:
 
 
 def _injected_from(loader: Object) -> tuple[str | None, int | None]:
-    entries = loader.get("env")
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, Mapping) and entry.get("name") == "PREHEAT_PIPELINE":
-            pipeline = _report({"message": entry.get("value")})
-            uid, generation = pipeline.get("uid"), pipeline.get("generation")
-            return (uid if isinstance(uid, str) else None), (generation if _is_count(generation) else None)
-    return None, None
+    pipeline = _report({"message": _variable(loader, "PREHEAT_PIPELINE")})
+    uid, generation = pipeline.get("uid"), pipeline.get("generation")
+    return (uid if isinstance(uid, str) else None), (generation if is_count(generation) else None)
+
+
+def _variable(container: Object, name: str) -> object:
+    entries = container.get("env")
+    named = (each for each in (entries if isinstance(entries, list) else ()) if isinstance(each, Mapping))
+    return next((each.get("value") for each in named if each.get("name") == name), None)
 
 
 def _named(containers: object) -> Object | None:
@@ -266,11 +287,12 @@ def _mapping(parent: Object, key: str) -> Object:
     return value if isinstance(value, Mapping) else {}
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether the API server takes it for an integer, and it counts something."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _duration(value: object) -> float | None:
+def duration(value: object) -> float | None:
     """A number of seconds that a pod may have lived, or nothing."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None

@@ -48,6 +48,8 @@ class Settings:
     loader_resources: Resources = field(default_factory=_default_loader_resources, hash=False)
     loader_environment: Environment = field(default_factory=dict, hash=False)
     check: bool = True  # look at sources before pods ask for them
+    progress: bool = True  # ask running loaders how far they are
+    stall_seconds: int = 60  # without a byte, after which a loader is said to stand still
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
 
@@ -115,7 +117,15 @@ def _switch(text: str) -> bool:
     return text == "true"
 
 
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 86_400:
+        raise ValueError("is not a number of seconds from 1 to 86400")
+    return int(text)
+
+
 _READERS: dict[str, Callable[[str], Any]] = {
+    "progress": _switch,
+    "stall_seconds": _seconds,
     "certificates": _one_of(cast("tuple[str, ...]", get_args(Certificates))),
     "check": _switch,
     "port": _port,

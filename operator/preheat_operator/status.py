@@ -18,12 +18,13 @@ from preheat.errors import (
     CheckpointValidationError,
 )
 from preheat_operator.observation import FETCHED, Object, PodReport, Success, printable
+from preheat_operator.progress import Loaders, Round
 from preheat_operator.quantity import human_bytes
 from preheat_operator.room import Room, shortages
 from preheat_operator.source_check import Checked, check_said
 
 KEPT_FAILURES = 5
-_TYPES = ("Ready", "Reconciling", "Stalled", "SourceResolved")
+_TYPES = ("Ready", "Reconciling", "Stalled", "SourceResolved", "Loading")
 State = Literal["True", "False", "Unknown"]
 
 
@@ -50,6 +51,7 @@ class _Evidence:
     check: Object  # how the last check of the source ended, as the status keeps it; empty: there was none
     checking: bool  # one is on its way
     last_load: Object  # the newest run that fetched the checkpoint; empty: there was none
+    loaders: Loaders  # that run now
 
     @property
     def check_failed(self) -> bool:
@@ -72,11 +74,12 @@ def wanted_status(
     *,
     checking: bool = False,
     rooms: Iterable[Room] = (),
+    loaders: Loaders | None = None,
 ) -> dict[str, Any]:
     """The whole status of a pipeline; `problem` is why its spec cannot be used, `now` is in UTC.
 
     `check` is how the newest check of the source ended, if that is news; `checking` says that one is on its way;
-    `rooms` are what bounds the pipeline's volume.
+    `rooms` are what bounds the pipeline's volume, `loaders` what is known of those that run.
     """
     metadata = pipeline["metadata"]
     generation = int(metadata.get("generation", 1))
@@ -89,7 +92,8 @@ def wanted_status(
     )
     if check:
         evidence = _with_check(evidence, check)
-    evidence = replace(evidence, check=_warned(evidence.check, rooms))
+    loaders = loaders or Loaders.of(pods, Round())
+    evidence = replace(evidence, check=_warned(evidence.check, rooms), loaders=loaders)
     status: dict[str, Any] = {
         "observedGeneration": generation,
         "conditions": _conditions(_verdicts(evidence), before, now),
@@ -99,6 +103,8 @@ def wanted_status(
         status["source"] = dict(evidence.source)
     if evidence.check:
         status["check"] = dict(evidence.check)
+    if progress := loaders.to_status():
+        status["progress"] = progress
     if evidence.last_load:
         status["lastLoad"] = dict(evidence.last_load)
     if evidence.failures:
@@ -137,6 +143,7 @@ def _gather(
         check=remembered.get("check") or {},
         checking=False,
         last_load=_last_load(pods, remembered),
+        loaders=Loaders(),
     )
 
 
@@ -207,7 +214,13 @@ def _verdicts(evidence: _Evidence) -> dict[str, Verdict]:
         progress = Verdict("True", "Checking", "a Job of the namespace reads the source, without its payload")
     else:
         progress = Verdict("False", "Observed", f"the status describes generation {evidence.generation}")
-    return {"Ready": ready, "Reconciling": progress, "Stalled": refused, "SourceResolved": _resolved(evidence)}
+    return {
+        "Ready": ready,
+        "Reconciling": progress,
+        "Stalled": refused,
+        "SourceResolved": _resolved(evidence),
+        "Loading": Verdict(*evidence.loaders.verdict()),
+    }
 
 
 def _ready(evidence: _Evidence) -> Verdict:
@@ -232,7 +245,8 @@ def _unloaded(evidence: _Evidence) -> Verdict:
         return Verdict("True", "Checked", printable(text + _warnings(evidence), 4096))
     if evidence.checking:
         return Verdict("Unknown", "Checking", "accepted; the source is being read")
-    return Verdict("True", "Accepted", f"accepted; source not read yet{_outdated(evidence)}")
+    text = f"accepted; source not read yet{_outdated(evidence)}{_warnings(evidence)}"
+    return Verdict("True", "Accepted", printable(text, 4096))
 
 
 def _resolved(evidence: _Evidence) -> Verdict:
@@ -259,7 +273,8 @@ def _described(source: Object) -> str:
 
 def _warnings(evidence: _Evidence) -> str:
     """The first of them: the fields have all."""
-    warnings = (*evidence.check.get("warnings", ()), *evidence.source.get("warnings", ()))
+    still = [f"the loader of pod {pod} receives nothing" for pod in evidence.loaders.stalled[:1]]
+    warnings = (*still, *evidence.check.get("warnings", ()), *evidence.source.get("warnings", ()))
     return "".join(f"; warning: {each}" for each in warnings[:1])
 
 

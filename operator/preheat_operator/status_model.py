@@ -16,7 +16,7 @@ class Condition(Part):
     """One aspect of the pipeline's state, as all Kubernetes conditions."""
 
     type: Annotated[str, Field(max_length=316)]
-    """Ready, Reconciling, Stalled or SourceResolved."""
+    """Ready, Reconciling, Stalled, SourceResolved or Loading."""
 
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
@@ -121,6 +121,59 @@ class PodCounts(Part):
     """Pods that carry the label and no loader: made while nothing was installed."""
 
 
+class LoaderProgress(Part):
+    """How far one running loader is, by its own account."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+
+    phase: Literal["reading", "waiting", "transferring", "finishing"]
+    """It reads the index, waits for another pod's loader that makes the same bundle, transfers, or makes it durable."""
+
+    bytes_done: Count
+    """Bytes of the source that have passed."""
+
+    bytes_total: Count
+    """Bytes of the source that are to pass; 0 while that is not known."""
+
+    bytes_per_second: Count
+    """Over the last seconds."""
+
+    eta_seconds: Count | None = None
+    """Until the transfer's end at this rate."""
+
+    stalled_seconds: Count | None = None
+    """For how long nothing has come, where that is too long."""
+
+
+class Progress(Part):
+    """How far the loaders are that run now and answer."""
+
+    time: Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+    """When they were asked."""
+
+    summary: Line
+    """In a few characters: share, rate, time left."""
+
+    answered: Count
+    """Loaders that the sums are of."""
+
+    bytes_done: Count
+    """Bytes of the source that have passed."""
+
+    bytes_total: Count
+    """Bytes of the source that are to pass, as far as it is known."""
+
+    bytes_per_second: Count
+    """Over the last seconds, of all together."""
+
+    eta_seconds: Count | None = None
+    """Until the last one's end at its rate."""
+
+    loaders: Annotated[list[LoaderProgress], Field(max_length=10)]
+    """Those that stand still first, then those with the smallest share."""
+
+
 class Load(Part):
     """One loader's run that fetched the checkpoint."""
 
@@ -166,7 +219,7 @@ class Status(Part):
     """The generation of the spec that this status speaks of."""
 
     conditions: Annotated[list[Condition], Field(max_length=16)] | None = None
-    """Ready, Reconciling, Stalled, SourceResolved."""
+    """Ready, Reconciling, Stalled, SourceResolved, Loading."""
 
     source: SourceStatus | None = None
     """What was found at the source."""
@@ -176,6 +229,9 @@ class Status(Part):
 
     pods: PodCounts | None = None
     """How many pods of the pipeline are in which state."""
+
+    progress: Progress | None = None
+    """How far the loaders are that run now; renewed every ten seconds at most."""
 
     last_load: Load | None = None
     """The last run of a loader that fetched the checkpoint; to find a bundle on the volume does not count."""

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from preheat.sources import SOURCES
+from preheat_operator.loader_container import PROGRESS_PORT
 
 CHART = Path(__file__).parents[2] / "charts" / "preheat"
 VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -270,3 +271,14 @@ def test_every_value_is_commented_and_in_the_schema() -> None:
         has_value = ":" in line and not line.lstrip().startswith("#") and line.split(":", 1)[1].strip()
         if has_value and not line.strip().startswith(("requests", "limits")):
             assert before.lstrip().startswith("# --"), line
+
+
+def test_only_the_controller_may_ask_loaders_and_only_if_it_shall(render) -> None:
+    def to_pods(*values: str) -> list[str]:
+        policies = of_kind(render("--set", "networkPolicy.enabled=true", *values), "NetworkPolicy")
+        rules = [(each["metadata"]["name"], rule) for each in policies for rule in each["spec"]["egress"]]
+        ports = [{"protocol": "TCP", "port": PROGRESS_PORT}]
+        return [name for name, rule in rules if rule == {"to": [{"namespaceSelector": {}}], "ports": ports}]
+
+    assert to_pods() == ["preheat-controller"]
+    assert to_pods("--set", "progress.enabled=false") == []

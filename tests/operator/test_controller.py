@@ -17,11 +17,13 @@ from lightkube import ApiError
 from lightkube.config.kubeconfig import KubeConfig
 from typer.testing import CliRunner
 
+from faults.fake_api import FakeApi
 from preheat_operator import health, kube, logs, metrics
 from preheat_operator.__main__ import app
 from preheat_operator.controller import Controller, handlers, watching
 from preheat_operator.events import Announcement, announcements
 from preheat_operator.observation import Failure, PodReport, Success
+from preheat_operator.progress import Progress
 from preheat_operator.settings import Settings
 from preheat_operator.worklist import Worklist
 
@@ -317,6 +319,35 @@ async def test_what_is_listed_anew_is_looked_at_whoever_wrote_it_last() -> None:
     await handler(type=None, namespace="ns", name="p", meta={"resourceVersion": "17"})
     assert len(controller.worklist) == 1
     await controller.worklist.close()
+
+
+async def test_what_loaders_answer_is_in_the_status_until_they_are_done() -> None:
+    api, key = FakeApi(), ("team-a", "finetune")
+    spec = {"stages": [{"http": {"url": "https://models.example.org/a.ckpt"}}, {"weightsOnly": {}}]}
+    api.put("CheckpointPipeline", {"metadata": {"namespace": "team-a", "name": "finetune"}, "spec": spec})
+    env = [{"name": "PREHEAT_PROGRESS_PORT", "value": "18738"}]
+    running = {"name": "preheat-loader", "state": {"running": {}}}
+    labelled = {"namespace": "team-a", "name": "a", "labels": {"preheat.dev/pipeline": "finetune"}}
+    pod = {"metadata": labelled, "spec": {"initContainers": [{"name": "preheat-loader", "env": env}]}}
+    uid = api.put("Pod", {**pod, "status": {"podIP": "10.1.0.7", "initContainerStatuses": [running]}})["metadata"][
+        "uid"
+    ]
+    controller = Controller(api, settings(check=False))  # type: ignore[arg-type]
+    await controller.refresh(key)
+    assert controller.inquiry._pods == {key: {uid: "10.1.0.7"}}
+    controller.inquiry._keep({key: {uid: Progress("transferring", 50, 100, 10, 0)}})
+    assert len(controller.worklist) == 1
+    await controller.worklist.close()
+    for _ in range(3):
+        await controller.refresh(key)
+    [resource] = api.kind("CheckpointPipeline")
+    assert resource["status"]["progress"]["summary"] == "50% 10 B/s 5s"
+    assert api.calls.count(("replace", "Status")) == 2, "the same answers are not written again"
+    done = {"name": "preheat-loader", "state": {"terminated": {"exitCode": 0, "finishedAt": "2026-05-04T11:59:00Z"}}}
+    api.put("Pod", {**pod, "status": {"podIP": "10.1.0.7", "initContainerStatuses": [done]}})
+    await controller.refresh(key)
+    assert "progress" not in api.kind("CheckpointPipeline")[0]["status"]
+    assert controller.inquiry._pods == {}
 
 
 def test_a_process_without_settings_says_what_is_missing(monkeypatch) -> None:

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.cluster
 SPEC = {"stages": [{"http": {"url": "https://models.example.org/a.ckpt"}}, {"weightsOnly": {}}]}
 SOURCE = {"uri": "https://models.example.org/a.ckpt", "version": "e1", "sizeBytes": 600, "format": "torch-zip",
           "tensors": 4, "parameters": 100, "selectedBytes": 400}  # fmt: skip
+TYPES = ("Ready", "Reconciling", "Stalled", "SourceResolved", "Loading")
 NOT_FOUND = {"outcome": "failed", "reason": "NotFound", "message": "404 for a.ckpt", "remedy": "Check the URL"}
 
 
@@ -164,7 +165,7 @@ def test_a_new_pipeline_has_its_conditions_at_once_and_nothing_else_of_ours(cont
     found = tenant.pipeline()
     assert tenant.condition()["message"] == "accepted; source not read yet"
     assert found["status"]["observedGeneration"] == found["metadata"]["generation"] == 1
-    assert {c["type"] for c in found["status"]["conditions"]} == {"Ready", "Reconciling", "Stalled", "SourceResolved"}
+    assert {c["type"] for c in found["status"]["conditions"]} == set(TYPES)
     assert "finalizers" not in found["metadata"]
     assert set(found["metadata"].get("annotations", {})) == {"kubectl.kubernetes.io/last-applied-configuration"}
 

@@ -28,13 +28,15 @@ def test_every_field_is_a_variable() -> None:
             "PREHEAT_LOADER_RESOURCES": '{"limits": {"cpu": 2}}',
             "PREHEAT_LOADER_ENVIRONMENT": '{"HTTPS_PROXY": "http://proxy:3128"}',
             "PREHEAT_CHECK": "false",
+            "PREHEAT_PROGRESS": "false",
+            "PREHEAT_STALL_SECONDS": "90",
             "PREHEAT_LOG_LEVEL": "debug",
             "PREHEAT_LOG_FORMAT": "console",
         }
     )
     assert settings == Settings(
         "preheat-system", "example.org/loader:1", "hook", "pair", "pods.preheat", "given", 9443, 9080, "Always",
-        {"limits": {"cpu": "2"}}, {"HTTPS_PROXY": "http://proxy:3128"}, False, "debug", "console",
+        {"limits": {"cpu": "2"}}, {"HTTPS_PROXY": "http://proxy:3128"}, False, False, 90, "debug", "console",
     )  # fmt: skip
 
 

@@ -1,17 +1,21 @@
 """The status of a pipeline from its pods: counts, conditions by kstatus, memory, and pods that say odd things."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from preheat_operator.events import announcements
 from preheat_operator.injection import PodRefusedError
 from preheat_operator.observation import REASONS, PodReport, observe
+from preheat_operator.progress import Loaders, Progress, Round, human_seconds
 from preheat_operator.quantity import human_bytes
 from preheat_operator.status import differs, pod_counts, wanted_status
+from preheat_operator.status_model import Status
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 SOURCE = {
@@ -285,6 +289,141 @@ def test_the_last_fetch_says_how_long_it_took_and_how_fast_it_was() -> None:
 def test_a_duration_that_cannot_be_is_left_out(seconds: Any) -> None:
     odd = json.dumps({**json.loads(LOADED), "seconds": seconds})
     assert set(wanted(pod("a", ended(0, odd)))["lastLoad"]) == {"pod", "time", "fetchedBytes"}
+
+
+def loading(name: str = "a", **status: Any) -> dict[str, Any]:
+    """A pod whose loader runs and can be asked."""
+    running = {"running": {"startedAt": "2026-05-04T11:00:00Z"}}
+    found = pod(name, running, **{"podIP": "10.1.0.7", "hostIP": "10.0.0.1", **status})
+    found["spec"]["initContainers"][1]["env"].append({"name": "PREHEAT_PROGRESS_PORT", "value": "18738"})
+    return found
+
+
+def test_a_running_loader_is_asked_at_its_pods_own_address() -> None:
+    assert observe(loading()).address == "10.1.0.7"
+    assert observe(loading(podIP="fd00::7")).address == "fd00::7"
+    assert observe(pod("a", ended(0, LOADED), podIP="10.1.0.7")).address is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1", "127.0.0.1", "::1", "169.254.169.254", "fe80::1", "fe80::1%eth0", "::ffff:169.254.169.254",
+        "224.0.0.1", "0.0.0.0", "metadata.internal", "10.1.0.7:80", "", None, 17, ["10.1.0.7"],
+    ],
+)  # fmt: skip
+def test_nobody_is_asked_at_an_address_that_no_pod_has(address: Any) -> None:
+    assert observe(loading(podIP=address)).address is None
+
+
+def test_on_the_nodes_network_and_without_the_port_nobody_is_asked() -> None:
+    shared, mute, elsewhere = loading(), loading(), loading()
+    shared["spec"]["hostNetwork"] = True
+    mute["spec"]["initContainers"][1]["env"].pop()
+    elsewhere["spec"]["initContainers"][1]["env"][-1]["value"] = "22"
+    assert [observe(each).address for each in (shared, mute, elsewhere)] == [None] * 3
+
+
+def followed(*pods: dict[str, Any], before: dict[str, Any] | None = None, **answers: Progress) -> dict[str, Any]:
+    reports = [observe(each) for each in pods]
+    last = Round("2026-05-04T11:59:58Z", {f"uid-{name}": answer for name, answer in answers.items()})
+    return wanted_status(pipeline(status=before), reports, NOW, loaders=Loaders.of(reports, last))
+
+
+GIB = 1 << 30
+
+
+def test_the_status_says_how_far_running_loaders_are() -> None:
+    half = Progress("transferring", GIB // 2, GIB, GIB // 8, 0.1)
+    quarter = Progress("transferring", GIB // 4, GIB, GIB // 8, 0.1)
+    status = followed(loading("a"), loading("b"), pod("c", ended(0, LOADED)), a=half, b=quarter)
+    progress = status["progress"]
+    assert progress["summary"] == "37% 256.0 MiB/s 6s"
+    assert (progress["bytesDone"], progress["bytesTotal"], progress["etaSeconds"]) == (3 * GIB // 4, 2 * GIB, 6)
+    assert [each["pod"] for each in progress["loaders"]] == ["b", "a"]
+    said = "2 loaders run: 37% of 2.0 GiB, 256.0 MiB/s, 6s left"
+    assert verdict(status, "Loading") == ("True", "Loading", said)
+    assert verdict(status)[:2] == ("True", "Loaded")
+    assert verdict(status, "Reconciling")[0] == "False", "a wait for the resource is no wait for its pods"
+    done = followed(pod("a", ended(0, LOADED)), before=status, a=half)
+    assert "progress" not in done
+    assert verdict(done, "Loading") == ("False", "Idle", "no loader runs")
+
+
+def test_a_loader_that_receives_nothing_is_named() -> None:
+    still = Progress("transferring", 100, 1000, 0, 75.2)
+    status = followed(loading("a"), loading("b"), a=still, b=Progress("waiting", 0, 0, 0, 900))
+    assert status["progress"]["summary"] == "10% stalled"
+    assert [each.get("stalledSeconds") for each in status["progress"]["loaders"]] == [75, None]
+    state, reason, message = verdict(status, "Loading")
+    assert (state, reason) == ("True", "LoaderStalled")
+    assert message.startswith("the loader of pod a has received nothing for 1m15s. See")
+    assert verdict(status)[0] == "True"
+    assert verdict(status)[2].endswith("; warning: the loader of pod a receives nothing")
+    events = list(announcements({**pipeline(), "status": status}, [observe(loading("a"))], NOW))
+    assert [(each.kind, each.reason) for each in events] == [
+        ("Pod", "LoaderStalled"), ("CheckpointPipeline", "LoaderStalled"),
+    ]  # fmt: skip
+    longer = followed(loading("a"), a=replace(still, idle=85))
+    again = list(announcements({**pipeline(), "status": longer}, [observe(loading("a"))], NOW))
+    assert [each.event_name for each in again] == [each.event_name for each in events], "it still stands there"
+
+
+@pytest.mark.parametrize(
+    ("phase", "says"), [("reading", "reading"), ("waiting", "waiting"), ("finishing", "100% finishing")]
+)
+def test_what_has_no_rate_has_a_word(phase: Any, says: str) -> None:
+    total = 100 if phase == "finishing" else 0
+    status = followed(loading("a"), loading("b"), a=Progress(phase, total, total, 0, 5))
+    assert status["progress"]["summary"] == says
+    assert verdict(status, "Loading")[2].startswith("2 loaders run, 1 answered: ")
+
+
+NUMBERS = {"bytesDone": 5, "bytesTotal": 10, "bytesPerSecond": 1, "idleSeconds": 0.5}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [], "text", None, {}, {"phase": "transferring"}, {"phase": ["reading"], **NUMBERS}, {"phase": "x", **NUMBERS},
+        *({"phase": "reading", **NUMBERS, name: bad} for name in NUMBERS for bad in (-1, "5", True, 2**64, None, [])),
+        {"phase": "reading", **NUMBERS, "idleSeconds": float("nan")},
+    ],
+)  # fmt: skip
+def test_what_no_loader_tells_is_not_believed(odd: Any) -> None:
+    assert Progress.of(odd) is None
+
+
+@settings(max_examples=30)
+@given(
+    told=st.lists(
+        st.builds(
+            Progress,
+            st.sampled_from(["reading", "waiting", "transferring", "finishing"]),
+            *[st.integers(0, 2**63 - 1)] * 3,
+            st.floats(0, 3e9),
+        ),
+        max_size=14,
+    )
+)
+def test_whatever_loaders_tell_the_schema_accepts(told: list[Progress]) -> None:
+    pods = [loading(f"p{number}") for number in range(len(told))]
+    answers = {f"p{number}": Progress.of(asdict_of(each)) for number, each in enumerate(told)}
+    Status.model_validate(followed(*pods, **{name: each for name, each in answers.items() if each}))
+
+
+def asdict_of(progress: Progress) -> dict[str, Any]:
+    return {
+        "phase": progress.phase,
+        "bytesDone": progress.done,
+        "bytesTotal": progress.total,
+        "bytesPerSecond": progress.rate,
+        "idleSeconds": progress.idle,
+    }
+
+
+def test_durations_are_readable() -> None:
+    assert [human_seconds(each) for each in (0.9, 12, 70, 3600 * 26 + 300)] == ["0s", "12s", "1m10s", "26h05m"]
 
 
 def test_a_pod_of_the_same_name_does_not_erase_the_failure_before_it() -> None:

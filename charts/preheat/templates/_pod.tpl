@@ -67,6 +67,10 @@ env:
 {{- end }}
 - name: PREHEAT_CHECK
   value: {{ .root.Values.check.enabled | quote }}
+- name: PREHEAT_PROGRESS
+  value: {{ .root.Values.progress.enabled | quote }}
+- name: PREHEAT_STALL_SECONDS
+  value: {{ .root.Values.progress.stallSeconds | quote }}
 - name: PREHEAT_SERVICE_NAME
   value: {{ include "preheat.webhook" .root }}
 - name: PREHEAT_SECRET_NAME

@@ -1,0 +1,163 @@
+"""The controller asks loaders, and servers that are none."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from preheat.beacon import beacon
+from preheat.progress import LogProgress
+from preheat_operator.inquiry import ANSWER_LIMIT, PER_KEY, Inquiry, answer_of, session_for_loaders
+from preheat_operator.progress import Progress
+
+NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
+TOLD = {"phase": "transferring", "bytesDone": 5, "bytesTotal": 10, "bytesPerSecond": 1, "idleSeconds": 0.5}
+Answering = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(answering: Answering) -> AsyncIterator[int]:
+    """The port of a server that does with each connection what it is told."""
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await answering(reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(one, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def saying(*pieces: bytes, pause: float = 0) -> Answering:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause)
+
+    return answer
+
+
+def good(document: Any = TOLD) -> bytes:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+async def told_by(answering: Answering) -> Progress | None:
+    async with serving(answering) as port, session_for_loaders(patience=0.3) as session:
+        return await answer_of(session, "127.0.0.1", port)
+
+
+async def test_a_real_beacon_is_understood(unused_port: int) -> None:
+    progress = LogProgress(None)  # type: ignore[arg-type]
+    progress.start(1000)
+    with beacon(unused_port, progress.to_json):
+        async with session_for_loaders() as session:
+            told = await answer_of(session, "127.0.0.1", unused_port)
+            again = await answer_of(session, "::1", unused_port)
+    assert told
+    assert (told.phase, told.done, told.total) == ("transferring", 0, 1000)
+    assert again is None or again.total == 1000, "where the machine has IPv6"
+
+
+REDIRECT = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:%d/\r\nContent-Length: 0\r\n\r\n"
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    asked = []
+
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(good())
+
+    async with serving(elsewhere) as port:
+        assert await told_by(saying(REDIRECT % port)) is None
+    assert asked == []
+
+
+HOSTILE = {
+    "huge": good({**TOLD, "more": "x" * ANSWER_LIMIT}),
+    "endless": b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 10_000_000,
+    "a head without end": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1_000_000,
+    "a line without end": b"HTTP/1.1 200 " + b"O" * 1_000_000,
+    "deep": good(b"[" * 2000),
+    "packed": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n" + good().removeprefix(b"HTTP/1.1 200 OK\r\n")[:-4],
+    "no JSON": good(b"<html>"),
+    "no text": good(b"\xff\xfe{}"),
+    "a long number": good(b'{"phase": "reading", "bytesDone": ' + b"9" * 1900 + b"}"),
+    "not HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "an error": b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_what_is_no_answer_is_none(answer: bytes) -> None:
+    assert await told_by(saying(answer)) is None
+
+
+@pytest.mark.parametrize("pieces", [(b"", b""), tuple(bytes([b]) for b in good())], ids=["silent", "dripping"])
+async def test_who_is_slow_is_left(pieces: tuple[bytes, ...]) -> None:
+    began = time.monotonic()
+    assert await told_by(saying(*pieces, pause=0.25)) is None
+    assert time.monotonic() - began < 2
+
+
+async def test_news_are_what_was_answered_since_and_only_of_pods_that_are_followed() -> None:
+    documents, news = [TOLD, TOLD, {**TOLD, "bytesDone": 7}], list[str]()
+    answers = iter(documents)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await saying(good(next(answers, TOLD)))(reader, writer)
+
+    async with serving(answer) as port, session_for_loaders() as session:
+        inquiry = Inquiry[str](news.append, port=port, clock=lambda: NOW)
+        inquiry.follow("p", {"uid": "127.0.0.1", "gone": "127.0.0.2"})
+        for _ in documents:
+            await inquiry.ask(session)
+        assert news == ["p", "p"]
+        assert inquiry.last("p").time == "2026-05-04T12:00:00Z"
+        assert {uid: each.done for uid, each in inquiry.last("p").answers.items()} == {"uid": 7}
+        inquiry.follow("p", {"other": "127.0.0.1"})
+        assert inquiry.last("p").answers == {}
+        inquiry.follow("p", {})
+        await inquiry.ask(session)
+        assert news == ["p", "p"]
+
+
+async def test_a_round_ends_in_time_and_asks_no_more_of_one_pipeline_than_it_should() -> None:
+    asked = 0
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read()
+
+    async with serving(silent) as port, session_for_loaders() as session:
+        inquiry = Inquiry[str](lambda key: None, port=port)
+        inquiry.follow("p", {f"uid-{number:03}": "127.0.0.1" for number in range(4 * PER_KEY)})
+        began = time.monotonic()
+        await inquiry.ask(session, patience=0.3)
+        assert time.monotonic() - began < 3
+    assert 0 < asked <= PER_KEY
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
