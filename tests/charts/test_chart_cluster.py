@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from charts import kinds
 from crds import installed
 from preheat_operator import source_check
 from preheat_operator.api import Pipeline
@@ -28,11 +29,17 @@ QUICK = ("--set", "crds.install=false,webhook.timeoutSeconds=1")
 CA = base64.b64encode(b"not a certificate, but kept as it is").decode()
 
 
+@pytest.fixture(scope="module")
+def foreign_kinds(cluster) -> Iterator[None]:
+    with kinds.known(cluster):
+        yield
+
+
+@pytest.mark.usefixtures("foreign_kinds")
 @pytest.mark.parametrize("values", VALUE_SETS, ids=lambda path: path.stem.removesuffix("-values"))
 def test_the_api_server_accepts_every_document(cluster, namespace: str, values: Path) -> None:
     text = cluster.helm("template", "dry-run", CHART, "--namespace", namespace, "--values", values)
-    # The Prometheus operator's kinds are not part of a bare cluster.
-    documents = [d for d in yaml.safe_load_all(text) if d and d["kind"] != "PodMonitor"]
+    documents = [document for document in yaml.safe_load_all(text) if document]
     stream = "\n---\n".join(json.dumps(document) for document in documents)
     words = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-")
     answered = cluster.kubectl(*words, input=stream)
@@ -166,18 +173,6 @@ def test_an_upgrade_leaves_the_authority_that_the_webhook_wrote(cluster, release
     cluster.helm(
         "upgrade", RELEASE, CHART, "--namespace", release, "--set", "crds.install=false,webhook.timeoutSeconds=1"
     )
-
-
-def test_a_gitops_sync_by_server_side_apply_leaves_it_too(cluster, release) -> None:
-    text = cluster.helm(
-        "template", RELEASE, CHART, "--namespace", release, "--show-only", "templates/webhook/configuration.yaml",
-        "--set", "webhook.timeoutSeconds=1",
-    )  # fmt: skip
-    before = ca_bundle(cluster)
-    words = ("--server-side", "--force-conflicts", "--field-manager=argocd-controller", "-f", "-")
-    cluster.kubectl("apply", *words, input=text)
-    assert ca_bundle(cluster) == before != ""
-    assert cluster.kubectl("diff", *words, input=text) == ""
 
 
 def test_the_controller_may_make_checks_and_no_other_job(cluster, release, namespace) -> None:
