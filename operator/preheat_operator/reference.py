@@ -104,8 +104,7 @@ The name of a {KIND} has at most {NAME_LENGTH} characters, because pods name it 
 """
 
 _STATUS = """\
-Written by the controller alone. `Ready` is there from the first write; [the check](check.md) says what its reasons are
-before pods load the checkpoint, [errors](errors.md) lists those of failures.
+Written by the controller alone. [The status](status.md) says what conditions, reasons and Events mean.
 """
 
 _ENVIRONMENT = "Of a container that receives the checkpoint, which is mounted at `/preheat`, read-only."

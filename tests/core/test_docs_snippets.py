@@ -155,6 +155,11 @@ def test_links_inside_the_repository_lead_somewhere(page):
     assert lost == []
 
 
+def test_every_page_is_found_from_the_readme():
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", PAGES[0].read_text()))
+    assert {page.name for page in PAGES[1:]} == linked
+
+
 def prose(page):
     """The page without what it shows as code, which may look like anything."""
     return re.sub(r"`[^`\n]*`", "`", _FENCE.sub("", page.read_text()))
