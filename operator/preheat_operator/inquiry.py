@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import aiohttp
+import structlog
 
 from preheat_operator.loader_container import PROGRESS_PORT
 from preheat_operator.observation import PodReport
@@ -26,6 +27,8 @@ ANSWER_LIMIT = 2048  # bytes of a body; of a line of the head, too
 AT_ONCE = 32
 #: Loaders that are asked of one pipeline; those with the first names.
 PER_KEY = 64
+
+_log = structlog.get_logger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -82,7 +85,9 @@ class Inquiry(Generic[Key]):
             _, late = await asyncio.wait(tasks, timeout=patience)
             for task in late:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Exception):
+                    _log.warning("a loader was not asked", error=repr(result))
         self._keep(found)
 
     def _keep(self, found: Mapping[Key, Mapping[str, Progress]]) -> None:

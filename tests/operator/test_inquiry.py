@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from loader.beacon_client import free_port
 
 from preheat.beacon import beacon
 from preheat.progress import LogProgress
@@ -60,13 +62,13 @@ async def told_by(answering: Answering) -> Progress | None:
         return await answer_of(session, "127.0.0.1", port)
 
 
-async def test_a_real_beacon_is_understood(unused_port: int) -> None:
-    progress = LogProgress(None)  # type: ignore[arg-type]
+async def test_a_real_beacon_is_understood() -> None:
+    progress, port = LogProgress(logging.getLogger("preheat.loader")), free_port()
     progress.start(1000)
-    with beacon(unused_port, progress.to_json):
+    with beacon(port, progress.to_json):
         async with session_for_loaders() as session:
-            told = await answer_of(session, "127.0.0.1", unused_port)
-            again = await answer_of(session, "::1", unused_port)
+            told = await answer_of(session, "127.0.0.1", port)
+            again = await answer_of(session, "::1", port)
     assert told
     assert (told.phase, told.done, told.total) == ("transferring", 0, 1000)
     assert again is None or again.total == 1000, "where the machine has IPv6"
@@ -152,12 +154,3 @@ async def test_a_round_ends_in_time_and_asks_no_more_of_one_pipeline_than_it_sho
         await inquiry.ask(session, patience=0.3)
         assert time.monotonic() - began < 3
     assert 0 < asked <= PER_KEY
-
-
-@pytest.fixture
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
