@@ -254,7 +254,7 @@ def test_a_single_replica_has_no_budget_that_blocks_drains(render) -> None:
     ["webhook.replica=3", "webhook.replicas=0", "webhook.timeoutSeconds=60", "image.digest=latest",
      "logging.level=loud", "crds.keep=perhaps", "image.pullPolicy=Sometimes", "podMonitor.interval=often",
      "loader.environment.PREHEAT_SHIM=off", "certificates.certManager.issuerRef.names=internal",
-     "certificates.caBundle=/etc/ssl/ca.pem"],
+     "certificates.caBundle=/etc/ssl/ca.pem", "webhook.port=0", "revisionHistoryLimit=-1"],
 )  # fmt: skip
 def test_a_value_that_cannot_be_meant_is_refused(helm, wrong: str) -> None:
     done = helm("template", "preheat", CHART, "--set", wrong)
@@ -282,3 +282,36 @@ def test_only_the_controller_may_ask_loaders_and_only_if_it_shall(render) -> Non
 
     assert to_pods() == ["preheat-controller"]
     assert to_pods("--set", "progress.enabled=false") == []
+
+
+def test_the_webhook_listens_where_it_is_told_and_everybody_knows(render) -> None:
+    documents = render(
+        "--set", "webhook.port=10443,webhook.healthPort=10080,webhook.hostNetwork=true,networkPolicy.enabled=true"
+    )  # fmt: skip
+    pod = named(documents, "Deployment", "webhook")["spec"]["template"]["spec"]
+    ports = {each["name"]: each["containerPort"] for each in pod["containers"][0]["ports"]}
+    assert ports == {"https": 10443, "health": 10080}
+    assert (pod["hostNetwork"], pod["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+    settings = environment(documents)
+    assert (settings["PREHEAT_PORT"], settings["PREHEAT_HEALTH_PORT"]) == ("10443", "10080")
+    [let_in] = named(documents, "NetworkPolicy", "webhook")["spec"]["ingress"]
+    assert {10443, 10080} <= {each["port"] for each in let_in["ports"]}
+    assert named(documents, "Service", "webhook")["spec"]["ports"][0]["targetPort"] == "https"
+    assert "hostNetwork" not in named(documents, "Deployment", "controller")["spec"]["template"]["spec"]
+
+
+def test_common_labels_are_on_every_object_and_select_nothing(render) -> None:
+    documents = render("--set", "commonLabels.team=ml,serviceMonitor.enabled=true,dashboard.enabled=true")
+    for document in documents:
+        if document["kind"] != "CustomResourceDefinition":
+            assert document["metadata"]["labels"]["team"] == "ml", document["kind"]
+    for deployment in of_kind(documents, "Deployment"):
+        assert deployment["spec"]["template"]["metadata"]["labels"]["team"] == "ml"
+        assert "team" not in deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_a_platform_may_choose_the_user(render) -> None:
+    documents = render("--set", "podSecurityContext.runAsUser=null,podSecurityContext.runAsGroup=null")
+    for deployment in of_kind(documents, "Deployment"):
+        context = deployment["spec"]["template"]["spec"]["securityContext"]
+        assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}

@@ -26,6 +26,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/part-of: preheat
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{ include "preheat.selector" . }}
 {{- end }}
 

@@ -38,10 +38,7 @@ affinity:
 # Variables of Services named preheat would be taken for our own settings.
 enableServiceLinks: false
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  seccompProfile: {type: RuntimeDefault}
+  {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
 volumes:
 - name: tmp
   emptyDir: {medium: Memory, sizeLimit: 16Mi}
@@ -83,6 +80,12 @@ env:
   value: {{ .root.Values.logging.level }}
 - name: PREHEAT_LOG_FORMAT
   value: {{ .root.Values.logging.format }}
+{{- if eq .component "webhook" }}
+- name: PREHEAT_PORT
+  value: {{ .values.port | quote }}
+- name: PREHEAT_HEALTH_PORT
+  value: {{ .values.healthPort | quote }}
+{{- end }}
 {{- with .values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
