@@ -58,3 +58,11 @@ def test_every_stage_of_the_first_release_is_kept() -> None:
     kept = {name for stage in stages for name in stage}
     assert kept <= {camel_case(name) for name in built_in()}
     assert len(kept) == 19
+
+
+@pytest.mark.cluster
+def test_the_api_server_takes_every_stored_resource_as_it_is(installed_crd: Any) -> None:
+    every = "\n---\n".join(path.read_text() for path in STORED.values())
+    flags = ("--dry-run=server", "--validate=strict", "-f", "-")
+    answer = installed_crd.kubectl("create", *flags, input=every, check=False)
+    assert answer.count("created (server dry run)") == len(STORED), answer
