@@ -259,6 +259,11 @@ def test_a_second_gitops_sync_changes_nothing_while_the_webhook_runs(cluster, re
         cluster.kubectl("apply", *words, input=manifests)
         assert cluster.kubectl("diff", *words, input=manifests) == ""
         assert writes(cluster, manifests, manager) == before
+        # Who applies on the client's side compares with what was applied before, and changes nothing either.
+        cluster.kubectl("apply", "-f", "-", input=manifests)
+        before = writes(cluster, manifests, "kubectl-client-side-apply")
+        cluster.kubectl("apply", "-f", "-", input=manifests)
+        assert writes(cluster, manifests, "kubectl-client-side-apply") == before
         assert ca_bundle(cluster) == bundle
 
 
