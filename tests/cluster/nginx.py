@@ -19,9 +19,10 @@ def nginx() -> Path:
     refresh_lists()
     version = _version()
     folder = settings.cache() / "bin" / f"nginx-{version.replace(':', '-')}"
-    with only_one(folder.parent / "lock"):
-        if not folder.exists():
-            _fetch(version, folder)
+    if not folder.exists():
+        with only_one(folder.parent / "lock"):
+            if not folder.exists():
+                _fetch(version, folder)
     return folder / "usr/sbin/nginx"
 
 
