@@ -42,13 +42,22 @@ class Module:
 
 
 _COMPONENT = "k8s.io/component-base/version"
-KUBERNETES = Module(
-    "kubernetes",
-    "k8s.io/kubernetes",
-    # Without these the API server reports v0.0.0, and clients misbehave.
-    (f"{_COMPONENT}.gitVersion={{version}}", f"{_COMPONENT}.gitMajor={{major}}", f"{_COMPONENT}.gitMinor={{minor}}"),
-    "about 5 minutes",
-)
+# Without these the API server reports v0.0.0, and clients misbehave.
+_KUBERNETES = (
+    f"{_COMPONENT}.gitVersion={{version}}", f"{_COMPONENT}.gitMajor={{major}}", f"{_COMPONENT}.gitMinor={{minor}}"
+)  # fmt: skip
+NEWEST = Module("kubernetes", "k8s.io/kubernetes", _KUBERNETES, "about 5 minutes")  # and etcd, and the pause program
+OLDER = {"1.33": Module("kubernetes-1.33", "k8s.io/kubernetes", _KUBERNETES, "about 5 minutes")}
+
+
+def _chosen(minor: str) -> Module:
+    """The Kubernetes that is run: the newest, or the older minor that PREHEAT_KUBERNETES names."""
+    if minor and minor not in OLDER:
+        raise SystemExit(f"PREHEAT_KUBERNETES is {minor!r}; besides the newest there is {', '.join(OLDER)}")
+    return OLDER[minor] if minor else NEWEST
+
+
+KUBERNETES = _chosen(os.environ.get("PREHEAT_KUBERNETES", ""))
 _HELM = "helm.sh/helm/v3"
 HELM = Module(
     "helm",
@@ -64,7 +73,7 @@ HELM = Module(
     "about 75 seconds",
 )
 VERSITYGW = Module("versitygw", "github.com/versity/versitygw", ("main.Version={version}",), "about a minute")
-MODULES = (KUBERNETES, HELM, VERSITYGW)
+MODULES = (NEWEST, KUBERNETES, HELM, VERSITYGW)
 ETCD = "server"  # Go names a program after its folder
 
 
@@ -105,7 +114,7 @@ def _build(module: Module, flags: str, folder: Path) -> None:
 
 def _linker_flags(module: Module) -> str:
     major, minor = module.version()[1:].split(".")[:2]
-    kubernetes_major, kubernetes_minor = KUBERNETES.version()[1:].split(".")[:2]
+    kubernetes_major, kubernetes_minor = NEWEST.version()[1:].split(".")[:2]
     values = {
         "version": module.version(),
         "major": major,

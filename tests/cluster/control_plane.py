@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 
 from cluster import settings
-from cluster.binaries import ETCD, KUBERNETES, binary
+from cluster.binaries import ETCD, KUBERNETES, NEWEST, binary
 from cluster.commands import run, wait_until
 from cluster.processes import Processes
 
@@ -32,7 +32,7 @@ def start_api_server(processes: Processes, scratch: Path) -> None:
     _write_keys(scratch)
     client, peer = (f"http://127.0.0.1:{port}" for port in settings.ETCD_PORTS)
     processes.start(
-        "etcd", binary(KUBERNETES, ETCD), "--data-dir", scratch / "etcd", "--unsafe-no-fsync", "--log-level=warn",
+        "etcd", binary(NEWEST, ETCD), "--data-dir", scratch / "etcd", "--unsafe-no-fsync", "--log-level=warn",
         "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
         "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}",
     )  # fmt: skip

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cluster import control_plane, network, node, settings
-from cluster.binaries import HELM, KUBERNETES, binary, build_all
+from cluster.binaries import HELM, KUBERNETES, NEWEST, binary, build_all
 from cluster.commands import CommandError, DeadlineError, only_one, run, say, wait_until
 from cluster.host import install_packages, require_host
 from cluster.images import Image, ImageName, base_image, our_image
@@ -171,7 +171,7 @@ class Cluster:
 
     def _import_pause(self) -> None:
         archive = self.scratch / "pause.tar"
-        write_archive(archive, binary(KUBERNETES, "pause"), node.PAUSE_IMAGE, platform.machine())
+        write_archive(archive, binary(NEWEST, "pause"), node.PAUSE_IMAGE, platform.machine())
         node.import_image(self.scratch, archive)
 
     def _offer(self, image: Image) -> str:
