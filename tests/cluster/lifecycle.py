@@ -93,6 +93,10 @@ class Cluster:
             self.kubectl("label", "namespace", name, f"pod-security.kubernetes.io/enforce={enforce}")
         self._await_service_account(name)
 
+    def end_sandbox(self, pod_uid: str) -> None:
+        """Have a pod start again in place, as after a crash of its sandbox: containers anew, volumes as they are."""
+        node.end_sandbox(self.scratch, pod_uid)
+
     def build_image(self, name: ImageName) -> str:
         """Build our operator or loader image from the checkout, give it to pods, and return its reference."""
         return self._offer(our_image(name))

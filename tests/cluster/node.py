@@ -64,6 +64,14 @@ def import_image(scratch: Path, archive: Path) -> None:
     run(*_ctr_images(scratch), "import", archive)
 
 
+def end_sandbox(scratch: Path, pod_uid: str) -> None:
+    """End what holds a pod's namespaces, as a crash would; the kubelet then starts the whole pod again, in place."""
+    ctr = ("ctr", "--address", socket(scratch), "--namespace", "k8s.io")
+    labels = f'labels."io.kubernetes.pod.uid"=={pod_uid},labels."io.cri-containerd.kind"==sandbox'
+    for sandbox in run(*ctr, "containers", "list", "--quiet", labels).split():
+        run(*ctr, "tasks", "kill", "--signal", "SIGKILL", sandbox)
+
+
 def remove_cgroups() -> None:
     """Remove the control groups that pods left, deepest first."""
     for top in _cgroups():
