@@ -1,4 +1,4 @@
-"""Builds Kubernetes, etcd, helm and the S3 server from locked Go modules, once.
+"""Builds Kubernetes, etcd, helm, the S3 server and controllers of others from locked Go modules, once.
 
 A result is kept under the digest of all that determines it, so an unchanged module is never built again and a
 half-finished build is never taken for a whole one. Nothing prebuilt is downloaded.
@@ -7,6 +7,7 @@ half-finished build is never taken for a whole one. Nothing prebuilt is download
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -73,7 +74,9 @@ HELM = Module(
     "about 75 seconds",
 )
 VERSITYGW = Module("versitygw", "github.com/versity/versitygw", ("main.Version={version}",), "about a minute")
-MODULES = (NEWEST, KUBERNETES, HELM, VERSITYGW)
+TRAINING_OPERATOR = Module("training-operator", "github.com/kubeflow/training-operator", (), "about a minute")
+TRAINER = Module("trainer", "github.com/kubeflow/trainer/v2", (), "about a minute")  # and the JobSet that it needs
+MODULES = (NEWEST, KUBERNETES, HELM, VERSITYGW, TRAINING_OPERATOR, TRAINER)
 ETCD = "server"  # Go names a program after its folder
 
 
@@ -98,6 +101,12 @@ def folder_of(module: Module) -> Path:
             if not folder.exists():
                 _build(module, flags, folder)
     return folder
+
+
+def source_of(module: Module, package: str) -> Path:
+    """The folder of a Go module that this one requires, with whatever files it brings; fetched when it is not there."""
+    found = json.loads(run("go", "mod", "download", "-json", package, cwd=module.folder))
+    return Path(found["Dir"])
 
 
 def _build(module: Module, flags: str, folder: Path) -> None:
