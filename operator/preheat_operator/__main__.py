@@ -23,7 +23,7 @@ def controller() -> None:
     configure(settings)
     try:
         asyncio.run(process.run(settings))
-    except process.ApiMissingError as error:
+    except process.EndedError as error:
         sys.exit(str(error))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -32,15 +32,15 @@ RESYNC_SECONDS = 300
 _CHUNK = 500
 #: Asked again, the API server would say the same.
 _REFUSALS = (400, 403, 404, 405, 422)
-_PATIENCE = (1, 2, 5, 10, 20, 20)  # for an API server that does not answer while the process starts
+_PATIENCE = (1, 2, 5, 10, 20)  # seconds between two tries to list the pipelines
 
 Key = tuple[str, str]  # namespace and name of a pipeline
 
 _log = structlog.get_logger(__name__)
 
 
-class ApiMissingError(RuntimeError):
-    """The cluster does not know CheckpointPipelines."""
+class EndedError(RuntimeError):
+    """The process cannot go on and is to be started anew; the text says why."""
 
 
 class Controller:
@@ -60,7 +60,8 @@ class Controller:
         self.inquiry: Inquiry[Key] = Inquiry(lambda key: self.worklist.add(key))
         self._counts: dict[Key, Mapping[str, int]] = {}
         self._written: dict[Key, str] = {}  # resourceVersion of our own last write
-        self._resynced: float | None = None
+        self._obstacle: str | None = "the pipelines have not been listed yet"
+        self.listed = asyncio.Event()  # all of them, once
         self._beat = time.monotonic()
 
     def changed(self, namespace: str, name: str, version: str | None = None) -> None:
@@ -104,17 +105,23 @@ class Controller:
         if trouble:
             raise trouble
 
-    async def resync(self, every: float = RESYNC_SECONDS) -> None:
-        """Look at every pipeline now and then, so that no missed event lasts."""
+    async def resync(self, every: float = RESYNC_SECONDS, patience: Sequence[float] = _PATIENCE) -> None:
+        """Look at every pipeline now and then, so that no missed event lasts; what keeps it from that is waited out."""
+        failures = 0
         while True:
             self._beat = time.monotonic()
             try:
                 async for pipeline in self._client.list(kube.CheckpointPipeline, namespace=ALL_NS, chunk_size=_CHUNK):
                     self.changed(pipeline["metadata"]["namespace"], pipeline["metadata"]["name"])
-                self._resynced = time.monotonic()
-            except httpx2.HTTPError as error:
-                _log.warning("pipelines not listed; the next resync tries again", error=str(error) or repr(error))
-            await asyncio.sleep(every if self._resynced else min(every, 5))
+            except kube.NO_ANSWER as error:
+                self._obstacle = _obstacle(error)
+                delay = patience[min(failures, len(patience) - 1)]
+                failures += 1
+                _log.warning("pipelines not listed", why=self._obstacle, again_in_s=delay)
+            else:
+                self._obstacle, failures, delay = None, 0, every
+                self.listed.set()
+            await asyncio.sleep(delay)
 
     def not_alive(self) -> str | None:
         """Why the process should be restarted: its loop stands still."""
@@ -122,8 +129,8 @@ class Controller:
         return f"no resync for {silent:.0f} s" if silent > 3 * RESYNC_SECONDS else None
 
     def not_ready(self) -> str | None:
-        """Why nothing can be expected of it yet."""
-        return None if self._resynced else "the pipelines have not been listed yet"
+        """Why nothing can be expected of it now."""
+        return self._obstacle
 
     async def _pipeline(self, key: Key) -> Object | None:
         try:
@@ -259,57 +266,49 @@ def watching() -> kopf.OperatorSettings:
 
 
 async def run(settings: Settings) -> None:
-    """The controller's process, until it is told to stop; raises when it cannot go on, so that it is started anew."""
-    client = AsyncClient(field_manager=COMPONENT)
-    await _require_api(client)
-    controller = Controller(client, settings)
+    """The controller's process, until it is told to stop; raises EndedError when it is to be started anew."""
+    controller = Controller(AsyncClient(field_manager=COMPONENT), settings)
     metrics.begin(metrics.LOADER_FAILURES, (*sorted(REASONS), "Other"))
-    _log.info("watching pipelines and the pods that name them", resync_s=RESYNC_SECONDS)
     checks = {"alive": controller.not_alive, "ready": controller.not_ready, "registry": metrics.CONTROLLER}
     async with health.serving(settings.health_port, **checks):  # type: ignore[arg-type]
-        resync = asyncio.create_task(controller.resync(), name="resync")
-        inquiry = asyncio.create_task(controller.inquiry.run(), name="inquiry")
-        operator = asyncio.create_task(
-            kopf.operator(
-                registry=handlers(controller, settings),
-                settings=watching(),
-                # kopf would ask for the user's name, and the image's user has none.
-                identity=cast("Any", COMPONENT),
-                standalone=True,
-                clusterwide=True,
-            ),
-            name="kopf",
-        )
+        tasks = {
+            asyncio.create_task(controller.resync(), name="resync"),
+            asyncio.create_task(controller.inquiry.run(), name="inquiry"),
+            asyncio.create_task(_watch(controller, settings), name="watch"),
+        }
         try:
-            done, _ = await asyncio.wait({resync, inquiry, operator}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()
+                if error := task.exception():
+                    raise EndedError(f"the {task.get_name()} cannot go on: {error!r}") from error
         finally:
-            for task in (resync, inquiry, operator):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(resync, inquiry, operator, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await controller.worklist.close()
 
 
-async def _require_api(client: AsyncClient) -> None:
-    for delay in (*_PATIENCE, None):
-        try:
-            async for _ in client.list(kube.CheckpointPipeline, namespace=ALL_NS, chunk_size=1):
-                break
-            return
-        except ApiError as error:
-            if error.status.code == 404:
-                raise ApiMissingError(
-                    f"the cluster has no resource {api.PLURAL}.{api.GROUP}. Install the chart with crds.install=true, "
-                    "or apply crds/ first"
-                ) from None
-            failure: httpx2.HTTPError = error
-        except httpx2.HTTPError as error:
-            failure = error
-        if delay is None:
-            raise failure
-        _log.warning("the API server does not answer yet", error=str(failure) or repr(failure), again_in_s=delay)
-        await asyncio.sleep(delay)
+async def _watch(controller: Controller, settings: Settings) -> None:
+    await controller.listed.wait()  # kopf would not survive an API server that does not answer, or not of pipelines
+    _log.info("watching pipelines and the pods that name them", resync_s=RESYNC_SECONDS)
+    await kopf.operator(
+        registry=handlers(controller, settings),
+        settings=watching(),
+        # kopf would ask for the user's name, and the image's user has none.
+        identity=cast("Any", COMPONENT),
+        standalone=True,
+        clusterwide=True,
+    )
+
+
+def _obstacle(error: Exception) -> str:
+    """Why the pipelines could not be listed, and what to do if that is known."""
+    if isinstance(error, ApiError) and error.status.code == 404:
+        return (
+            f"the cluster has no resource {api.PLURAL}.{api.GROUP}. Install the chart with crds.install=true, "
+            "or apply crds/ first"
+        )
+    return str(error) or repr(error)
 
 
 def _parsed(pipeline: Object) -> tuple[api.Pipeline | None, str | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx2
 import kopf
+import msgspec
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import User
 from lightkube.generic_resource import create_namespaced_resource
@@ -17,6 +18,10 @@ Pod = create_namespaced_resource("", "v1", "Pod", "pods")
 Job = create_namespaced_resource("batch", "v1", "Job", "jobs")
 PersistentVolumeClaim = create_namespaced_resource("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 Event = create_namespaced_resource("", "v1", "Event", "events")
+
+
+#: What a client of ours raises when the API server is away, refuses, or something else answers in its place.
+NO_ANSWER = (httpx2.HTTPError, msgspec.MsgspecError, KeyError)
 
 
 def asked_to_wait(error: Exception) -> float:

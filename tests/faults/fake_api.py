@@ -5,6 +5,7 @@ It stands where lightkube's client stands. What it does not know it does not do:
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import json
@@ -58,20 +59,20 @@ class FakeApi:
 
     async def get(self, resource: Any, name: str, *, namespace: str) -> Object:
         kind = resource.__name__
-        self._call("get", kind, "before")
+        await self._call("get", kind, "before")
         found = self.objects.get((kind, namespace, name))
         if found is None:
             raise refusal(404, "NotFound")
-        self._call("get", kind, "after")
+        await self._call("get", kind, "after")
         return copy.deepcopy(found)
 
     async def list(
         self, resource: Any, *, namespace: str, labels: Mapping[str, str] | None = None, chunk_size: int = 0
     ) -> AsyncIterator[Object]:
         kind = resource.__name__
-        self._call("list", kind, "before")
+        await self._call("list", kind, "before")
         found = [copy.deepcopy(each) for each in self.kind(kind) if namespace in ("*", each["metadata"]["namespace"])]
-        self._call("list", kind, "after")
+        await self._call("list", kind, "after")
         for each in found:
             carried = each["metadata"].get("labels") or {}
             if all(carried.get(key) == value for key, value in (labels or {}).items()):
@@ -79,17 +80,17 @@ class FakeApi:
 
     async def create(self, document: Any) -> Object:
         kind = type(document).__name__
-        self._call("create", kind, "before")
+        await self._call("create", kind, "before")
         metadata = document["metadata"]
         if (kind, metadata["namespace"], metadata["name"]) in self.objects:
             raise refusal(409, "AlreadyExists")
         made = self.put(kind, json.loads(json.dumps(document)))
-        self._call("create", kind, "after")
+        await self._call("create", kind, "after")
         return made
 
     async def replace(self, document: Any, name: str, *, namespace: str) -> Object:
         """The status of a pipeline, at the version that was read."""
-        self._call("replace", "Status", "before")
+        await self._call("replace", "Status", "before")
         found = self.objects.get(("CheckpointPipeline", namespace, name))
         if found is None:
             raise refusal(404, "NotFound")
@@ -97,10 +98,11 @@ class FakeApi:
             raise refusal(409, "Conflict")
         found["status"] = json.loads(json.dumps(document["status"]))
         found["metadata"]["resourceVersion"] = str(next(self._numbers))
-        self._call("replace", "Status", "after")
+        await self._call("replace", "Status", "after")
         return copy.deepcopy(found)
 
-    def _call(self, verb: str, kind: str, when: When) -> None:
+    async def _call(self, verb: str, kind: str, when: When) -> None:
+        await asyncio.sleep(0)  # others come to do something
         if when == "before":
             self.calls.append((verb, kind))
         self.fail((verb, kind), when)

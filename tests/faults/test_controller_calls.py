@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -131,3 +132,68 @@ async def test_a_namespace_that_is_going_silences_nobody_else(api: FakeApi) -> N
     going = refusal(403, "Forbidden", details={"causes": [{"reason": "NamespaceTerminating"}]})
     api.fail = once(("create", "Event"), going)
     assert [await recorder.post(news(name), now) for name in "ab"] == [False, True]
+
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+PODS = {"a": (11, {"outcome": "failed", "reason": "NotFound", "message": "404"}),
+        "b": (0, {"outcome": "loaded", "source": {"uri": "https://x", "version": "etag:1"}})}  # fmt: skip
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of it runs any more."""
+
+
+def scene() -> FakeApi:
+    """A pipeline to be checked, one pod that failed and one that loaded."""
+    api = FakeApi()
+    api.put("CheckpointPipeline", pipeline())
+    for name, (code, message) in PODS.items():
+        metadata = {"namespace": "team-a", "name": name, "labels": {"preheat.dev/pipeline": "finetune"}}
+        end = {"exitCode": code, "message": json.dumps(message), "finishedAt": "2026-05-04T11:59:00Z"}
+        loader = {"name": "preheat-loader", "restartCount": 0, "state": {"terminated": end}}
+        spec = {"initContainers": [{"name": "preheat-loader"}]}
+        api.put("Pod", {"metadata": metadata, "spec": spec, "status": {"initContainerStatuses": [loader]}})
+    return api
+
+
+async def worked_off(api: FakeApi) -> None:
+    await Controller(api, SETTINGS, lambda: NOW).refresh(KEY)  # type: ignore[arg-type]
+
+
+def outcome(api: FakeApi) -> Any:
+    """What others see: the status, and the names of all that was made."""
+    status = api.objects["CheckpointPipeline", *KEY]["status"]
+    return status, [each["metadata"]["name"] for kind in ("Job", "Event") for each in api.kind(kind)]
+
+
+async def test_a_process_killed_at_any_call_leaves_nothing_twice_and_nothing_undone() -> None:
+    undisturbed = scene()
+    await worked_off(undisturbed)
+    writes = [call for call in undisturbed.calls if call[0] in ("create", "replace")]
+    assert {kind for _, kind in writes} == {"Job", "Status", "Event"}
+    for number in range(len(undisturbed.calls)):
+        for when in ("before", "after"):
+            api, left = scene(), [number]
+
+            def kill(_: Call, at: When, left: list[int] = left, when: str = when) -> None:
+                left[0] -= at == when
+                if left[0] < 0 and at == when:
+                    raise Killed
+
+            api.fail = kill
+            with pytest.raises(Killed):
+                await worked_off(api)
+            api.fail = lambda _call, _when: None
+            await worked_off(api)
+            assert outcome(api) == outcome(undisturbed), (number, when)
+
+
+async def test_two_that_work_at_once_leave_nothing_twice() -> None:
+    alone, api = scene(), scene()
+    await worked_off(alone)
+    first, second = controller_of(api), controller_of(api)
+    for each in (first, second):
+        each._clock = lambda: NOW
+    await asyncio.gather(quiet(first), quiet(second))
+    assert outcome(api) == outcome(alone)
+    assert api.calls.count(("replace", "Status")) <= 3

@@ -13,11 +13,15 @@ from pathlib import Path
 import aiohttp
 import httpx2
 import kopf
-from lightkube import ApiError
-from lightkube.config.kubeconfig import KubeConfig
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from lightkube import ApiError, AsyncClient
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.config.models import Cluster, Context, User
 from typer.testing import CliRunner
 
-from faults.fake_api import FakeApi
+from faults.fake_api import FakeApi, refusal
 from preheat_operator import health, kube, logs, metrics
 from preheat_operator.__main__ import app
 from preheat_operator.controller import Controller, handlers, watching
@@ -348,6 +352,43 @@ async def test_what_loaders_answer_is_in_the_status_until_they_are_done() -> Non
     await controller.refresh(key)
     assert "progress" not in api.kind("CheckpointPipeline")[0]["status"]
     assert controller.inquiry._pods == {}
+
+
+async def test_a_cluster_without_the_resource_is_waited_for() -> None:
+    api = FakeApi()
+    controller = Controller(api, Settings("preheat-system", "loader:1"))  # type: ignore[arg-type]
+    assert controller.not_ready() == "the pipelines have not been listed yet"
+
+    def no_such_resource(*_: object) -> None:
+        raise refusal(404, "NotFound")
+
+    api.fail = no_such_resource
+    resync = asyncio.create_task(controller.resync(patience=(0.01,)))
+    await until(lambda: "crds.install=true" in (controller.not_ready() or ""))
+    api.fail = lambda _call, _when: None
+    await until(lambda: controller.not_ready() is None)
+    assert controller.listed.is_set()
+    resync.cancel()
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"items": [{}]}', b"{}"])
+async def test_what_answers_in_the_api_servers_place_is_no_answer(answer: bytes) -> None:
+    """A proxy's page, say: a controller that had ended over it would be started again, and over it end again."""
+
+    async def answers(_: web.Request) -> web.Response:
+        return web.Response(body=answer, content_type="application/json")
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answers)
+    async with TestServer(application) as server:
+        cluster = Cluster(server=str(server.make_url("")))
+        config = SingleConfig(context_name="t", context=Context(cluster="t"), cluster=cluster, user=User())
+        async with AsyncClient(config) as client:
+            controller = Controller(client, Settings("preheat-system", "loader:1"))
+            resync = asyncio.create_task(controller.resync(patience=(0.01,)))
+            await until(lambda: controller.not_ready() != "the pipelines have not been listed yet")
+            assert not resync.done()
+            resync.cancel()
 
 
 def test_a_process_without_settings_says_what_is_missing(monkeypatch) -> None:
