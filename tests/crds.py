@@ -23,4 +23,4 @@ def installed(cluster: Cluster) -> Iterator[None]:
     wait_until("CheckpointPipelines are known", lambda: bool(cluster.kubectl(*established)), 30)
     yield
     if not found:
-        cluster.kubectl("delete", NAME, "--timeout=60s")
+        cluster.kubectl("delete", NAME, "--ignore-not-found", "--timeout=60s")

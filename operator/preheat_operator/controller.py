@@ -135,8 +135,8 @@ class Controller:
     async def _pipeline(self, key: Key) -> Object | None:
         try:
             return await self._client.get(kube.CheckpointPipeline, key[1], namespace=key[0])
-        except ApiError as error:
-            if error.status.code == 404:
+        except httpx2.HTTPStatusError as error:
+            if error.response.status_code == 404:
                 return None
             raise
 
@@ -303,7 +303,8 @@ async def _watch(controller: Controller, settings: Settings) -> None:
 
 def _obstacle(error: Exception) -> str:
     """Why the pipelines could not be listed, and what to do if that is known."""
-    if isinstance(error, ApiError) and error.status.code == 404:
+    # An API server that knows nothing of the whole group says so in plain text.
+    if isinstance(error, httpx2.HTTPStatusError) and error.response.status_code == 404:
         return (
             f"the cluster has no resource {api.PLURAL}.{api.GROUP}. Install the chart with crds.install=true, "
             "or apply crds/ first"

@@ -21,7 +21,7 @@ from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import Cluster, Context, User
 from typer.testing import CliRunner
 
-from faults.fake_api import FakeApi, refusal
+from faults.fake_api import FakeApi
 from preheat_operator import health, kube, logs, metrics
 from preheat_operator.__main__ import app
 from preheat_operator.controller import Controller, handlers, watching
@@ -358,9 +358,10 @@ async def test_a_cluster_without_the_resource_is_waited_for() -> None:
     api = FakeApi()
     controller = Controller(api, Settings("preheat-system", "loader:1"))  # type: ignore[arg-type]
     assert controller.not_ready() == "the pipelines have not been listed yet"
+    plain = httpx2.Response(404, text="404 page not found", request=httpx2.Request("GET", "http://api"))
 
     def no_such_resource(*_: object) -> None:
-        raise refusal(404, "NotFound")
+        plain.raise_for_status()
 
     api.fail = no_such_resource
     resync = asyncio.create_task(controller.resync(patience=(0.01,)))
