@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from preheat_operator.api import Pipeline
 from preheat_operator.identity import identity_of
 from preheat_operator.loader_resources import loader_resources
-from preheat_operator.recipe import Recipe, described, literally, recipe_of
+from preheat_operator.recipe import Recipe, described, literally, read_described, recipe_of
 from preheat_operator.settings import Settings
 
 LOADER = "preheat-loader"
@@ -80,14 +79,21 @@ def is_loader_of(container: Object, pipeline: Pipeline) -> bool:
 
     A pod that is copied from a running one brings its loader along, and with it the checkpoint that was meant then.
     """
-    values = {entry["name"]: entry.get("value") for entry in container.get("env") or ()}
-    try:
-        found = json.loads(values.get("PREHEAT_PIPELINE") or "null")
-    except (ValueError, RecursionError):
-        return False
-    present = json.loads(described(pipeline))
-    same = isinstance(found, dict) and all(found.get(k) == present[k] for k in ("name", "namespace", "spec"))
+    told, present = described_in(container), read_described(described(pipeline))
+    same = all(told.get(key) == present[key] for key in ("name", "namespace", "spec"))
     return same and container.get("command") == list(COMMAND)
+
+
+def described_in(container: Object) -> Object:
+    """What a loader was told of its pipeline, empty when nothing; anybody may have written it, and nothing raises."""
+    return read_described(str(variable_in(container, "PREHEAT_PIPELINE")))
+
+
+def variable_in(container: Object, name: str) -> object:
+    """The value of a variable in a container that anybody may have written; None: it has none."""
+    entries = container.get("env")
+    named = [each for each in (entries if isinstance(entries, list) else ()) if isinstance(each, Mapping)]
+    return next((each.get("value") for each in reversed(named) if each.get("name") == name), None)  # the last counts
 
 
 def _environment(recipe: Recipe, settings: Settings, shim: str) -> list[dict[str, Any]]:

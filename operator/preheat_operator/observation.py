@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeGuard
 
 from preheat.errors import CheckpointError
-from preheat_operator.loader_container import LOADER, PROGRESS_PORT, PROGRESS_VARIABLE
+from preheat_operator.loader_container import LOADER, PROGRESS_PORT, PROGRESS_VARIABLE, described_in, variable_in
 
 Phase = Literal["missed", "loading", "loaded", "continued", "failed"]
 Object = Mapping[str, Any]
@@ -107,7 +107,7 @@ def observe(pod: Object) -> PodReport:
 def _address(spec: Object, status: Object, container: Object, loader: Object) -> str | None:
     """The pod's own IP address while its loader runs and answers; a node's, or a special one, is nobody's."""
     running = isinstance(_mapping(container, "state").get("running"), Mapping)
-    answers = _variable(loader, PROGRESS_VARIABLE) == str(PROGRESS_PORT)
+    answers = variable_in(loader, PROGRESS_VARIABLE) == str(PROGRESS_PORT)
     own = status.get("podIP")
     if not running or not answers or spec.get("hostNetwork") or own == status.get("hostIP"):
         return None
@@ -254,15 +254,9 @@ def _report(end: Object) -> Object:
 
 
 def _injected_from(loader: Object) -> tuple[str | None, int | None]:
-    pipeline = _report({"message": _variable(loader, "PREHEAT_PIPELINE")})
-    uid, generation = pipeline.get("uid"), pipeline.get("generation")
+    told = described_in(loader)
+    uid, generation = told.get("uid"), told.get("generation")
     return (uid if isinstance(uid, str) else None), (generation if is_count(generation) else None)
-
-
-def _variable(container: Object, name: str) -> object:
-    entries = container.get("env")
-    named = (each for each in (entries if isinstance(entries, list) else ()) if isinstance(each, Mapping))
-    return next((each.get("value") for each in named if each.get("name") == name), None)
 
 
 def _named(containers: object) -> Object | None:

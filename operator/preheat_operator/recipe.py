@@ -93,6 +93,15 @@ def described(pipeline: Pipeline, pin: Mapping[str, str] | None = None) -> str:
     return literally(text)
 
 
+def read_described(text: str) -> Object:
+    """What `described` has written: name, namespace, uid, generation, spec and pin; empty when it has not."""
+    try:
+        document = json.loads(text.replace("$$", "$"))
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, Mapping) else {}
+
+
 def literally(text: str) -> str:
     """The value of a variable that shall hold this text."""
     return text.replace("$", "$$")  # Kubernetes would expand $(NAME) and halve $$
