@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from demo import story
+from e2e import kubectl_preheat
 
 pytestmark = pytest.mark.cluster
 
@@ -105,3 +106,32 @@ def test_a_truncated_checkpoint_is_refused_with_its_byte_range(platform, checkpo
     failure = story.truncated(platform, work)
     assert failure["reason"] == "Truncated"
     assert "byte" in failure["message"]
+
+
+def test_kubectl_preheat_says_what_became_of_the_training(platform, training):
+    found = kubectl_preheat.explained(platform, "job/finetune")
+    [pod] = [each for each in found.values() if each.get("workload") == "job/finetune"]
+    assert (pod["verdict"], pod["loader"]["phase"]) == ("injected", "loaded")
+    assert found["job/finetune"]["given"]["version"] == pod["loader"]["version"]
+    assert found["job/finetune"]["settingsFrom"] == "deployment preheat-system/preheat-webhook"
+    assert found["job/finetune"]["given"]["image"] == pod["given"]["image"]
+
+
+def test_kubectl_preheat_finds_a_forgotten_label_and_a_missed_pod(platform, training):
+    kubectl_preheat.forget_the_label(platform)
+    kubectl_preheat.make_a_missed_pod(platform)
+    found = kubectl_preheat.explained(platform, "deployment/forgotten", "pod/missed")
+    assert found["deployment/forgotten"]["rule"] == "LabelOnWorkload"
+    assert found["deployment/forgotten"]["remedy"] == "Move it to spec.template.metadata.labels"
+    assert (found["pod/missed"]["verdict"], found["pod/missed"]["rule"]) == ("missed", "NotSeen")
+    code, status = kubectl_preheat.preheat(platform, "status", "finetune")
+    assert code == 0
+    assert {each["name"]: each["loader"]["phase"] for each in status["pods"]}["missed"] == "missed"
+
+
+def test_kubectl_preheat_tells_a_viewer_what_it_may_not_read(platform, training, tmp_path):
+    viewer = kubectl_preheat.as_a_viewer(platform, tmp_path)
+    found = kubectl_preheat.explained(platform, "job/finetune", "--kubeconfig", viewer)["job/finetune"]
+    assert found["verdict"] == "injected"
+    assert "MutatingWebhookConfigurations" in " ".join(found["notes"])
+    assert found["settingsFrom"] == "the chart's defaults"

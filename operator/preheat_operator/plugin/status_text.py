@@ -1,0 +1,154 @@
+"""What `kubectl preheat status` says to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from preheat.amounts import ago
+from preheat.bundle.storage import megabytes
+from preheat.terminal import count_of, plain
+from preheat_operator.plugin.pipeline_view import Object, PipelineView, PodLine
+from preheat_operator.plugin.text import coloured, facts
+
+_MOST_PODS = 40
+_NEWS = {"True": "loaded", "Unknown": "unknown", "False": "failed"}
+#: What the states of conditions mean, as phases whose colours they have; Reconciling is neither good nor bad.
+_MEANS = {"Ready": _NEWS, "SourceResolved": {**_NEWS, "Unknown": ""}, "Stalled": {"True": "failed"}}
+_COUNTED = ("loading", "loaded", "continued", "failed", "missed")
+
+
+def shown(found: PipelineView, now: datetime | None = None) -> Iterator[RenderableType]:
+    """A pipeline from its conditions down to the failures of its pods; `now` is in UTC."""
+    now = now or datetime.now(UTC)
+    yield Text(f"{found.name} in {found.namespace}, generation {found.generation}")
+    if found.status.get("observedGeneration") != found.generation:
+        yield Text("  the controller has not seen this generation yet: is it running?", "yellow")
+    yield _conditions(found.status, now)
+    yield ""
+    yield facts([*_source(found.status), *_check(found.status, now), *_counts(found)])
+    if found.pods:
+        yield ""
+        yield _pods(found, now)
+    for failure in found.status.get("failures") or ():
+        yield ""
+        yield _failure(failure, now)
+
+
+def _conditions(status: Object, now: datetime) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for each in status.get("conditions") or ():
+        since, means = _since(each["lastTransitionTime"], now), _MEANS.get(each["type"], {}).get(each["status"])
+        table.add_row(
+            "", each["type"], coloured(each["status"], means or ""), each["reason"], since, plain(each["message"])
+        )
+    return table
+
+
+def _source(status: Object) -> Iterator[tuple[str, str | None]]:
+    source = status.get("source") or {}
+    yield "source", source.get("uri")
+    yield "version", source.get("version")
+    yield "format", source.get("format")
+    if "tensors" in source:
+        parameters = f", {source['parameters'] / 1e6:.1f} M parameters" if "parameters" in source else ""
+        yield "takes", count_of(source["tensors"], "tensor") + parameters + _sizes(source)
+    for warning in source.get("warnings") or ():
+        yield "warning", warning
+
+
+def _sizes(source: Object) -> str:
+    if "selectedBytes" not in source:
+        return ""
+    of = f" of {megabytes(source['sizeBytes'])}" if "sizeBytes" in source else ""
+    return f", {megabytes(source['selectedBytes'])}{of}"
+
+
+def _check(status: Object, now: datetime) -> Iterator[tuple[str, str | None]]:
+    check = status.get("check") or {}
+    if not check:
+        return
+    when = f"{_since(check['time'], now)} ago"
+    if check.get("reason"):
+        yield "check", f"failed {when}: {check['reason']}: {check.get('message', '')}"
+        yield "do", check.get("remedy")
+    pinned = f"pods get version {check['version']}" if check.get("version") else ""
+    if pinned or not check.get("reason"):
+        yield "check", f"{pinned or 'found'}, as of {when}"
+    for warning in check.get("warnings") or ():
+        yield "warning", warning
+
+
+def _counts(found: PipelineView) -> Iterator[tuple[str, str | None]]:
+    counts = found.status.get("pods") or {}
+    said = [f"{counts[phase]} {phase}" for phase in _COUNTED if counts.get(phase)]
+    unread = "; you may not list them" if found.pods is None else ""
+    yield "pods", (", ".join(said) or "none") + unread
+    if progress := found.status.get("progress"):
+        left = f"{_left(progress)} left" if "etaSeconds" in progress else ""
+        yield "loading", ", ".join(filter(None, (_share(progress), _rate(progress), left)))
+
+
+def _pods(found: PipelineView, now: datetime) -> Table:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_row("", "POD", "PHASE", "AGE", "TOOK", "READ", "RATE", "LEFT", "RUNS", "GENERATION")
+    for each in (found.pods or ())[:_MOST_PODS]:
+        table.add_row("", *_pod(each, now))
+    if len(found.pods or ()) > _MOST_PODS:
+        table.add_row("", f"... and {len(found.pods or ()) - _MOST_PODS} more; -o json has them all")
+    return table
+
+
+def _pod(line: PodLine, now: datetime) -> tuple[str | Text, ...]:
+    loader, progress = line.loader, line.progress
+    read = "" if loader.fetched_bytes is None else megabytes(loader.fetched_bytes)
+    rate = f"{megabytes(loader.bytes_per_second)}/s" if loader.bytes_per_second else ""
+    return (
+        line.name,
+        coloured(loader.phase),
+        _since(line.created, now),
+        f"{loader.seconds:.1f} s" if loader.seconds is not None else "",
+        _share(progress) if progress else read,
+        _rate(progress) if progress else rate,
+        _left(progress) if progress else "",
+        str(loader.runs or ""),
+        str(line.generation or ""),
+    )
+
+
+def _share(progress: Object) -> str:
+    """How far a loader is, or all of them are; before that is known, what it does."""
+    if not progress["bytesTotal"]:
+        return str(progress.get("phase", ""))
+    return f"{progress['bytesDone'] * 100 // progress['bytesTotal']}% of {megabytes(progress['bytesTotal'])}"
+
+
+def _rate(progress: Object) -> str:
+    return f"{megabytes(progress['bytesPerSecond'])}/s" if progress["bytesPerSecond"] else ""
+
+
+def _left(progress: Object) -> Text | str:
+    if stalled := progress.get("stalledSeconds"):
+        return Text(f"nothing for {stalled} s", "red")
+    return f"{progress['etaSeconds']} s" if "etaSeconds" in progress else ""
+
+
+def _failure(failure: Object, now: datetime) -> Table:
+    head = f"{failure['reason']} in pod {failure['pod']}, {_since(failure['time'], now)} ago"
+    table = Table.grid()
+    table.add_row(Text(f"  {head}", "red"))
+    for text in (failure.get("message"), failure.get("remedy")):
+        if text:
+            table.add_row(Text(f"    {plain(text)}"))
+    return table
+
+
+def _since(time: str, now: datetime) -> str:
+    try:
+        return ago((now - datetime.fromisoformat(time)).total_seconds())
+    except ValueError:
+        return ""
