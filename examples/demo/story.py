@@ -94,12 +94,13 @@ def set_up_namespace(platform: Platform) -> None:
 
 
 def declare_pipeline(platform: Platform, **changes: Any) -> str:
-    """Apply `pipeline.yaml`, with the endpoint of this platform's S3 server and the given metadata.name or S3 key."""
+    """Apply `pipeline.yaml` with this platform's S3 endpoint, and with another name, S3 key or fields of the spec."""
     pipeline = yaml.safe_load((FINETUNE / "pipeline.yaml").read_text())
     source = pipeline["spec"]["stages"][0]["s3"]
     source["endpoint"] = platform.s3_endpoint
     source["key"] = changes.get("key", source["key"])
     pipeline["metadata"]["name"] = changes.get("name", pipeline["metadata"]["name"])
+    pipeline["spec"] |= changes.get("spec", {})
     return apply(platform, pipeline)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from demo import story
 from e2e import kubectl_preheat
+from preheat_operator.quantity import parse_quantity
 
 pytestmark = pytest.mark.cluster
 
@@ -27,12 +28,32 @@ def checkpoint(platform, work) -> dict[str, str]:
 
 
 def test_the_source_is_known_before_any_pod_asks_for_it(platform, checkpoint):
-    story.declare_pipeline(platform, name="early")
+    # Of the loaders that this one gets, each would take minutes: there is one in a test below.
+    story.declare_pipeline(platform, name="early", spec={"loader": {"bandwidth": "1M"}, "volume": {}})
     story.wait_until(lambda: story.ready(platform, "early") == ("True", "Checked"), "the check of the source")
     status = story.pipeline_status(platform, "early")
     assert status["pods"]["matched"] == 0
     assert status["source"]["selectedBytes"] < status["source"]["sizeBytes"] / 2.5
     assert status["check"]["version"] == status["source"]["version"]
+
+
+def test_a_running_loader_is_followed_and_its_volume_is_as_large_as_the_bundle_needs(platform, checkpoint):
+    """The controller's pod asks the training's pod, over the cluster's network, with the chart's rights."""
+    story.declare_job(platform, name="early", pipeline="early")
+    story.wait_until(lambda: story.pipeline_status(platform, "early").get("progress"), "an answer of the loader")
+    status = story.pipeline_status(platform, "early")
+    [loader] = status["progress"]["loaders"]
+    assert (loader["phase"], loader["bytesTotal"]) == ("transferring", status["source"]["selectedBytes"])
+    assert 0 < loader["bytesDone"] < loader["bytesTotal"]
+    [loading] = [c for c in status["conditions"] if c["type"] == "Loading"]
+    assert (loading["status"], loading["reason"]) == ("True", "Loading")
+    assert status["progress"]["summary"] in platform.kubectl(
+        "-n", story.NAMESPACE, "get", "ckpt", "early", "-o", "wide"
+    )
+    pods = json.loads(platform.kubectl("-n", story.NAMESPACE, "get", "pods", "-l", "job-name=early", "-o", "json"))
+    [volume] = [v for v in pods["items"][0]["spec"]["volumes"] if v["name"] == "preheat"]
+    assert parse_quantity(volume["emptyDir"]["sizeLimit"]) > 2 * status["check"]["outputBytes"]
+    platform.kubectl("-n", story.NAMESPACE, "delete", "job", "early", "--wait=false")
 
 
 def test_a_wrong_key_is_told_before_any_pod_asks_for_it(platform, checkpoint):
