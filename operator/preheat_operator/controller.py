@@ -17,10 +17,10 @@ import structlog
 from lightkube import ALL_NS, ApiError, AsyncClient
 
 from preheat.errors import CheckpointConfigError
-from preheat_operator import api, health, kube, metrics, room, source_check
+from preheat_operator import api, health, kube, metrics, source_check
+from preheat_operator.checks import Checks, Look
 from preheat_operator.events import COMPONENT, Announcement, Recorder, announcements
 from preheat_operator.inquiry import Inquiry, askable
-from preheat_operator.loader_resources import merged
 from preheat_operator.observation import REASONS, Failure, Object, observe
 from preheat_operator.progress import Loaders
 from preheat_operator.recipe import described
@@ -30,8 +30,6 @@ from preheat_operator.worklist import Worklist
 
 RESYNC_SECONDS = 300
 _CHUNK = 500
-#: Asked again, the API server would say the same.
-_REFUSALS = (400, 403, 404, 405, 422)
 _PATIENCE = (1, 2, 5, 10, 20)  # seconds between two tries to list the pipelines
 
 Key = tuple[str, str]  # namespace and name of a pipeline
@@ -56,6 +54,7 @@ class Controller:
         self._client = client
         self._settings = settings
         self._clock = clock
+        self._checks = Checks(client, settings, clock)
         self._recorder = Recorder(client)
         self.inquiry: Inquiry[Key] = Inquiry(lambda key: self.worklist.add(key))
         self._counts: dict[Key, Mapping[str, int]] = {}
@@ -83,27 +82,25 @@ class Controller:
         pods = self._client.list(kube.Pod, namespace=namespace, labels={api.LABEL: name}, chunk_size=_CHUNK)
         # A name too long for a label is a problem of the pipeline, and no pod can carry it.
         reports = [observe(pod) async for pod in pods] if len(name) <= api.NAME_LENGTH else []
-        now, check, checking, trouble = self._clock(), None, False, None
-        if parsed and self._settings.check and source_check.is_possible(parsed):
-            before = pipeline.get("status") or {}
-            if checking := source_check.is_due(parsed, before, reports, now):
-                check, trouble = await self._check(parsed, before)
+        now, check = self._clock(), Look()
+        if parsed:
+            check = await self._checks.look(parsed, pipeline.get("status") or {}, reports)
         self.inquiry.follow(key, askable(reports) if self._settings.progress else {})
         more: dict[str, Any] = {
-            "checking": checking and not check,
-            "rooms": await self._rooms(parsed) if parsed and self._settings.check else (),
+            "checking": check.running,
+            "rooms": await self._checks.rooms(parsed) if parsed else (),
             "loaders": Loaders.of(reports, self.inquiry.last(key), self._settings.stall_seconds),
         }
-        status = wanted_status(pipeline, reports, now, problem, check, **more)
+        status = wanted_status(pipeline, reports, now, problem, check.ended, **more)
         if differs(status, pipeline.get("status")) and not await self._write(key, pipeline, status):
             return
-        if check and check.seconds is not None:
-            metrics.CHECK_SECONDS.labels(check.result).observe(check.seconds)
+        if check.ended and check.ended.seconds is not None:
+            metrics.CHECK_SECONDS.labels(check.ended.result).observe(check.ended.seconds)
         self._count(key, pod_counts(reports))
         for announcement in announcements({**pipeline, "status": status}, reports, now):
             await self._tell(announcement, now)
-        if trouble:
-            raise trouble
+        if check.trouble:
+            raise check.trouble
 
     async def resync(self, every: float = RESYNC_SECONDS, patience: Sequence[float] = _PATIENCE) -> None:
         """Look at every pipeline now and then, so that no missed event lasts; what keeps it from that is waited out."""
@@ -139,47 +136,6 @@ class Controller:
             if error.response.status_code == 404:
                 return None
             raise
-
-    async def _check(
-        self, pipeline: api.Pipeline, before: Object
-    ) -> tuple[source_check.Checked | None, httpx2.HTTPError | None]:
-        """How the check that is due ended, and what kept it from being begun or seen if that may pass by itself."""
-        try:
-            return await self._checked(pipeline, before), None
-        except ApiError as error:
-            if error.status.code in _REFUSALS:
-                return source_check.not_run(self._clock(), str(error)), None
-            return None, error
-        except httpx2.HTTPError as error:
-            return None, error
-
-    async def _checked(self, pipeline: api.Pipeline, before: Object) -> source_check.Checked | None:
-        """How the check that is due ended; one that was not begun is begun."""
-        name, label = source_check.job_name(pipeline, before), {source_check.CHECK: pipeline.name}
-        where: dict[str, Any] = {"namespace": pipeline.namespace, "labels": label}
-        jobs = [each async for each in self._client.list(kube.Job, **where)]
-        if any(each["metadata"]["name"] == name for each in jobs):
-            pods = [each async for each in self._client.list(kube.Pod, **where)]
-            return source_check.outcome(name, jobs, pods)
-        try:
-            await self._client.create(kube.Job(**source_check.wanted_job(pipeline, before, self._settings)))
-        except ApiError as error:
-            if error.status.reason != "AlreadyExists":  # begun meanwhile
-                raise
-        return None
-
-    async def _rooms(self, pipeline: api.Pipeline) -> list[room.Room]:
-        """What bounds the pipeline's volume."""
-        claim, held = (pipeline.spec.get("volume") or {}).get("persistentVolumeClaim"), None
-        if claim:
-            try:
-                where: dict[str, Any] = {"namespace": pipeline.namespace}
-                held = room.capacity(await self._client.get(kube.PersistentVolumeClaim, claim["claimName"], **where))
-            except ApiError as error:
-                if error.status.code not in (403, 404):  # then it is not known
-                    raise
-        resources = merged(self._settings.loader_resources, (pipeline.spec.get("loader") or {}).get("resources"))
-        return list(room.rooms(pipeline.spec, resources["limits"].get("memory"), held))
 
     async def _write(self, key: Key, pipeline: Object, status: dict[str, Any]) -> bool:
         """Replace the status at the version that was read: who read something older is refused and looks again."""
