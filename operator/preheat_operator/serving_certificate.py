@@ -20,9 +20,8 @@ from preheat_operator.certificates import NotPublishedError, ensure, given
 from preheat_operator.settings import Settings
 from preheat_operator.trust import certificates, trusts
 
-CHECK_SECONDS = 60.0
-#: Nobody tells us before a given authority changes, so we look more often.
-GIVEN_CHECK_SECONDS = 10.0
+#: Two small reads; for as long, a certificate may be served that the API server no longer trusts.
+CHECK_SECONDS = 10.0
 RETRY_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -93,7 +92,7 @@ class ServingCertificate:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self._note("")
-                await asyncio.sleep(CHECK_SECONDS if own else GIVEN_CHECK_SECONDS)
+                await asyncio.sleep(CHECK_SECONDS)
 
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:

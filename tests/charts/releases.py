@@ -28,7 +28,7 @@ _WEBHOOK = """
 import asyncio
 from preheat_operator import logs, serving_certificate, webhook
 from preheat_operator.settings import Settings
-serving_certificate.CHECK_SECONDS = serving_certificate.GIVEN_CHECK_SECONDS = serving_certificate.RETRY_SECONDS = 0.2
+serving_certificate.CHECK_SECONDS = serving_certificate.RETRY_SECONDS = 0.2
 settings = Settings.from_environment()
 logs.configure(settings)
 asyncio.run(webhook.serve(settings))

@@ -251,7 +251,7 @@ async def two_replicas(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CHECK_SECONDS", "GIVEN_CHECK_SECONDS", "RETRY_SECONDS"):
+    for name in ("CHECK_SECONDS", "RETRY_SECONDS"):
         monkeypatch.setattr(subject, name, 0.02)
 
 
