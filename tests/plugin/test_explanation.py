@@ -89,7 +89,19 @@ def explained(document: dict[str, Any], around: Known | None = None) -> Explanat
     return explain(subject, around or known())
 
 
-HANDMADE = {"preheat-loader": "mine"}
+def by_policy(namespaces: dict[str, Any] | None = None) -> Installation:
+    """The chart with `injection: policy`."""
+    rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]
+    constraints = {
+        "objectSelector": {"matchExpressions": [{"key": LABEL, "operator": "Exists"}]},
+        "namespaceSelector": namespaces or excluding("kube-system"),
+        "resourceRules": rules,
+    }
+    policy = {"metadata": {"name": "preheat-inject"}, "spec": {"matchConstraints": constraints}}
+    return Installation(configurations=[], bindings=[POLICY], policies=[policy])
+
+
+PREPARED = {**CHECKED, "status": {**CHECKED["status"], "injection": {"pipeline": "{}"}}}
 
 RULES: dict[str, tuple[dict[str, Any], Known, str, str, str, str]] = {
     # what, what is known, verdict, rule, a part of why, a part of what to do
@@ -117,19 +129,19 @@ RULES: dict[str, tuple[dict[str, Any], Known, str, str, str, str]] = {
         labelled(), known(installed(bindings=None)), "missed", "NotInstalled", "or it is refused, if", "",
     ),
     "webhook edited away": (
-        labelled(), known(installed({**hook(), "webhooks": []})), "refused", "WebhookEdited",
+        labelled(), known(installed({**hook(), "webhooks": []})), "refused", "InjectionEdited",
         "MutatingWebhookConfiguration preheat holds no webhook pods.preheat.dev", "helm upgrade",
     ),
     "objectSelector edited": (
-        labelled(), known(installed(hook(objectSelector={"matchLabels": {"team": "b"}}))), "refused", "WebhookEdited",
+        labelled(), known(installed(hook(objectSelector={"matchLabels": {"team": "b"}}))), "refused", "InjectionEdited",
         "objectSelector in MutatingWebhookConfiguration preheat", "helm upgrade",
     ),
     "rules edited": (
-        labelled(), known(installed(hook(rules=[]))), "refused", "WebhookEdited", "no rule", "helm upgrade",
+        labelled(), known(installed(hook(rules=[]))), "refused", "InjectionEdited", "no rule", "helm upgrade",
     ),
     "namespaceSelector by other labels": (
         labelled(), known(installed(hook(namespaceSelector={"matchLabels": {"gpu": "yes"}}))), "refused",
-        "WebhookEdited", "namespaceSelector", "helm upgrade",
+        "InjectionEdited", "namespaceSelector", "helm upgrade",
     ),
     "namespace excluded": (
         labelled(), known(installed(hook(namespaceSelector=excluding("team-a")))), "missed", "NamespaceExcluded",
@@ -154,6 +166,18 @@ RULES: dict[str, tuple[dict[str, Any], Known, str, str, str, str]] = {
         labelled(), known(finetune={**CHECKED, "spec": {"stages": STAGES[1:]}}), "refused", "PipelineInvalid",
         "CheckpointPipeline team-a/finetune cannot be used: stages: the first stage says where the checkpoint is", "",
     ),
+    "by policy, in a namespace that it excludes": (
+        labelled(), known(by_policy(excluding("team-a"))), "missed", "NamespaceExcluded",
+        "MutatingAdmissionPolicy preheat-inject excludes it", "excludedNamespaces",
+    ),
+    "by policy, edited": (
+        labelled(), known(by_policy({"matchLabels": {"gpu": "yes"}})), "refused", "InjectionEdited",
+        "namespaceSelector in MutatingAdmissionPolicy preheat-inject", "helm upgrade",
+    ),
+    "by policy, before the controller has seen the pipeline": (
+        labelled(), known(by_policy()), "refused", "PipelineUnseen", "has not seen pipeline finetune", "Try again",
+    ),
+    "by policy": (labelled(), known(by_policy(), finetune=PREPARED), "injected", "Labelled", "finetune", ""),
     "a pod for Windows": (
         labelled(os={"name": "windows"}), known(), "refused", "PodRefused",
         "CheckpointPipeline team-a/finetune: the pod is for Windows", "",
@@ -168,7 +192,7 @@ def test_a_rule_decides_and_says_so(case: str) -> None:
     assert (found.verdict, found.rule) == (verdict, rule)
     assert why in found.message
     assert remedy in found.remedy
-    assert found.fine is (case in ("label", "no label"))
+    assert found.fine is (case in ("label", "no label", "by policy"))
 
 
 def test_what_the_loader_will_be_given_is_read_from_the_pod_that_the_webhook_makes() -> None:

@@ -91,10 +91,16 @@ def test_settings_that_cannot_be_told_are_the_charts() -> None:
 
 
 def test_without_rights_everything_is_assumed_and_said_to_be() -> None:
-    kinds = ("mutatingwebhookconfiguration", "validatingadmissionpolicybinding", "deployment", "namespace")
+    kinds = (
+        "mutatingwebhookconfiguration",
+        "mutatingadmissionpolicie",
+        "validatingadmissionpolicybinding",
+        "deployment",
+        "namespace",
+    )
     found = cluster(HOOK, deployment(), forbidden=(*kinds, "checkpointpipeline")).known("team-a")
     assert (found.installation.settings, found.installation.configurations, found.pipelines) == (DEFAULTS, None, None)
-    assert len(found.notes) == 5
+    assert len(found.notes) == 6
     assert all(note.startswith("you may not read ") for note in found.notes)
 
 

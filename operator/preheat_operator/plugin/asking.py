@@ -1,4 +1,4 @@
-"""Whether the API server asks the webhook about a pod, as its configuration says. Pure."""
+"""Whether the API server asks the webhook about a pod, or has the policy that stands in for it change the pod."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from preheat_operator.plugin.selectors import keys_of, selects
 Object = Mapping[str, Any]
 
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
-NOT_INSTALLED, EDITED, EXCLUDED, NOT_READY = "NotInstalled", "WebhookEdited", "NamespaceExcluded", "WebhookNotReady"
+NOT_INSTALLED, EDITED, EXCLUDED, NOT_READY = "NotInstalled", "InjectionEdited", "NamespaceExcluded", "WebhookNotReady"
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,12 @@ def passed_by(installation: Installation, pod: Object, namespace: Mapping[str, s
 
     A configuration that may not be read is taken to be as the chart makes it.
     """
+    if installation.policy:
+        constraints = installation.policy["spec"]["matchConstraints"]
+        where = f"MutatingAdmissionPolicy {installation.policy['metadata']['name']}"
+        by_policy = _passed_over(constraints, constraints.get("resourceRules"), pod, namespace, where)
+        if by_policy is None or not installation.webhook:
+            return by_policy
     if installation.configurations is None:
         here = str(namespace.get(NAMESPACE_NAME))
         return _excluded(here, "the chart") if here in ("kube-system", installation.settings.namespace) else None
@@ -40,19 +46,22 @@ def passed_by(installation: Installation, pod: Object, namespace: Mapping[str, s
     webhook = installation.webhook
     if webhook is None:
         return _edited(f"{where} holds no webhook {WEBHOOK}")
-    return _passed_over(webhook, pod, namespace, where) or _unanswered(webhook, installation, where)
+    passed = _passed_over(webhook, webhook.get("rules"), pod, namespace, where)
+    return passed or _unanswered(webhook, installation, where)
 
 
-def _passed_over(webhook: Object, pod: Object, namespace: Mapping[str, str], where: str) -> PassedBy | None:
+def _passed_over(
+    selectors: Object, rules: Any, pod: Object, namespace: Mapping[str, str], where: str
+) -> PassedBy | None:
     labels = (pod.get("metadata") or {}).get("labels") or {}
-    if not selects(webhook.get("objectSelector"), labels):
+    if not selects(selectors.get("objectSelector"), labels):
         return _edited(f"the objectSelector in {where} does not select the pod's labels")
-    selector = webhook.get("namespaceSelector")
+    selector = selectors.get("namespaceSelector")
     if not selects(selector, namespace):
         if keys_of(selector) == {NAMESPACE_NAME}:
             return _excluded(str(namespace.get(NAMESPACE_NAME)), where)
         return _edited(f"the namespaceSelector in {where} does not select the labels of the namespace")
-    if not any(_is_about_pods(rule) for rule in webhook.get("rules") or ()):
+    if not any(_is_about_pods(rule) for rule in rules or ()):
         return _edited(f"no rule in {where} is about the creation of pods")
     return None
 

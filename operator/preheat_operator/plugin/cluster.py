@@ -27,6 +27,7 @@ _DEEPEST = 5
 _NONE: list[Object] = []
 _OURS = f"{PART_OF}=preheat"
 _HOOKS = "MutatingWebhookConfigurations: Preheat's is taken to be as the chart makes it"
+_POLICIES = "MutatingAdmissionPolicies: whether one injects in place of the webhook is not known"
 _BINDINGS = "ValidatingAdmissionPolicyBindings: whether the chart's policies hold is not known"
 _NAMESPACES = "namespaces: labels of this one are not known"
 _DEPLOYMENTS = "the webhook's Deployment: image and resources of the loader are the chart's defaults"
@@ -53,8 +54,12 @@ class Cluster:
             hooks = pool.submit(self._readable, _HOOKS, _NONE, partial(get, "mutatingwebhookconfigurations"))
             ours = partial(get, "validatingadmissionpolicybindings", "-l", _OURS)
             bindings = pool.submit(self._readable, _BINDINGS, _NONE, ours)
-            running = pool.submit(self.running)
-        return replace(running.result(), configurations=hooks.result(), bindings=bindings.result())
+            mutating = partial(get, "mutatingadmissionpolicies", "-l", _OURS)  # none before Kubernetes 1.36
+            policies = pool.submit(self._readable, _POLICIES, _NONE, mutating)
+            found = pool.submit(self.running)
+        return replace(
+            found.result(), configurations=hooks.result(), bindings=bindings.result(), policies=policies.result()
+        )
 
     def running(self) -> Installation:
         """The settings that Preheat's processes run with, and nothing else."""

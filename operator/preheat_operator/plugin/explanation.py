@@ -89,7 +89,8 @@ def _missed(subject: Subject, known: Known, now: Ruling) -> Ruling:
         would = "one made now would be refused" if now.verdict == "refused" else "as would one made now"
         remedy = f"{now.remedy}. {again}" if now.remedy else again
         return Ruling("missed", now.rule, f"{runs}; {would}: {now.message}", remedy)
-    made, since = _created(subject.pod), _created(known.installation.configuration or {})
+    made = str(subject.pod["metadata"].get("creationTimestamp") or "")
+    since = known.installation.created
     if made and made < since:
         return Ruling("missed", "MadeBefore", f"{runs}: it was made at {made}, Preheat was installed at {since}", again)
     why = "it was made while Preheat was not installed, or got its label later; only pods that are created are seen"
@@ -101,10 +102,6 @@ def _anew(subject: Subject) -> str:
     if owner.partition("/")[0] in ("deployment", "statefulset", "daemonset"):
         return f"kubectl -n {subject.namespace} rollout restart {owner}"
     return f"delete {owner or 'it'} and create it again"
-
-
-def _created(thing: Object) -> str:
-    return str((thing.get("metadata") or {}).get("creationTimestamp") or "")
 
 
 def _facts(name: str, known: Known) -> PipelineFacts:

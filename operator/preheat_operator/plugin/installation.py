@@ -11,9 +11,9 @@ from preheat_operator.settings import Settings, SettingsError
 
 Object = Mapping[str, Any]
 
-#: The chart's names: of the webhook in its configuration, of a policy's purpose, and on everything that it makes.
+#: The chart's names: of the webhook in its configuration, of policies by their purpose, and on all that it makes.
 WEBHOOK = "pods.preheat.dev"
-REQUIRE_LOADER = "-require-loader"
+INJECT, REQUIRE_LOADER = "-inject", "-require-loader"
 PART_OF = "app.kubernetes.io/part-of"
 COMPONENT = "app.kubernetes.io/component"
 #: Where nothing else is known: the chart's values as they come.
@@ -27,6 +27,7 @@ class Installation:
     settings: Settings = DEFAULTS
     origin: str = "the chart's defaults"  # of the settings
     configurations: Sequence[Object] | None = None  # all MutatingWebhookConfigurations
+    policies: Sequence[Object] | None = None  # the chart's MutatingAdmissionPolicies
     bindings: Sequence[Object] | None = None  # of the chart's ValidatingAdmissionPolicies
     ready_replicas: int | None = None  # of the webhook
 
@@ -44,6 +45,17 @@ class Installation:
         return _webhook_in(self.configuration or {})
 
     @property
+    def policy(self) -> Object | None:
+        """What injects in place of the webhook, where the chart was told to have it so."""
+        return next((each for each in self.policies or () if each["metadata"]["name"].endswith(INJECT)), None)
+
+    @property
+    def created(self) -> str:
+        """Since when pods are injected; empty: that is not known."""
+        made = [each["metadata"].get("creationTimestamp") for each in (self.configuration, self.policy) if each]
+        return min(filter(None, made), default="")
+
+    @property
     def requires_loader(self) -> bool | None:
         """Whether a labelled pod without loader is refused by policy."""
         if self.bindings is None:
@@ -53,10 +65,11 @@ class Installation:
 
 def with_deployments(installation: Installation, deployments: Sequence[Object]) -> Installation:
     """The installation with the settings that its processes run with; as it was where they cannot be told."""
-    for deployment in deployments:
-        if (deployment["metadata"].get("labels") or {}).get(COMPONENT) == "webhook":
-            return _with_deployment(installation, deployment)
-    return installation
+    found = {(each["metadata"].get("labels") or {}).get(COMPONENT): each for each in deployments}
+    if "webhook" in found:
+        replicas = int((found["webhook"].get("status") or {}).get("readyReplicas") or 0)
+        return replace(_with_settings(installation, found["webhook"]), ready_replicas=replicas)
+    return _with_settings(installation, found["controller"]) if "controller" in found else installation
 
 
 def caveats(installation: Installation) -> Iterator[str]:
@@ -68,16 +81,15 @@ def caveats(installation: Installation) -> Iterator[str]:
         yield "the webhook's failurePolicy is Ignore: while it does not answer, pods run without their checkpoint"
 
 
-def _with_deployment(installation: Installation, deployment: Object) -> Installation:
+def _with_settings(installation: Installation, deployment: Object) -> Installation:
     metadata = deployment["metadata"]
     [container, *_] = deployment["spec"]["template"]["spec"]["containers"]
     given = {each["name"]: each["value"] for each in container.get("env") or () if "value" in each}
-    found = replace(installation, ready_replicas=int((deployment.get("status") or {}).get("readyReplicas") or 0))
     try:
         settings = Settings.from_environment({"PREHEAT_NAMESPACE": metadata["namespace"], **given})
     except SettingsError:
-        return found
-    return replace(found, settings=settings, origin=f"deployment {metadata['namespace']}/{metadata['name']}")
+        return installation
+    return replace(installation, settings=settings, origin=f"deployment {metadata['namespace']}/{metadata['name']}")
 
 
 def _webhook_in(configuration: Object) -> Object | None:

@@ -86,6 +86,20 @@ def _unasked(subject: Subject, known: Known) -> Ruling | None:
     return Ruling("missed", why.rule, f"{why.message}{unsure}", why.remedy)
 
 
+def _unprepared(subject: Subject, known: Known) -> Ruling | None:
+    """A policy can use of a pipeline only what the controller has written into its status."""
+    entry = (known.pipelines or {}).get(subject.label or "")
+    if entry is None or known.installation.policy is None or known.installation.webhook:
+        return None
+    status, generation = entry.resource.get("status") or {}, entry.resource["metadata"].get("generation")
+    if status.get("injection") and status.get("observedGeneration") == generation:
+        return None
+    message = (
+        f"the controller has not seen pipeline {subject.label} as it is now, and the policy injects from its status"
+    )
+    return Ruling("refused", "PipelineUnseen", message, "Try again; if it lasts, see whether the controller runs")
+
+
 def _answered(subject: Subject, known: Known) -> Ruling:
     """What the webhook answers."""
     name = subject.label or ""
@@ -102,4 +116,4 @@ def _answered(subject: Subject, known: Known) -> Ruling:
         return Ruling("refused", "PipelineInvalid", str(error.args[0]), error.remedy)
     except PodRefusedError as error:
         return Ruling("refused", "PodRefused", str(error.args[0]), error.remedy)
-    return Ruling("injected", LABELLED, f"label {LABEL}: {name}", pod=pod)
+    return _unprepared(subject, known) or Ruling("injected", LABELLED, f"label {LABEL}: {name}", pod=pod)
