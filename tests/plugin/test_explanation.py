@@ -292,8 +292,16 @@ def test_a_pod_whose_deployment_has_the_label_is_told_where_it_belongs() -> None
     owners = {"replicaset/trainer-1": {}, "deployment/trainer": {"labels": {LABEL: "finetune"}}}
     found = explain(Subject("pod/x", "team-a", bare, exists=True, owners=owners), known())
     assert (found.rule, found.remedy) == (
-        "LabelOnWorkload", "Move it to metadata.labels of the pod template of deployment/trainer",
+        "LabelOnWorkload", "Move it to the pod template of deployment/trainer: metadata.labels",
     )  # fmt: skip
+
+
+def test_the_label_on_the_job_of_a_cronjob_is_found_there() -> None:
+    template = {**job()["spec"], "metadata": {"labels": {LABEL: "finetune"}}}
+    inner = {"metadata": template.pop("metadata"), "spec": template}
+    found = explained({"kind": "CronJob", "metadata": {"name": "nightly"}, "spec": {"jobTemplate": inner}})
+    assert "spec.jobTemplate has it among its own labels" in found.message
+    assert found.remedy == "Move it to spec.jobTemplate.spec.template.metadata.labels"
 
 
 def test_what_may_not_be_read_is_taken_for_as_the_chart_makes_it() -> None:

@@ -6,7 +6,7 @@ So no list of kinds has to be kept: CronJob, JobSet, PyTorchJob and RayCluster e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Object = dict[str, Any]
@@ -18,6 +18,7 @@ class PodTemplate:
 
     path: str  # where it stands, such as spec.template; empty: the object is a pod
     pod: Object
+    around: Mapping[str, Object] = field(default_factory=dict)  # templates that it is a part of: their metadata
 
 
 def pod_templates(document: Object) -> list[PodTemplate]:
@@ -37,17 +38,20 @@ def with_pods(document: Object, change: Callable[[PodTemplate], Object]) -> Obje
     if document.get("kind") == "Pod":
         return change(PodTemplate("", document))
     return {
-        key: value if key in ("metadata", "status") else _changed(value, change, key) for key, value in document.items()
+        key: value if key in ("metadata", "status") else _changed(value, change, key, {})
+        for key, value in document.items()
     }
 
 
-def _changed(value: Any, change: Callable[[PodTemplate], Object], path: str) -> Any:
+def _changed(value: Any, change: Callable[[PodTemplate], Object], path: str, around: Mapping[str, Object]) -> Any:
     if isinstance(value, Mapping):
         if "." in path and _is_template(value):
-            return change(PodTemplate(path, dict(value)))
-        return {key: _changed(each, change, f"{path}.{key}") for key, each in value.items()}
+            return change(PodTemplate(path, dict(value), around))
+        if isinstance(value.get("metadata"), Mapping):
+            around = {**around, path: value["metadata"]}
+        return {key: _changed(each, change, f"{path}.{key}", around) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_changed(each, change, f"{path}[{place}]") for place, each in enumerate(value)]
+        return [_changed(each, change, f"{path}[{place}]", around) for place, each in enumerate(value)]
     return value
 
 

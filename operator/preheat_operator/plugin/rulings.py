@@ -55,13 +55,11 @@ def _unlabelled(subject: Subject, known: Known) -> Ruling | None:
     metadata = subject.pod.get("metadata") or {}
     what = f"its pod template ({subject.path})" if subject.path else "the pod"
     lacks = f"{what} has no label {LABEL}"
-    for owner, its in subject.owners.items():
+    for owner, its in {**subject.around, **subject.owners}.items():
         if LABEL in (its.get("labels") or {}):
-            where = f"metadata.labels of the pod template of {owner}"
-            if owner == subject.name:
-                where = f"{subject.path}.metadata.labels"
+            within = f"{subject.path}." if owner in subject.around else f"the pod template of {owner}: "
             message = f"{lacks}; {owner} has it among its own labels, where nobody looks"
-            return Ruling("ignored", "LabelOnWorkload", message, f"Move it to {where}")
+            return Ruling("ignored", "LabelOnWorkload", message, f"Move it to {within}metadata.labels")
     if LABEL in (metadata.get("annotations") or {}):
         return Ruling("ignored", "LabelIsAnnotation", f"{lacks}, but an annotation of that name", "Make it a label")
     if near := get_close_matches(LABEL, metadata.get("labels") or (), n=1, cutoff=0.8):

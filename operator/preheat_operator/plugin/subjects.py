@@ -25,6 +25,7 @@ class Subject:
     namespace: str
     pod: Object
     path: str = ""  # where the template stands in its workload
+    around: Mapping[str, Object] = field(default_factory=dict)  # the workload, and templates in it: their metadata
     exists: bool = False  # a pod that was created, not one that is to be
     owners: Mapping[str, Object] = field(default_factory=dict)  # deployment/trainer -> its metadata, nearest first
 
@@ -45,8 +46,10 @@ def subjects_of(document: Object, namespace: str, owners: Mapping[str, Object] |
         )
     if not templates[0].path:
         return [Subject(name, where, document, exists=bool(metadata.get("uid")), owners=owners or {})]
-    around = {name: metadata, **(owners or {})}
-    return [Subject(name, where, each.pod, each.path, owners=around) for each in templates]
+    return [
+        Subject(name, where, each.pod, each.path, {name: metadata, **each.around}, owners=owners or {})
+        for each in templates
+    ]
 
 
 def pipelines_of(documents: Iterable[Object], namespace: str) -> dict[str, dict[str, Entry]]:
