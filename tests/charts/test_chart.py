@@ -1,6 +1,7 @@
 """The chart rendered for every value set of charts/preheat/ci: what it may hold, what it must not, what it refuses."""
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from preheat_operator.loader_container import PROGRESS_PORT
 CHART = Path(__file__).parents[2] / "charts" / "preheat"
 VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
 SNAPSHOT = Path(__file__).parent / "rbac.json"
+GOLDEN = Path(__file__).parent / "rendered"
 Documents = list[dict[str, Any]]
 
 every_value_set = pytest.mark.parametrize("values", VALUE_SETS, ids=lambda path: path.stem.removesuffix("-values"))
@@ -47,6 +49,18 @@ def environment(documents: Documents) -> dict[str, str]:
 def test_helm_lint_has_no_objection(helm, values: Path) -> None:
     done = helm("lint", "--strict", CHART, "--values", values)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("values", ["default", "full"])
+def test_what_is_rendered_is_what_was_reviewed(helm, values: str) -> None:
+    """A change of the chart shows in its golden file; PREHEAT_UPDATE_GOLDEN=1 writes that anew."""
+    # Files of their own: the definition and the dashboard.
+    words = ("--namespace", "preheat-system", "--set", "crds.install=false,dashboard.enabled=false")
+    text = helm("template", "preheat", CHART, *words, "--values", CHART / "ci" / f"{values}-values.yaml").stdout
+    golden = GOLDEN / f"{values}.yaml"
+    if os.environ.get("PREHEAT_UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text(), f"review the change, then rewrite {golden.name} with PREHEAT_UPDATE_GOLDEN=1"
 
 
 @every_value_set
