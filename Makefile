@@ -36,8 +36,14 @@ SECONDS ?= 60
 $(ATHERIS): $(UV) .venv/.synced
 	@$(UV) pip install --quiet --python $(PY) --require-hashes --requirement fuzz/requirements.txt --target $@
 
+# What the images hold, and what builds them.
+PINNED = $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate $(LOCK)
+
 lock: $(UV)  ## pin the Python dependencies with hashes (LOCK=--upgrade moves them)
 	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header $(LOCK) pyproject.toml -o requirements.lock
+	@$(PINNED) -c requirements.lock --extra operator pyproject.toml -o operator/requirements.lock
+	@$(PINNED) -c requirements.lock --extra loader --extra signature pyproject.toml -o loader_image/requirements.lock
+	@$(PINNED) --group build -o build.lock
 	@$(UV) pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 --override bench/overrides.txt \
 		bench/peers.in -o bench/peers.txt
 

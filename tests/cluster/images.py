@@ -24,7 +24,7 @@ from cluster.host import codename, overlay_works
 ImageName = Literal["operator", "loader"]
 DOCKERFILES: dict[ImageName, str] = {"operator": "operator/Dockerfile", "loader": "loader_image/Dockerfile"}
 # What the Dockerfiles copy; .dockerignore lets nothing else through.
-CONTEXT = ("pyproject.toml", "requirements.lock", "README.md", "LICENSE", "operator", "loader_image", ".dockerignore")
+CONTEXT = ("pyproject.toml", "build.lock", "README.md", "LICENSE", "operator", "loader_image", ".dockerignore")
 BASE_PACKAGES = "ca-certificates,python3-minimal,python3-venv"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 # buildah leaves a little here, wherever its store is.
