@@ -31,6 +31,7 @@ class ApiServer:
         self.version = 0
         self.patches: list[Any] = []
         self.overtaken_by: dict[str, bytes] | None = None  # what another replica writes just before we do
+        self.renewed_meanwhile: dict[str, bytes] | None = None  # what it writes while we publish
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncClient]:
@@ -85,6 +86,9 @@ class ApiServer:
     async def apply_configuration(self, request: web.Request) -> web.Response:
         sent = await request.json()
         self.patches.append((request.content_type, dict(request.query), sent))
+        if self.renewed_meanwhile is not None:
+            self.hold(self.renewed_meanwhile)
+            self.renewed_meanwhile = None
         assert self.configuration is not None
         for known, change in zip(self.configuration["webhooks"], sent["webhooks"], strict=True):
             known["clientConfig"].update(change["clientConfig"])

@@ -43,9 +43,12 @@ async def ensure(
     """Bring Secret and caBundle up to date; returns what the Secret holds (ca.crt, tls.crt, tls.key, ...)."""
     address = _address(namespace, service_name)
     names = [address, f"{address}.cluster.local"]
-    held = await _ensure_secret(client, namespace, secret_name, names, now or datetime.now(UTC))
-    await _publish(client, webhook_configuration_name, held["ca.crt"])
-    return held
+    for _ in range(_ATTEMPTS):
+        held = await _ensure_secret(client, namespace, secret_name, names, now or datetime.now(UTC))
+        if not await _publish(client, webhook_configuration_name, held["ca.crt"]):
+            return held
+        # Another replica may have made a new authority before we published the one before it: look again.
+    raise NotPublishedError(f"MutatingWebhookConfiguration {webhook_configuration_name} does not keep its caBundle")
 
 
 async def given(
@@ -117,11 +120,11 @@ async def _webhooks(client: AsyncClient, name: str) -> list[MutatingWebhook]:
         raise
 
 
-async def _publish(client: AsyncClient, name: str, authority: bytes) -> None:
-    """Write caBundle where it differs."""
+async def _publish(client: AsyncClient, name: str, authority: bytes) -> bool:
+    """Write caBundle where it differs; whether it did."""
     bundle, webhooks = b64encode(authority).decode(), await _webhooks(client, name)
     if all(webhook.clientConfig.caBundle == bundle for webhook in webhooks):
-        return
+        return False
     applied = {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
@@ -137,3 +140,4 @@ async def _publish(client: AsyncClient, name: str, authority: bytes) -> None:
         force=True,
     )
     _log.info("authority published", configuration=name)
+    return True

@@ -125,6 +125,17 @@ async def test_of_two_replicas_that_write_at_once_one_gives_way(api: ApiServer, 
     assert api.overtaken_by is None
 
 
+async def test_an_authority_that_was_renewed_while_the_one_before_it_was_published_is_published_too(
+    api: ApiServer,
+) -> None:
+    first = renewed({}, NAMES, NOW)
+    api.hold(first)
+    api.renewed_meanwhile = renewed({**first, "ca.key": b""}, NAMES, NOW)
+    async with api.client() as client:
+        held = await ensure(client, *WHERE, NOW)
+    assert api.published() == held["ca.crt"] == api.held()["ca.crt"] != first["ca.crt"]
+
+
 async def test_two_replicas_end_with_one_certificate(api: ApiServer) -> None:
     async with api.client() as client:
         assert (
