@@ -216,5 +216,13 @@ def _occupied(what: str) -> PodRefusedError:
 def _covers(existing: Any, wanted: Any) -> bool:
     """Whether all that is wanted is there; the API server and other webhooks add defaults of their own."""
     if isinstance(wanted, dict) and isinstance(existing, dict):
-        return all(_covers(existing.get(key), value) for key, value in wanted.items())
+        return all(
+            _same_size(existing.get(key), value) if key == "sizeLimit" else _covers(existing.get(key), value)
+            for key, value in wanted.items()
+        )
     return bool(existing == wanted)
+
+
+def _same_size(existing: Any, wanted: str | int) -> bool:
+    """The API server writes 1024Mi as 1Gi."""
+    return existing is not None and parse_quantity(existing) == parse_quantity(wanted)

@@ -155,6 +155,14 @@ def test_what_is_already_there_and_equal_is_respected(pod: dict[str, Any], pipel
     assert [entry["name"] for entry in spec["containers"][0]["env"]].count("PREHEAT_SHIM") == 1
 
 
+def test_a_size_that_the_api_server_has_written_otherwise_is_the_same_size(pod: dict[str, Any]) -> None:
+    spec = {"stages": [{"s3": {"bucket": "b", "key": "k"}}], "volume": {"emptyDir": {"sizeLimit": "1024Mi"}}}
+    pipeline = Pipeline.parse({"metadata": {"name": "finetune", "namespace": "team-a"}, "spec": spec})
+    injected = inject(pod, pipeline, SETTINGS)
+    injected["spec"]["volumes"] = [{"name": "preheat", "emptyDir": {"sizeLimit": "1Gi"}}]
+    assert inject(injected, pipeline, SETTINGS) == injected
+
+
 def test_what_refers_to_the_pods_uid_comes_after_it(pod: dict[str, Any], pipeline: Pipeline) -> None:
     uid = {"name": "PREHEAT_POD_UID", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}}
     pod["spec"]["containers"][0]["env"] = [{"name": "PYTHONPATH", "value": "/app"}, uid]
