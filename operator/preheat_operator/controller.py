@@ -23,7 +23,7 @@ from preheat_operator.events import COMPONENT, Announcement, Recorder, announcem
 from preheat_operator.inquiry import Inquiry, askable
 from preheat_operator.observation import REASONS, Failure, Object, observe
 from preheat_operator.progress import Loaders
-from preheat_operator.recipe import described
+from preheat_operator.recipe import described, recipe_of
 from preheat_operator.settings import Settings
 from preheat_operator.status import differs, pod_counts, wanted_status
 from preheat_operator.worklist import Worklist
@@ -92,6 +92,9 @@ class Controller:
             "loaders": Loaders.of(reports, self.inquiry.last(key), self._settings.stall_seconds),
         }
         status = wanted_status(pipeline, reports, now, problem, check.ended, **more)
+        if parsed and self._settings.injection == "policy":
+            pin = source_check.pin_of({**pipeline, "status": status})
+            status["injection"] = recipe_of(parsed, self._settings, pin).to_status()
         if differs(status, pipeline.get("status")) and not await self._write(key, pipeline, status):
             return
         if check.ended and check.ended.seconds is not None:

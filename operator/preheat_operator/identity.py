@@ -24,15 +24,14 @@ def identity_of(containers: Sequence[Object]) -> tuple[list[dict[str, Any]], lis
     """Environment and mounts that give a container the identity that these have; both empty when they have none."""
     environment: dict[str, str] = {}
     mounts: dict[str, dict[str, Any]] = {}
-    for container in containers:
-        values = {entry["name"]: entry.get("value") for entry in container.get("env") or ()}
-        for file, others in _IDENTITIES.items():
-            mount = _mount_of(values.get(file), container)
-            if file in environment or not mount:
-                continue
-            found = {name: values[name] for name in (file, *others) if values.get(name)}
-            environment = {**found, **environment}
-            mounts[mount["mountPath"]] = {**mount, "readOnly": True}
+    for file, others in _IDENTITIES.items():
+        for container in containers:
+            values = {entry["name"]: entry.get("value") for entry in container.get("env") or ()}
+            if mount := _mount_of(values.get(file), container):
+                found = {name: values[name] for name in (file, *others) if values.get(name)}
+                environment = {**found, **environment}
+                mounts.setdefault(mount["mountPath"], {**mount, "readOnly": True})
+                break
     return [{"name": name, "value": value} for name, value in environment.items()], list(mounts.values())
 
 

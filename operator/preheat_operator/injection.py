@@ -21,6 +21,8 @@ from preheat_operator.settings import Settings
 CONTAINERS = "preheat.dev/containers"
 SHIM = "preheat.dev/shim"
 INJECTED = "preheat.dev/injected"
+#: Where a policy injects: why it cannot. A pod that has it is refused.
+REFUSED = "preheat.dev/refused"
 
 SHIM_MODES = ("auto", "manual", "off")
 COMFORTABLE_MEMORY = "64Mi"

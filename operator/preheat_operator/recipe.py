@@ -21,7 +21,7 @@ from preheat_operator.quantity import parse_quantity
 from preheat_operator.room import size_limit
 from preheat_operator.settings import Settings
 
-#: A variable of the environment can hold 128 KiB on Linux; the rest is for its name and for doubled dollars.
+#: A variable of the environment can hold 128 KiB on Linux; the rest is for the pin and for doubled dollars.
 SPEC_LIMIT = 96 * 1024
 
 Object = Mapping[str, Any]
@@ -67,30 +67,30 @@ def volume_of(pipeline: Pipeline, pin: Mapping[str, Any] | None = None) -> dict[
     chosen = pipeline.spec.get("volume") or {}
     if claim := chosen.get("persistentVolumeClaim"):
         return {"persistentVolumeClaim": dict(claim)}
-    empty = dict(chosen.get("emptyDir") or {})
+    empty = {key: str(value) for key, value in (chosen.get("emptyDir") or {}).items() if value is not None}
     size = (pin or {}).get("outputBytes")
-    if size and empty.get("sizeLimit") is None and not isinstance(pipeline.parsed.source, FallbackSource):
-        empty["sizeLimit"] = size_limit(size, empty.get("medium") or "")
+    if size and "sizeLimit" not in empty and not isinstance(pipeline.parsed.source, FallbackSource):
+        empty["sizeLimit"] = size_limit(size, empty.get("medium", ""))
     return {"emptyDir": empty}
 
 
 def described(pipeline: Pipeline, pin: Mapping[str, str] | None = None) -> str:
     """The pipeline as its loader reads it; raises CheckpointConfigError when it does not fit into its environment."""
+    spec = to_mapping(pipeline.parsed)
+    if (size := len(_compact(spec))) > SPEC_LIMIT:
+        raise CheckpointConfigError(
+            f"the spec of {size:,} bytes does not fit into the loader's environment",
+            remedy=f"Keep it below {SPEC_LIMIT:,}: shorten the lists of names and the parameters of custom stages",
+        )
     document = {
         "name": pipeline.name,
         "namespace": pipeline.namespace,
         "uid": pipeline.uid,
         "generation": pipeline.generation,
-        "spec": to_mapping(pipeline.parsed),
+        "spec": spec,
         **({"pin": dict(pin)} if pin else {}),
     }
-    text = json.dumps(document, separators=(",", ":"), sort_keys=True)
-    if len(text) > SPEC_LIMIT:
-        raise CheckpointConfigError(
-            f"the spec of {len(text):,} bytes does not fit into the loader's environment",
-            remedy=f"Keep it below {SPEC_LIMIT:,}: shorten the lists of names and the parameters of custom stages",
-        )
-    return literally(text)
+    return literally(_compact(document))
 
 
 def read_described(text: str) -> Object:
@@ -105,6 +105,10 @@ def read_described(text: str) -> Object:
 def literally(text: str) -> str:
     """The value of a variable that shall hold this text."""
     return text.replace("$", "$$")  # Kubernetes would expand $(NAME) and halve $$
+
+
+def _compact(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"), sort_keys=True)
 
 
 def _cache(volume: Object) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from preheat.strategies import STRATEGIES
 from preheat_operator import crd
 from preheat_operator.api import GROUP, KIND, LABEL, NAME_LENGTH, SHORT_NAME, VERSION, Resource
 from preheat_operator.field_rows import Row, rows
-from preheat_operator.injection import CONTAINERS, INJECTED, SHIM
+from preheat_operator.injection import CONTAINERS, INJECTED, REFUSED, SHIM
 from preheat_operator.source_check import CHECK
 
 FILE = Path("docs") / "reference.md"
@@ -73,6 +73,7 @@ MARKS = (
         "`auto`, `manual` or `off`: [what happens in the training process](frameworks.md#annotations-of-the-pod)",
     ),
     (INJECTED, "annotation of a pod", "webhook", "`name@generation` of the pipeline that the loader was made from"),
+    (REFUSED, "annotation of a pod", "policy", "why the pod cannot be injected; a pod that has it is not created"),
     (CHECK, "label of a Job and its pod", "controller", "name of the pipeline whose source [is checked](check.md)"),
 )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, cast, get_args
 
 Certificates = Literal["own", "given"]
+InjectionMode = Literal["webhook", "policy"]
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
@@ -42,6 +43,7 @@ class Settings:
     secret_name: str = "preheat-webhook-certificate"  # noqa: S105 the name of a Secret, not its content
     webhook_configuration_name: str = "preheat"
     certificates: Certificates = "own"  # made by the webhook, or by somebody else
+    injection: InjectionMode = "webhook"  # who adds the loader to pods
     port: int = 8443
     health_port: int = 8080
     image_pull_policy: PullPolicy = "IfNotPresent"
@@ -128,6 +130,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "stall_seconds": _seconds,
     "certificates": _one_of(cast("tuple[str, ...]", get_args(Certificates))),
     "check": _switch,
+    "injection": _one_of(cast("tuple[str, ...]", get_args(InjectionMode))),
     "port": _port,
     "health_port": _port,
     "image_pull_policy": _one_of(cast("tuple[str, ...]", get_args(PullPolicy))),

@@ -40,8 +40,8 @@ def images(documents: Documents) -> list[str]:
     return [d["spec"]["template"]["spec"]["containers"][0]["image"] for d in of_kind(documents, "Deployment")]
 
 
-def environment(documents: Documents) -> dict[str, str]:
-    container = named(documents, "Deployment", "webhook")["spec"]["template"]["spec"]["containers"][0]
+def environment(documents: Documents, component: str = "webhook") -> dict[str, str]:
+    container = named(documents, "Deployment", component)["spec"]["template"]["spec"]["containers"][0]
     return {entry["name"]: entry.get("value", "") for entry in container["env"]}
 
 
@@ -51,7 +51,7 @@ def test_helm_lint_has_no_objection(helm, values: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("values", ["default", "full"])
+@pytest.mark.parametrize("values", ["default", "full", "policy"])
 def test_what_is_rendered_is_what_was_reviewed(helm, values: str) -> None:
     """A change of the chart shows in its golden file; PREHEAT_UPDATE_GOLDEN=1 writes that anew."""
     # Files of their own: the definition and the dashboard.
@@ -162,7 +162,7 @@ def test_a_certificate_that_nobody_could_trust_is_refused(helm, values: str, tol
 @every_value_set
 def test_pods_are_restricted_and_read_only(render, values: Path) -> None:
     deployments = of_kind(render("--values", values), "Deployment")
-    assert len(deployments) == 2
+    assert len(deployments) == (1 if values.stem == "policy-values" else 2)
     for deployment in deployments:
         pod = deployment["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"]
@@ -230,10 +230,36 @@ def test_the_settings_are_ones_that_the_operator_understands(render) -> None:
     from preheat_operator.settings import Settings
 
     for values in VALUE_SETS:
-        found = environment(render("--values", values)) | {"PREHEAT_NAMESPACE": "preheat-system"}
+        found = environment(render("--values", values), "controller") | {"PREHEAT_NAMESPACE": "preheat-system"}
         settings = Settings.from_environment({k: v for k, v in found.items() if k.startswith("PREHEAT_")})
         assert settings.loader_resources["limits"]["memory"] in ("128Mi", "256Mi")
-        assert set(settings.loader_environment) in (set(), {"HTTPS_PROXY", "NO_PROXY"})
+        assert set(settings.loader_environment) in (set(), {"HTTPS_PROXY"}, {"HTTPS_PROXY", "NO_PROXY"})
+
+
+def test_where_a_policy_injects_nothing_is_left_of_the_webhook(render) -> None:
+    documents = render(
+        "--values", CHART / "ci" / "policy-values.yaml", "--set", "certificates.certManager.enabled=true"
+    )
+    names = [f"{document['kind']} {document['metadata']['name']}" for document in documents]
+    assert not [name for name in names if "webhook" in name.lower() or "ertificate " in name or "Budget" in name]
+    assert not [name for name, _, rule in rules(documents) if "secrets" in rule["resources"]]
+    assert environment(documents, "controller")["PREHEAT_INJECTION"] == "policy"
+    alerts = [rule["alert"] for rule in named(documents, "PrometheusRule", "preheat")["spec"]["groups"][0]["rules"]]
+    assert alerts == ["PreheatLoadersFailing", "PreheatPodsWithoutLoader", "PreheatControllerDown"]
+    for kind in ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"):
+        assert not of_kind(render(), kind)
+        assert of_kind(documents, kind)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (("--kube-version", "1.35.4"), "Kubernetes 1.36 or newer, and this is v1.35.4: keep injection: webhook"),
+        (("--set", "policy.requireLoader=false"), "would start without its checkpoint"),
+    ],
+)
+def test_a_policy_that_could_not_inject_or_refuse_is_not_rendered(helm, wrong: tuple[str, str], says: str) -> None:
+    assert says in helm("template", "preheat", CHART, "--set", "injection=policy", *wrong).stderr
 
 
 def test_images_go_by_digest_when_one_is_given_else_by_tag_else_by_version(render) -> None:
@@ -266,7 +292,8 @@ def test_a_single_replica_has_no_budget_that_blocks_drains(render) -> None:
 @pytest.mark.parametrize(
     "wrong",
     ["webhook.replica=3", "webhook.replicas=0", "webhook.timeoutSeconds=60", "image.digest=latest",
-     "logging.level=loud", "crds.keep=perhaps", "image.pullPolicy=Sometimes", "podMonitor.interval=often",
+     "logging.level=loud", "injection=magic", "crds.keep=perhaps", "image.pullPolicy=Sometimes",
+     "podMonitor.interval=often",
      "loader.environment.PREHEAT_SHIM=off", "certificates.certManager.issuerRef.names=internal",
      "certificates.caBundle=/etc/ssl/ca.pem", "webhook.port=0", "revisionHistoryLimit=-1"],
 )  # fmt: skip

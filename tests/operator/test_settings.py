@@ -22,6 +22,7 @@ def test_every_field_is_a_variable() -> None:
             "PREHEAT_SECRET_NAME": "pair",
             "PREHEAT_WEBHOOK_CONFIGURATION_NAME": "pods.preheat",
             "PREHEAT_CERTIFICATES": "given",
+            "PREHEAT_INJECTION": "policy",
             "PREHEAT_PORT": "9443",
             "PREHEAT_HEALTH_PORT": "9080",
             "PREHEAT_IMAGE_PULL_POLICY": "Always",
@@ -35,8 +36,8 @@ def test_every_field_is_a_variable() -> None:
         }
     )
     assert settings == Settings(
-        "preheat-system", "example.org/loader:1", "hook", "pair", "pods.preheat", "given", 9443, 9080, "Always",
-        {"limits": {"cpu": "2"}}, {"HTTPS_PROXY": "http://proxy:3128"}, False, False, 90, "debug", "console",
+        "preheat-system", "example.org/loader:1", "hook", "pair", "pods.preheat", "given", "policy", 9443, 9080,
+        "Always", {"limits": {"cpu": "2"}}, {"HTTPS_PROXY": "http://proxy:3128"}, False, False, 90, "debug", "console",
     )  # fmt: skip
 
 
@@ -60,6 +61,7 @@ def test_variables_that_kubernetes_adds_are_left_alone() -> None:
         ("LOADER_ENVIRONMENT", "A=b", "is not JSON"),
         ("LOADER_ENVIRONMENT", '{"A": 1}', "does not map names to strings"),
         ("LOADER_ENVIRONMENT", '{"A-B": "", "PREHEAT_SHIM": ""}', "names A-B, PREHEAT_SHIM: not a variable"),
+        ("INJECTION", "magic", "is not one of webhook, policy"),
         ("LOG_LEVEL", "loud", "is not one of debug, info, warning, error"),
         ("LOG_FORMAT", "xml", "is not one of json, console"),
     ],

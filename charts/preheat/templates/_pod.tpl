@@ -68,6 +68,8 @@ env:
   value: {{ .root.Values.progress.enabled | quote }}
 - name: PREHEAT_STALL_SECONDS
   value: {{ .root.Values.progress.stallSeconds | quote }}
+- name: PREHEAT_INJECTION
+  value: {{ .root.Values.injection }}
 - name: PREHEAT_SERVICE_NAME
   value: {{ include "preheat.webhook" .root }}
 - name: PREHEAT_SECRET_NAME
