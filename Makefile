@@ -66,6 +66,9 @@ test: setup  ## run every test, the real cluster included
 test-fast: setup  ## run the tests that need no cluster
 	@$(APART) $(ARGS)
 
+test-faults: setup  ## run the tests of tests/faults, as patient as the processes are: 5 minutes (needs the cluster)
+	@PREHEAT_SLOW=1 .venv/bin/pytest tests/faults $(ARGS)
+
 lint: setup  ## ruff, mypy, import rules, generated files
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -116,4 +119,4 @@ dist: $(UV)  ## make dist/: the wheel, the source package and the chart's packag
 images: setup  ## build the operator's and the loader's image
 	@$(CLUSTER_PY) images
 
-.PHONY: cluster-up cluster-down dist images demo demo-clean bench bench-admission bench-device fuzz help setup lock test test-fast lint format crds
+.PHONY: cluster-up cluster-down dist images demo demo-clean bench bench-admission bench-device fuzz help setup lock test test-fast test-faults lint format crds

@@ -239,4 +239,4 @@ def _ended(code: int, message: Any, time: str) -> dict[str, Any]:
 
 
 def test_when_it_is_quiet_status_and_admission_are_right() -> None:
-    run_state_machine_as_test(Quiet, settings=settings(max_examples=60, stateful_step_count=40))  # type: ignore[arg-type]
+    run_state_machine_as_test(Quiet, settings=settings(max_examples=40, stateful_step_count=40))  # type: ignore[arg-type]
