@@ -51,13 +51,18 @@ class ServingCertificate:
         return None if trusts(self._trusted, certificate, between) else self._trouble
 
     def load(self, held: Mapping[str, bytes]) -> None:
-        """Serve this certificate from the next handshake on; one that ca.crt does not trust raises, the last stays."""
-        self._trusted, chain = held.get("ca.crt", b""), certificates(held.get("tls.crt"))
+        """Serve this certificate from the next handshake on; one that ca.crt does not trust raises, the last stays.
+
+        API servers hear of a new authority a moment later than we do: its first certificate waits until the next look
+        while the one that is served is trusted, too.
+        """
+        before, chain = self._trusted, certificates(held.get("tls.crt"))
+        self._trusted = held.get("ca.crt", b"")
         if not self._trusted:
             raise NotPublishedError("no caBundle is published yet")
         if not chain or not trusts(self._trusted, chain[0], chain[1:]):
             raise NotPublishedError("the certificate was not issued by an authority of the published caBundle")
-        if chain == self._chain:
+        if chain == self._chain or (self.problem is None and not trusts(before, chain[0], chain[1:])):
             return
         context = _context()
         try:

@@ -70,6 +70,7 @@ def test_a_lightning_checkpoint_becomes_a_bundle(server: FaultServer, tmp_path: 
             "tensors": 2,
             "parameters": 60_300,
             "selectedBytes": 240_600,
+            "outputBytes": (bundle / "model.safetensors").stat().st_size,
         },
         "fetchedBytes": ended.message["fetchedBytes"],
         "seconds": ended.message["seconds"],

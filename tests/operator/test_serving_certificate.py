@@ -73,6 +73,20 @@ def test_an_expired_certificate_is_a_problem() -> None:
     assert "has expired" in (certificate.problem or "")
 
 
+async def test_the_first_certificate_of_a_new_authority_waits_until_api_servers_have_heard_of_it() -> None:
+    old, new = Issuer(), Issuer()
+    certificate, first = ServingCertificate(), old.issue(ADDRESS)
+    certificate.load(first)
+    second = {**new.issue(ADDRESS), "ca.crt": new.pem + old.pem}
+    async with listening(certificate) as port:
+        certificate.load(second)
+        assert await asked(port, old.pem)
+        certificate.load(second)
+        assert await asked(port, new.pem)
+        certificate.load({**first, "ca.crt": old.pem})  # that one is no longer trusted: nothing is gained by waiting
+        assert await asked(port, old.pem)
+
+
 def test_a_bad_pair_leaves_the_good_one_in_place() -> None:
     certificate, held = ServingCertificate(lambda: NOW), renewed({}, NAMES, NOW)
     certificate.load(held)

@@ -345,7 +345,7 @@ async def test_a_connection_takes_little_memory(webhook: Webhook) -> None:
                 _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust, server_hostname=NAMES[0])
                 break
             await asyncio.sleep(0.01)
-    buffers = [len(each._ssl_buffer) for each in gc.get_objects() if isinstance(each, SSLProtocol)]
+    buffers = [len(each._ssl_buffer) for each in gc.get_objects() if type(each) is SSLProtocol]
     writer.close()
     listening.cancel()
     await asyncio.wait([listening])
