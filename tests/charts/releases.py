@@ -6,14 +6,16 @@ import json
 import os
 import secrets
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import httpx2
 import yaml
 
 from cluster.lifecycle import Cluster
@@ -23,6 +25,9 @@ CHART = Path(__file__).parents[2] / "charts" / "preheat"
 RELEASE = "chart-test"
 FULL_NAME = f"{RELEASE}-preheat"
 ADDRESS = f"{FULL_NAME}-webhook"
+#: For machines with other work on them.
+DEADLINE_SECONDS = 90
+T = TypeVar("T")
 #: The webhook as the image starts it, but looking at its certificate all the time.
 _WEBHOOK = """
 import asyncio
@@ -79,6 +84,23 @@ class WebhookProcess:
         }
         self._process = subprocess.Popen([sys.executable, "-c", _WEBHOOK], env={**os.environ, **variables})
 
+    def says(self, text: str) -> None:
+        """Wait until /readyz gives this answer."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while text not in (answer := self._readiness()):
+            assert time.monotonic() < deadline, answer
+            time.sleep(0.1)
+
+    def _readiness(self) -> str:
+        try:
+            return httpx2.get(f"http://127.0.0.1:{self.health}/readyz").text
+        except httpx2.HTTPError as error:
+            return str(error)
+
+    def shown(self) -> bytes:
+        """The certificate that it serves."""
+        return ssl.get_server_certificate(("127.0.0.1", self.port)).encode()
+
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -107,9 +129,9 @@ def endpoints(namespace: str, cluster: Cluster, *ports: int) -> str:
     return yaml.safe_dump_all(slices)
 
 
-def until(condition: Any, what: str, seconds: float = 90) -> Any:
+def until(condition: Callable[[], T], what: str) -> T:
     """The condition's first true value."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline, what
         time.sleep(0.1)

@@ -12,19 +12,16 @@ from typing import Any
 
 import pytest
 import yaml
+from charts.releases import CHART, FULL_NAME, RELEASE
 
-from charts import kinds
-from crds import installed
+from charts import kinds, releases
 from preheat_operator import source_check
 from preheat_operator.api import Pipeline
 from preheat_operator.settings import Settings
 
 pytestmark = pytest.mark.cluster
 
-CHART = Path(__file__).parents[2] / "charts" / "preheat"
 VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
-RELEASE = "chart-test"
-FULL_NAME = f"{RELEASE}-preheat"
 QUICK = ("--set", "crds.install=false,webhook.timeoutSeconds=1")
 CA = base64.b64encode(b"not a certificate, but kept as it is").decode()
 
@@ -50,13 +47,8 @@ def test_the_api_server_accepts_every_document(cluster, namespace: str, values: 
 @pytest.fixture(scope="module")
 def release(cluster) -> Iterator[str]:
     """The chart with images that cannot be pulled: admission as it is while the webhook is down."""
-    name = "chart-test-system"
-    cluster.kubectl("create", "namespace", name)
-    with installed(cluster):
-        cluster.helm("install", RELEASE, CHART, "--namespace", name, *QUICK)
-        yield name
-        cluster.helm("uninstall", RELEASE, "--namespace", name)
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    with releases.released(cluster, "chart-test-system", *QUICK) as namespace:
+        yield namespace
 
 
 def pod(name: str, *, labelled: bool = True, loader: bool = False) -> str:
@@ -250,10 +242,7 @@ def test_the_accounts_may_do_this_and_no_more(cluster, release, account, verb, r
 
 def test_the_controller_can_do_its_work_with_its_own_rights(cluster, release, namespace, tmp_path) -> None:
     """The process runs with a token of the chart's account: a missing right would show here."""
-    token = cluster.kubectl("--namespace", release, "create", "token", f"{FULL_NAME}-controller").strip()
-    config = json.loads(cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
-    config["users"][0]["user"] = {"token": token}
-    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    config = releases.kubeconfig(cluster, release, f"{FULL_NAME}-controller", tmp_path / "kubeconfig")
     code = (
         "import asyncio, sys\n"
         "from lightkube import AsyncClient\n"
@@ -270,7 +259,7 @@ def test_the_controller_can_do_its_work_with_its_own_rights(cluster, release, na
     cluster.kubectl("create", "-f", "-", input=json.dumps({**resource, "spec": {"stages": stages}}))
     cluster.kubectl("--namespace", namespace, "create", "-f", "-", input=pod("plain", labelled=False))
     cluster.kubectl("--namespace", namespace, "label", "pod", "plain", "preheat.dev/pipeline=finetune")
-    environment = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")}
+    environment = {**os.environ, "KUBECONFIG": str(config)}
     command = [sys.executable, "-c", code, namespace, release, _loader_image(cluster, release)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

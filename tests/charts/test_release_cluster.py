@@ -8,23 +8,17 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import ssl
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 import yaml
+from charts.load import Load
 from charts.releases import ADDRESS, CHART, FULL_NAME, RELEASE, WebhookProcess, until
 from issuer import Issuer
-from lightkube import ApiError, Client
+from lightkube import Client
 from lightkube.config.kubeconfig import KubeConfig
-from lightkube.models.core_v1 import Container, PodSpec
-from lightkube.models.meta_v1 import ObjectMeta
-from lightkube.resources.core_v1 import Pod
 
 from charts import releases
 
@@ -41,58 +35,6 @@ VALUES = (*QUICK, "--set", "crds.install=false")
 def release(cluster) -> Iterator[str]:
     with releases.released(cluster, SYSTEM, *VALUES) as namespace:
         yield namespace
-
-
-class Load:
-    """Labelled pods, created without pause and on trial; what became of each."""
-
-    def __init__(self, client: Client, namespace: str) -> None:
-        self._client, self.namespace = client, namespace
-        labels = {"preheat.dev/pipeline": "finetune"}
-        metadata = ObjectMeta(generateName="trial-", namespace=namespace, labels=labels)
-        self._pod = Pod(metadata=metadata, spec=PodSpec(containers=[Container(name="train", image="t")]))
-        self._end = threading.Event()
-        self.answers: list[str] = []
-
-    def once(self) -> str:
-        try:
-            made = self._client.create(self._pod, dry_run=True)
-        except ApiError as error:
-            return str(error)
-        assert made.spec is not None
-        names = [container.name for container in made.spec.initContainers or ()]
-        return "injected" if names == ["preheat-loader"] else f"init containers {names}"
-
-    def create_one(self) -> str:
-        """A pod that stays; its name."""
-        made = self._client.create(self._pod)
-        assert made.metadata is not None
-        return str(made.metadata.name)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._keep_on)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._end.set()
-            thread.join()
-
-    def _keep_on(self) -> None:
-        while not self._end.is_set():
-            self.answers.append(self.once())
-
-    def gets_through(self) -> None:
-        """Endpoints and webhook configurations are news to the API server for a moment."""
-        deadline = time.monotonic() + 90
-        while (answer := self.once()) != "injected":
-            assert time.monotonic() < deadline, answer
-            time.sleep(0.1)
-
-    def goes_on(self) -> None:
-        enough = len(self.answers) + 20
-        until(lambda: len(self.answers) > enough, "the load stands still")
 
 
 @pytest.fixture
@@ -123,31 +65,6 @@ def replicas(cluster, tmp_path: Path, number: int = 2) -> Iterator[list[WebhookP
             each.stop()
 
 
-def readiness(process: WebhookProcess) -> str:
-    try:
-        return httpx2.get(f"http://127.0.0.1:{process.health}/readyz").text
-    except httpx2.HTTPError as error:
-        return str(error)
-
-
-def says(process: WebhookProcess, text: str) -> None:
-    """Wait until /readyz gives this answer."""
-    deadline = time.monotonic() + 90
-    while text not in (answer := readiness(process)):
-        assert time.monotonic() < deadline, answer
-        time.sleep(0.1)
-
-
-def all_ready(both: list[WebhookProcess]) -> None:
-    for each in both:
-        says(each, "ok")
-
-
-def shown(process: WebhookProcess) -> bytes:
-    """The certificate that a replica serves."""
-    return ssl.get_server_certificate(("127.0.0.1", process.port)).encode()
-
-
 def hold(cluster, name: str, held: dict[str, bytes]) -> None:
     data = {key: base64.b64encode(value).decode() for key, value in held.items()}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": SYSTEM}, "data": data}
@@ -168,14 +85,15 @@ def upgrade(cluster, *values: str) -> None:
 def test_our_own_certificate_is_renewed_without_one_failed_admission(cluster, load, tmp_path) -> None:
     name = f"{ADDRESS}-certificate"
     with replicas(cluster, tmp_path) as both:
-        all_ready(both)
+        for each in both:
+            each.says("ok")
         load.gets_through()
         with load.running():
             for lost in ("tls.crt", "ca.key"):  # a certificate near its end, then an authority
-                before = [shown(each) for each in both]
+                before = [each.shown() for each in both]
                 patch = json.dumps({"data": {lost: ""}})
                 cluster.kubectl("--namespace", SYSTEM, "patch", "secret", name, "-p", patch)
-                until(lambda: all(old != shown(each) for old, each in zip(before, both, strict=True)), "not renewed")  # noqa: B023
+                until(lambda: all(old != each.shown() for old, each in zip(before, both, strict=True)), "not renewed")  # noqa: B023
                 load.goes_on()
     assert set(load.answers) == {"injected"}
     assert len(load.answers) > 40
@@ -191,23 +109,23 @@ def test_cert_managers_certificate_is_served_when_it_is_trusted(cluster, load, t
     cluster.kubectl(*words, input=yaml.safe_dump_all(rest))
     with replicas(cluster, tmp_path, 1) as [webhook]:
         missing = f"Secret {SYSTEM}/{secret} is not there yet"
-        says(webhook, missing)
+        webhook.says(missing)
         hold(cluster, secret, first.issue(HOST))
         inject_authority(cluster, second.pem)
-        says(webhook, "not issued by an authority")
+        webhook.says("not issued by an authority")
         inject_authority(cluster, first.pem)
-        all_ready([webhook])
+        webhook.says("ok")
         load.gets_through()
         with load.running():
             hold(cluster, secret, renewal := first.issue(HOST))
-            until(lambda: shown(webhook) == renewal["tls.crt"], "not renewed")
+            until(lambda: webhook.shown() == renewal["tls.crt"], "not renewed")
             load.goes_on()
             inject_authority(cluster, first.pem + second.pem)
             hold(cluster, secret, other := second.issue(HOST))
-            until(lambda: shown(webhook) == other["tls.crt"], "not renewed")
+            until(lambda: webhook.shown() == other["tls.crt"], "not renewed")
             load.goes_on()
         inject_authority(cluster, Issuer().pem)
-        says(webhook, "not issued by an authority")
+        webhook.says("not issued by an authority")
     assert set(load.answers) == {"injected"}
 
 
@@ -217,7 +135,7 @@ def test_a_given_certificate_is_trusted_by_the_bundle_that_was_given_with_it(clu
     hold(cluster, "kept-by-us", issuer.issue(f"*.{SYSTEM}.svc"))
     upgrade(cluster, "--set", "certificates.existingSecret=kept-by-us", "--set-file", f"certificates.caBundle={file}")
     with replicas(cluster, tmp_path, 1) as [webhook]:
-        all_ready([webhook])
+        webhook.says("ok")
         load.gets_through()
 
 
@@ -251,7 +169,7 @@ def test_a_second_gitops_sync_changes_nothing_while_the_webhook_runs(cluster, re
     words = ("--server-side", "--force-conflicts", f"--field-manager={manager}", "-f", "-")
     cluster.kubectl("apply", *words, input=manifests)
     with replicas(cluster, tmp_path, 1) as [webhook]:
-        all_ready([webhook])
+        webhook.says("ok")
         bundle, before = ca_bundle(cluster), writes(cluster, manifests, manager)
         assert bundle
         assert ("CustomResourceDefinition", "checkpointpipelines.preheat.dev") in before
@@ -284,7 +202,7 @@ def test_an_upgrade_and_an_uninstall_leave_what_runs_alone(cluster, load, tmp_pa
     helm = ("upgrade", RELEASE, "--namespace", SYSTEM, "--take-ownership", *QUICK)
     cluster.helm(*helm, earlier_chart)
     with replicas(cluster, tmp_path, 1) as [webhook]:
-        all_ready([webhook])
+        webhook.says("ok")
         load.gets_through()
         trained = load.create_one()
         pipeline = ("--namespace", load.namespace, "get", "checkpointpipeline", "finetune", "-o", "json")
