@@ -133,6 +133,12 @@ def test_an_alert_can_be_left_out_by_its_name_and_only_by_that(render, helm) -> 
     assert "there is no alert Slow; there are: PreheatWebhookDown" in refused
 
 
+def test_where_a_policy_injects_nothing_is_said_about_a_webhook(render) -> None:
+    [rule] = render(*RULES, "--set", "injection=policy", "--kube-version", "1.36")
+    left = {alert["alert"] for alert in rule["spec"]["groups"][0]["rules"]}
+    assert left == {"PreheatLoadersFailing", "PreheatPodsWithoutLoader", "PreheatControllerDown"}
+
+
 def test_every_panel_asks_for_what_there_is(dashboard) -> None:
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     for panel in panels:
