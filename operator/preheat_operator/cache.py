@@ -1,82 +1,34 @@
-"""Every CheckpointPipeline of the cluster, so that admission asks no API server.
-
-One list, then watches; any trouble leads to a new list that *replaces* what was known, so a pipeline that was deleted
-while nobody watched does not live on. A connection that went silent is noticed: every watch ends itself in time.
-"""
+"""Every CheckpointPipeline of the cluster, so that admission asks no API server."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import random
-import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
-import structlog
 
 from preheat_operator.admission import Entry
 from preheat_operator.api import GROUP, PLURAL, VERSION
+from preheat_operator.follower import Follower, Pace
 
 PATH = f"apis/{GROUP}/{VERSION}/{PLURAL}"
 
-_log = structlog.get_logger(__name__)
 
-Key = tuple[str, str]  # namespace and name
-#: Seconds: what is shorter and brought nothing was no watch.
-_WATCHED = 1.0
+class PipelineCache(Follower[Entry]):
+    """The pipelines by namespace and name."""
 
-
-@dataclass(frozen=True)
-class Pace:
-    """How long the cache waits, in seconds."""
-
-    watch: int = 45  # after which the API server ends a watch
-    silence: float = 55  # after which a connection counts as dead
-    stale: float = 120  # after which what is known is no longer trusted
-    first_delay: float = 0.25  # before listing again; doubles up to the last
-    last_delay: float = 10
-
-
-class WatchError(Exception):
-    """The API server ended a watch with an error, such as 410: it no longer knows the version to go on from."""
-
-
-class PipelineCache:
-    """The pipelines by namespace and name. `run` keeps them current; everything else only reads."""
+    plural = "pipelines"
 
     def __init__(self, http: httpx2.AsyncClient, pace: Pace | None = None) -> None:
-        self._http = http
-        self._pace = pace or Pace()
-        self._entries: dict[Key, Entry] = {}
-        self._changed = asyncio.Event()
-        self._heard: float | None = None
-        self._delay = self._pace.first_delay
+        super().__init__(http, PATH, pace)
 
-    @property
-    def synced(self) -> bool:
-        """Whether everything was listed once."""
-        return self._heard is not None
-
-    @property
-    def age(self) -> float:
-        """Seconds since the API server was last heard; infinite before the first list."""
-        return float("inf") if self._heard is None else time.monotonic() - self._heard
-
-    @property
-    def problem(self) -> str | None:
-        """Why the cache should not be asked, or None."""
-        if not self.synced:
-            return "the pipelines have not been listed yet"
-        if self.age > self._pace.stale:
-            return f"the API server has been silent for {self.age:.0f} s"
-        return None
-
-    def get(self, namespace: str, name: str) -> Entry | None:
-        """The pipeline, or None when it is not known now."""
-        return self._entries.get((namespace, name))
+    def keep(self, resource: Mapping[str, Any], known: Entry | None) -> Entry:
+        """The entry; while the spec is the same, a status that changes costs nothing."""
+        metadata = resource["metadata"]
+        if known and all(known.resource["metadata"].get(k) == metadata.get(k) for k in ("uid", "generation")):
+            return known.with_status(resource)
+        return Entry(resource)
 
     async def find(self, namespace: str, name: str, patience: float) -> Entry | None:
         """The pipeline; one that was just created may arrive within `patience` seconds."""
@@ -91,98 +43,3 @@ class PipelineCache:
     def names(self, namespace: str) -> list[str]:
         """The pipelines of a namespace."""
         return sorted(name for space, name in self._entries if space == namespace)
-
-    async def run(self) -> None:
-        """Follow the API server until cancelled."""
-        while True:
-            try:
-                version = await self._list()
-                while True:
-                    version = await self._watch(version)
-            except (httpx2.HTTPError, httpx2.StreamError, WatchError, ValueError, KeyError) as error:
-                _log.warning("pipelines are listed anew", why=_reason(error), seconds=self._delay)
-            await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 spreads replicas, hides nothing
-            self._delay = min(2 * self._delay, self._pace.last_delay)
-
-    async def _list(self) -> str:
-        """Replace what is known by what is; returns the version to watch from."""
-        found: list[Any] = []
-        query = {"limit": "500"}
-        while True:
-            answer = await self._http.get(PATH, params=query)
-            answer.raise_for_status()
-            page = answer.json()
-            found += page["items"]
-            if not (rest := page["metadata"].get("continue")):
-                break
-            query["continue"] = rest
-        self._replace(found)
-        return str(page["metadata"]["resourceVersion"])
-
-    def _replace(self, found: Iterable[Mapping[str, Any]]) -> None:
-        # An unchanged resource keeps its entry, which may be parsed already.
-        self._entries = {_key(each): self._entry(each) for each in found}
-        self._wake()
-
-    async def _watch(self, version: str) -> str:
-        """Follow changes until the API server ends the watch; returns the version to go on from."""
-        query = {
-            "watch": "true",
-            "resourceVersion": version,
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(self._pace.watch),
-        }
-        timeout = httpx2.Timeout(10, read=self._pace.silence)
-        began, heard = time.monotonic(), False
-        async with self._http.stream("GET", PATH, params=query, timeout=timeout) as answer:
-            answer.raise_for_status()
-            async for line in _lines(answer.aiter_bytes()):
-                version, heard = self._apply(json.loads(line)), True
-                self._delay = self._pace.first_delay
-        if not heard and time.monotonic() - began < _WATCHED:
-            raise WatchError("a watch ended as soon as it had begun")
-        self._heard = time.monotonic()
-        self._delay = self._pace.first_delay
-        return version
-
-    def _apply(self, event: Mapping[str, Any]) -> str:
-        kind, resource = event["type"], event["object"]
-        if kind == "ERROR":
-            raise WatchError(f"{resource.get('code')} {resource.get('message')}")
-        if kind == "DELETED":
-            self._entries.pop(_key(resource), None)
-        elif kind != "BOOKMARK":
-            self._entries[_key(resource)] = self._entry(resource)
-        self._wake()
-        return str(resource["metadata"]["resourceVersion"])
-
-    def _entry(self, resource: Mapping[str, Any]) -> Entry:
-        """While the spec is the same, a status that changes costs nothing."""
-        known, metadata = self._entries.get(_key(resource)), resource["metadata"]
-        if known and all(known.resource["metadata"].get(k) == metadata.get(k) for k in ("uid", "generation")):
-            return known.with_status(resource)
-        return Entry(resource)
-
-    def _wake(self) -> None:
-        self._heard = time.monotonic()
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Lines as the API server ends them; a resource's text may hold what Unicode calls the end of a line."""
-    rest: list[bytes] = []
-    async for piece in pieces:
-        *complete, last = piece.split(b"\n")
-        for line in complete:
-            yield b"".join((*rest, line))
-            rest.clear()
-        rest.append(last)
-
-
-def _key(resource: Mapping[str, Any]) -> Key:
-    return resource["metadata"]["namespace"], resource["metadata"]["name"]
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

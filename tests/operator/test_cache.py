@@ -14,7 +14,8 @@ from aiohttp.test_utils import TestServer
 
 from preheat.errors import CheckpointConfigError
 from preheat_operator.admission import listed
-from preheat_operator.cache import PATH, Pace, PipelineCache
+from preheat_operator.cache import PATH, PipelineCache
+from preheat_operator.follower import Pace
 
 PACE = Pace(watch=1, silence=0.5, stale=60, first_delay=0.01, last_delay=0.05)
 
