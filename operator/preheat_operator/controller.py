@@ -21,6 +21,7 @@ from preheat_operator import api, health, kube, metrics, source_check
 from preheat_operator.checks import Checks, Look
 from preheat_operator.events import COMPONENT, Announcement, Recorder, announcements
 from preheat_operator.inquiry import Inquiry, askable
+from preheat_operator.labelled_pods import LabelledPods
 from preheat_operator.observation import REASONS, Failure, Object, observe
 from preheat_operator.progress import Loaders
 from preheat_operator.recipe import described, recipe_of
@@ -58,15 +59,15 @@ class Controller:
         self._recorder = Recorder(client)
         self.inquiry: Inquiry[Key] = Inquiry(lambda key: self.worklist.add(key))
         self._counts: dict[Key, Mapping[str, int]] = {}
-        self._written: dict[Key, str] = {}  # resourceVersion of our own last write
+        self._seen: dict[Key, str] = {}  # resourceVersion that was looked at, or written, last
         self._obstacle: str | None = "the pipelines have not been listed yet"
         self.listed = asyncio.Event()  # all of them, once
         self._beat = time.monotonic()
 
     def changed(self, namespace: str, name: str, version: str | None = None) -> None:
-        """Look at this pipeline soon, unless `version` is what was written here last."""
+        """Look at this pipeline soon, unless `version` is what was looked at or written here last."""
         key = (namespace, name)
-        if version is None or self._written.get(key) != version:
+        if version is None or self._seen.get(key) != version:
             self.worklist.add(key)
 
     async def refresh(self, key: Key) -> None:
@@ -75,7 +76,7 @@ class Controller:
         if pipeline is None:
             self._count(key, {})
             self.inquiry.follow(key, {})
-            self._written.pop(key, None)
+            self._seen.pop(key, None)
             return
         namespace, name = key
         parsed, problem = _parsed(pipeline)
@@ -95,13 +96,20 @@ class Controller:
         if parsed and self._settings.injection == "policy":
             pin = source_check.pin_of({**pipeline, "status": status})
             status["injection"] = recipe_of(parsed, self._settings, pin).to_status()
-        if differs(status, pipeline.get("status")) and not await self._write(key, pipeline, status):
-            return
+        seen = key in self._seen
+        if changed := differs(status, pipeline.get("status")):
+            if not await self._write(key, pipeline, status):
+                return
+        else:
+            self._seen[key] = str(pipeline["metadata"].get("resourceVersion"))
         if check.ended and check.ended.seconds is not None:
             metrics.CHECK_SECONDS.labels(check.ended.result).observe(check.ended.seconds)
         self._count(key, pod_counts(reports))
         for announcement in announcements({**pipeline, "status": status}, reports, now):
-            await self._tell(announcement, now)
+            if seen or changed or not announcement.preceded(now):
+                await self._tell(announcement, now)
+            else:  # the status was right already: another process has told of it
+                self._recorder.remember(announcement)
         if check.trouble:
             raise check.trouble
 
@@ -110,9 +118,14 @@ class Controller:
         failures = 0
         while True:
             self._beat = time.monotonic()
+            gone = set(self._seen)  # kopf does not tell of one that was deleted while nobody watched
             try:
                 async for pipeline in self._client.list(kube.CheckpointPipeline, namespace=ALL_NS, chunk_size=_CHUNK):
-                    self.changed(pipeline["metadata"]["namespace"], pipeline["metadata"]["name"])
+                    key = pipeline["metadata"]["namespace"], pipeline["metadata"]["name"]
+                    gone.discard(key)
+                    self.changed(*key)
+                for key in gone:
+                    self.changed(*key)
             except kube.NO_ANSWER as error:
                 self._obstacle = _obstacle(error)
                 delay = patience[min(failures, len(patience) - 1)]
@@ -152,7 +165,7 @@ class Controller:
                 raise
             return False
         metrics.STATUS_WRITES.inc()
-        self._written[key] = str(stored["metadata"]["resourceVersion"])
+        self._seen[key] = str(stored["metadata"]["resourceVersion"])
         return True
 
     async def _tell(self, announcement: Announcement, now: datetime) -> None:
@@ -175,7 +188,7 @@ class Controller:
 
 
 def handlers(controller: Controller, settings: Settings) -> kopf.OperatorRegistry:
-    """What kopf watches: pipelines, pods that name one, and checks. No handler here stores anything in an object."""
+    """What kopf watches: pipelines and checks. No handler here stores anything in an object."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -183,22 +196,8 @@ def handlers(controller: Controller, settings: Settings) -> kopf.OperatorRegistr
         return kube.connection()
 
     @kopf.on.event(api.GROUP, api.VERSION, api.PLURAL, registry=registry)
-    async def pipeline_changed(
-        type: str | None,  # noqa: A002 the name that kopf gives it
-        namespace: str | None,
-        name: str,
-        meta: Mapping[str, Any],
-        **_: Any,
-    ) -> None:
-        # Listed anew, after a gap in the watch: its pods may be gone without an event of their own.
-        controller.changed(namespace or "", name, meta.get("resourceVersion") if type else None)
-
-    @kopf.on.event("v1", "pods", registry=registry)
-    async def pod_changed(namespace: str | None, labels: Mapping[str, str], memo: kopf.Memo, **_: Any) -> None:
-        # A pod that is moved to another pipeline is news for both.
-        for pipeline in filter(None, {labels.get(api.LABEL), memo.get("pipeline")}):
-            controller.changed(namespace or "", pipeline)
-        memo["pipeline"] = labels.get(api.LABEL)
+    async def pipeline_changed(namespace: str | None, name: str, meta: Mapping[str, Any], **_: Any) -> None:
+        controller.changed(namespace or "", name, meta.get("resourceVersion"))
 
     if settings.check:  # without, there is no right to see Jobs
 
@@ -210,7 +209,7 @@ def handlers(controller: Controller, settings: Settings) -> kopf.OperatorRegistr
 
 
 def watching() -> kopf.OperatorSettings:
-    """kopf without what it adds to objects, and with pods selected by the API server."""
+    """kopf without what it adds to objects, and with Jobs selected by the API server."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -218,7 +217,7 @@ def watching() -> kopf.OperatorSettings:
     settings.persistence.finalizer = f"{api.GROUP}/finalizer"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=api.GROUP)
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=api.GROUP)
-    settings.watching.label_selectors["pods"] = api.LABEL
+    settings.watching.chunk_size = _CHUNK
     settings.watching.label_selectors["jobs"] = source_check.CHECK
     settings.networking.request_timeout = timedelta(seconds=30).total_seconds()
     return settings
@@ -226,14 +225,27 @@ def watching() -> kopf.OperatorSettings:
 
 async def run(settings: Settings) -> None:
     """The controller's process, until it is told to stop; raises EndedError when it is to be started anew."""
-    controller = Controller(AsyncClient(field_manager=COMPONENT), settings)
+    config = kube.present()
+    controller = Controller(AsyncClient(config, field_manager=COMPONENT), settings)
     metrics.begin(metrics.LOADER_FAILURES, (*sorted(REASONS), "Other"))
-    checks = {"alive": controller.not_alive, "ready": controller.not_ready, "registry": metrics.CONTROLLER}
+    metrics.PIPELINES_WAITING.set_function(lambda: len(controller.worklist))
+    async with kube.http(config) as http:
+        await _run(controller, LabelledPods(http, controller.changed), settings)
+
+
+async def _run(controller: Controller, pods: LabelledPods, settings: Settings) -> None:
+    controller.worklist.hold()
+
+    def not_ready() -> str | None:
+        return controller.not_ready() or pods.problem
+
+    checks = {"alive": controller.not_alive, "ready": not_ready, "registry": metrics.CONTROLLER}
     async with health.serving(settings.health_port, **checks):  # type: ignore[arg-type]
         tasks = {
             asyncio.create_task(controller.resync(), name="resync"),
             asyncio.create_task(controller.inquiry.run(), name="inquiry"),
-            asyncio.create_task(_watch(controller, settings), name="watch"),
+            asyncio.create_task(pods.run(), name="pods"),
+            asyncio.create_task(_watch(controller, pods, settings), name="watch"),
         }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -247,7 +259,9 @@ async def run(settings: Settings) -> None:
             await controller.worklist.close()
 
 
-async def _watch(controller: Controller, settings: Settings) -> None:
+async def _watch(controller: Controller, pods: LabelledPods, settings: Settings) -> None:
+    await pods.listed()
+    controller.worklist.release()  # a pipeline is looked at once, and not for each of its pods
     await controller.listed.wait()  # kopf would not survive an API server that does not answer, or not of pipelines
     _log.info("watching pipelines and the pods that name them", resync_s=RESYNC_SECONDS)
     await kopf.operator(

@@ -27,6 +27,8 @@ NOT_INJECTED, VERSION_CHANGED, VOLUME_TOO_SMALL = "NotInjected", "VersionChanged
 LOADER_STALLED = "LoaderStalled"
 # Events live for an hour: what is older has been told, or is not news.
 _NEWS = timedelta(hours=1)
+#: Longer than no operator runs while one takes another's place.
+_ABSENCE = timedelta(minutes=3)
 _AT_MOST_ON_PIPELINE = 5
 _REMEMBERED = 50_000
 
@@ -46,6 +48,11 @@ class Announcement:
     message: str
     key: str
     run: Success | Failure | None = None  # the loader's, if it is about one
+    time: str = ""  # when it happened: RFC 3339, UTC
+
+    def preceded(self, now: datetime) -> bool:
+        """Whether it happened long enough ago for an operator that was there before to have told of it."""
+        return self.time < _before(now, _ABSENCE)
 
     @property
     def event_name(self) -> str:
@@ -56,17 +63,17 @@ class Announcement:
 
 def announcements(pipeline: Object, reports: Sequence[PodReport], now: datetime) -> Iterator[Announcement]:
     """Everything worth telling about a pipeline, as its status has it, and about its pods; `now` is in UTC."""
-    since = (now - _NEWS).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = _before(now, _NEWS)
     namespace, name = pipeline["metadata"]["namespace"], pipeline["metadata"]["name"]
     told = 0
     for pod in sorted(reports, key=_newest, reverse=True):
-        for type_, reason, message, key, run in _news(pod, name, since):
-            yield Announcement("Pod", namespace, pod.name, pod.uid, type_, reason, message, key, run)
+        for type_, reason, message, key, at, run in _news(pod, name, since):
+            yield Announcement("Pod", namespace, pod.name, pod.uid, type_, reason, message, key, run, at)
             if type_ == "Warning" and told < _AT_MOST_ON_PIPELINE:
                 told += 1
                 text, key = printable(f"pod {pod.name}: {message}"), f"{pod.uid}/{key}"
                 uid = pipeline["metadata"]["uid"]
-                yield Announcement("CheckpointPipeline", namespace, name, uid, type_, reason, text, key)
+                yield Announcement("CheckpointPipeline", namespace, name, uid, type_, reason, text, key, time=at)
     yield from _first_read(pipeline, reports, since)
     yield from _of_check(pipeline, since)
     yield from _of_progress(pipeline, reports)
@@ -78,14 +85,16 @@ def _newest(pod: PodReport) -> str:
 
 def _news(
     pod: PodReport, pipeline: str, since: str
-) -> Iterator[tuple[Literal["Normal", "Warning"], str, str, str, Success | Failure | None]]:
+) -> Iterator[tuple[Literal["Normal", "Warning"], str, str, str, str, Success | Failure | None]]:
     if pod.phase == "missed":
-        yield "Warning", NOT_INJECTED, _missed(pipeline), "", None
+        yield "Warning", NOT_INJECTED, _missed(pipeline), "", pod.created, None
     if pod.failure and pod.failure.time >= since:
-        yield "Warning", pod.failure.reason, _failed(pod.failure), str(pod.failure.run), pod.failure
+        failure = pod.failure
+        yield "Warning", failure.reason, _failed(failure), str(failure.run), failure.time, failure
     if pod.success and pod.success.time >= since:
         where = pod.success.source.get("uri", f"pipeline {pipeline}")
-        yield "Normal", "CheckpointLoaded", f"checkpoint loaded from {where}", str(pod.success.run), pod.success
+        text, success = f"checkpoint loaded from {where}", pod.success
+        yield "Normal", "CheckpointLoaded", text, str(success.run), success.time, success
 
 
 def _missed(pipeline: str) -> str:
@@ -105,7 +114,7 @@ def _first_read(pipeline: Object, reports: Sequence[PodReport], since: str) -> I
         if pod.success and pod.success.time >= since and "uri" in pod.success.source:
             version = str(pod.success.source.get("version", ""))
             text = f"read {pod.success.source['uri']}" + (f" at version {version}" if version else "")
-            yield _on_pipeline(pipeline, "Normal", "SourceRead", text, version)
+            yield _on_pipeline(pipeline, "Normal", "SourceRead", text, version, pod.success.time)
             return
 
 
@@ -113,19 +122,20 @@ def _of_check(pipeline: Object, since: str) -> Iterator[Announcement]:
     """How the check of the source ended: a failure or warning once for as long as it lasts, another version once."""
     status = pipeline.get("status") or {}
     check = status.get("check") or {}
-    if str(check.get("time", "")) < since:
+    at = str(check.get("time", ""))
+    if at < since:
         return
     if check.get("reason"):
         ready: Object = next((each for each in status.get("conditions") or () if each.get("type") == "Ready"), {})
         key = f"{ready.get('lastTransitionTime')}/{check.get('message')}"
-        yield _on_pipeline(pipeline, "Warning", str(check["reason"]), check_said(check), key)
+        yield _on_pipeline(pipeline, "Warning", str(check["reason"]), check_said(check), key, at)
         return
     if check.get("previousVersion"):
         text = f"{check.get('uri')} has version {check.get('version')}, it had {check['previousVersion']}"
         text = f"{text}: pods that are made from now on get the new one"
-        yield _on_pipeline(pipeline, "Normal", VERSION_CHANGED, text, str(check["time"]))
+        yield _on_pipeline(pipeline, "Normal", VERSION_CHANGED, text, at, at)
     for warning in check.get("warnings") or ():
-        yield _on_pipeline(pipeline, "Warning", VOLUME_TOO_SMALL, warning, warning)
+        yield _on_pipeline(pipeline, "Warning", VOLUME_TOO_SMALL, warning, warning, at)
 
 
 def _of_progress(pipeline: Object, reports: Sequence[PodReport]) -> Iterator[Announcement]:
@@ -143,12 +153,16 @@ def _of_progress(pipeline: Object, reports: Sequence[PodReport]) -> Iterator[Ann
 
 
 def _on_pipeline(
-    pipeline: Object, type_: Literal["Normal", "Warning"], reason: str, message: str, key: str
+    pipeline: Object, type_: Literal["Normal", "Warning"], reason: str, message: str, key: str, at: str = ""
 ) -> Announcement:
     metadata = pipeline["metadata"]
     where = metadata["namespace"], metadata["name"], metadata["uid"]
     key = f"{metadata.get('generation')}/{key}"
-    return Announcement("CheckpointPipeline", *where, type_, reason, printable(message), key)
+    return Announcement("CheckpointPipeline", *where, type_, reason, printable(message), key, time=at)
+
+
+def _before(now: datetime, span: timedelta) -> str:
+    return (now - span).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Recorder:
@@ -185,6 +199,10 @@ class Recorder:
             fresh = True
         self._remember(name)
         return fresh
+
+    def remember(self, announcement: Announcement) -> None:
+        """It was told by another process."""
+        self._remember(announcement.event_name)
 
     def _remember(self, name: str) -> None:
         self._posted[name] = None

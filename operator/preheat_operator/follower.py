@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +23,7 @@ Key = tuple[str, str]  # namespace and name
 Kept = TypeVar("Kept")
 #: Seconds: what is shorter and brought nothing was no watch.
 _WATCHED = 1.0
+_METADATA = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,19 @@ class Follower(Generic[Kept]):
     #: What the objects are called.
     plural = "objects"
 
-    def __init__(self, http: httpx2.AsyncClient, path: str, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        http: httpx2.AsyncClient,
+        path: str,
+        pace: Pace | None = None,
+        *,
+        selector: str | None = None,
+        metadata_only: bool = False,
+    ) -> None:
         self._http = http
         self._path = path
+        self._query = {"labelSelector": selector} if selector else {}
+        self._accept = _METADATA if metadata_only else "application/json"
         self._pace = pace or Pace()
         self._entries: dict[Key, Kept] = {}
         self._changed = asyncio.Event()
@@ -58,6 +69,9 @@ class Follower(Generic[Kept]):
     def keep(self, resource: Mapping[str, Any], known: Kept | None) -> Kept:
         """What to keep of an object of which `known` was kept before."""
         raise NotImplementedError
+
+    def noticed(self, key: Key, before: Kept | None, after: Kept | None) -> None:
+        """What is kept of an object has changed; None is kept of one that does not exist."""
 
     @property
     def synced(self) -> bool:
@@ -82,6 +96,11 @@ class Follower(Generic[Kept]):
         """What is kept of an object, or None when it is not known now."""
         return self._entries.get((namespace, name))
 
+    async def listed(self) -> None:
+        """Wait until everything was listed once."""
+        while not self.synced:
+            await self._changed.wait()
+
     async def run(self) -> None:
         """Follow the API server until cancelled."""
         while True:
@@ -90,25 +109,33 @@ class Follower(Generic[Kept]):
                 while True:
                     version = await self._watch(version)
             except (httpx2.HTTPError, httpx2.StreamError, WatchError, ValueError, KeyError) as error:
-                _log.warning(f"{self.plural} are listed anew", why=_reason(error), seconds=self._delay)
+                _log.warning("listed anew", what=self.plural, why=_reason(error), seconds=self._delay)
             await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 spreads replicas, hides nothing
             self._delay = min(2 * self._delay, self._pace.last_delay)
 
     async def _list(self) -> str:
         """Replace what is known by what is; returns the version to watch from."""
         found: dict[Key, Kept] = {}
-        query = {"limit": "500"}
+        query = {"limit": "500", **self._query}
         while True:
-            answer = await self._http.get(self._path, params=query)
+            answer = await self._http.get(self._path, params=query, headers={"Accept": self._accept.format("List")})
             answer.raise_for_status()
             page = answer.json()
-            found |= {_key(each): self.keep(each, self._entries.get(_key(each))) for each in page["items"]}
+            found |= self._kept(page["items"] or ())  # null where there is nothing but metadata to list, and none
             if not (rest := page["metadata"].get("continue")):
                 break
             query["continue"] = rest
-        self._entries = found
-        self._wake()
+        self._replace(found)
         return str(page["metadata"]["resourceVersion"])
+
+    def _kept(self, items: Iterable[Mapping[str, Any]]) -> dict[Key, Kept]:
+        return {_key(each): self.keep(each, self._entries.get(_key(each))) for each in items}
+
+    def _replace(self, found: dict[Key, Kept]) -> None:
+        before, self._entries = self._entries, found
+        self._wake()
+        for key in before.keys() | found.keys():
+            self._notice(key, before.get(key), found.get(key))
 
     async def _watch(self, version: str) -> str:
         """Follow changes until the API server ends the watch; returns the version to go on from."""
@@ -117,10 +144,12 @@ class Follower(Generic[Kept]):
             "resourceVersion": version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(self._pace.watch),
+            **self._query,
         }
         timeout = httpx2.Timeout(10, read=self._pace.silence)
         began, heard = time.monotonic(), False
-        async with self._http.stream("GET", self._path, params=query, timeout=timeout) as answer:
+        how: dict[str, Any] = {"headers": {"Accept": self._accept.format("")}, "timeout": timeout}
+        async with self._http.stream("GET", self._path, params=query, **how) as answer:
             answer.raise_for_status()
             async for line in _lines(answer.aiter_bytes()):
                 version, heard = self._apply(json.loads(line)), True
@@ -135,12 +164,18 @@ class Follower(Generic[Kept]):
         kind, resource = event["type"], event["object"]
         if kind == "ERROR":
             raise WatchError(f"{resource.get('code')} {resource.get('message')}")
-        if kind == "DELETED":
-            self._entries.pop(_key(resource), None)
-        elif kind != "BOOKMARK":
-            self._entries[_key(resource)] = self.keep(resource, self._entries.get(_key(resource)))
+        if kind != "BOOKMARK":
+            key = _key(resource)
+            before, after = self._entries.pop(key, None), None
+            if kind != "DELETED":
+                after = self._entries[key] = self.keep(resource, before)
+            self._notice(key, before, after)
         self._wake()
         return str(resource["metadata"]["resourceVersion"])
+
+    def _notice(self, key: Key, before: Kept | None, after: Kept | None) -> None:
+        if before != after:
+            self.noticed(key, before, after)
 
     def _wake(self) -> None:
         self._heard = time.monotonic()

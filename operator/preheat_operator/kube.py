@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx2
 import kopf
 import msgspec
+from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import User
 from lightkube.generic_resource import create_namespaced_resource
@@ -22,6 +23,19 @@ Event = create_namespaced_resource("", "v1", "Event", "events")
 
 #: What a client of ours raises when the API server is away, refuses, or something else answers in its place.
 NO_ANSWER = (httpx2.HTTPError, msgspec.MsgspecError, KeyError)
+
+
+def present() -> SingleConfig:
+    """The cluster of this pod, else of the current kubeconfig; raises RuntimeError where there is neither."""
+    config = KubeConfig.from_env().get()
+    if config is None:
+        raise RuntimeError("neither in a pod nor with a kubeconfig: there is no API server to follow")
+    return config
+
+
+def http(config: SingleConfig) -> httpx2.AsyncClient:
+    """A client for what lightkube does not do; paths are relative to the API server."""
+    return client_adapter.AsyncClient(config, client_adapter.ConnectionParams(timeout=httpx2.Timeout(10)))
 
 
 def asked_to_wait(error: Exception) -> float:

@@ -50,6 +50,9 @@ CERTIFICATE_EXPIRY = Gauge(
 CONTROLLER = _registry()
 PODS = Gauge("preheat_pods", "Labelled pods, by what became of their loader.", ["phase"], registry=CONTROLLER)
 STATUS_WRITES = Counter("preheat_status_writes_total", "Statuses of pipelines written.", registry=CONTROLLER)
+PIPELINES_WAITING = Gauge(
+    "preheat_pipelines_waiting", "Pipelines that are being looked at, or are about to be.", registry=CONTROLLER
+)
 LOADER_FAILURES = Counter(
     "preheat_loader_failures_total", "Runs of loaders that failed, by reason.", ["reason"], registry=CONTROLLER
 )

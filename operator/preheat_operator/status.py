@@ -187,8 +187,6 @@ def _remembered_success(remembered: Object) -> str:
 def _failures(pods: Sequence[PodReport], remembered: Object) -> list[Object]:
     """The newest failure of each pod, newest first. A pod that exists speaks for itself, a gone one is remembered."""
     created = {pod.name: pod.created for pod in pods}
-    known = [f for f in remembered.get("failures") or () if f.get("pod") and f.get("time") and f.get("reason")]
-    kept = [f for f in known if f["pod"] not in created or created[f["pod"]] > f["time"]]
     seen: list[Object] = [
         {
             "pod": pod.name,
@@ -200,6 +198,11 @@ def _failures(pods: Sequence[PodReport], remembered: Object) -> list[Object]:
         for pod in pods
         if pod.failure
     ]
+    known = [f for f in remembered.get("failures") or () if f.get("pod") and f.get("time") and f.get("reason")]
+    gone = [f for f in known if f["pod"] not in created or created[f["pod"]] > f["time"]]
+    # A node whose clock is behind tells of failures from before its pod was created: they are the pod's own.
+    told = {(f["pod"], f["time"]) for f in seen}
+    kept = [f for f in gone if (f["pod"], f["time"]) not in told]
     return sorted([*kept, *seen], key=lambda f: (f["time"], f["pod"]), reverse=True)[:KEPT_FAILURES]
 
 

@@ -17,15 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
 import structlog
 from aiohttp import web
 from lightkube import AsyncClient
-from lightkube.config import client_adapter
-from lightkube.config.kubeconfig import KubeConfig
 
 from preheat.errors import CheckpointError
-from preheat_operator import health, metrics
+from preheat_operator import health, kube, metrics
 from preheat_operator.admission import Entry, admit, missing
 from preheat_operator.api import LABEL
 from preheat_operator.cache import PipelineCache
@@ -165,14 +162,11 @@ def _question(body: bytes) -> Mapping[str, Any]:
 
 async def serve(settings: Settings) -> None:
     """Answer reviews until the process is told to stop."""
-    config = KubeConfig.from_env().get()
-    if config is None:
-        raise RuntimeError("neither in a pod nor with a kubeconfig: there is no API server to follow")
+    config = kube.present()
     certificate, stop = ServingCertificate(), asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
-    connection = client_adapter.ConnectionParams(timeout=httpx2.Timeout(10))
-    async with client_adapter.AsyncClient(config, connection) as http, AsyncClient(config) as client:
+    async with kube.http(config) as http, AsyncClient(config) as client:
         cache = PipelineCache(http)
         webhook = Webhook(cache, settings)
         metrics.CACHE_SYNCED.set_function(lambda: float(cache.problem is None))

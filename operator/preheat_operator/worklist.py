@@ -38,6 +38,8 @@ class Worklist(Generic[Key]):
         self._pause = pause
         self._delays = delays
         self._slots = asyncio.Semaphore(parallel)
+        self._open = asyncio.Event()
+        self._open.set()
         self._dirty: set[Key] = set()
         self._tasks: dict[Key, asyncio.Task[None]] = {}
 
@@ -46,6 +48,14 @@ class Worklist(Generic[Key]):
         self._dirty.add(key)
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._serve(key), name=f"worklist {key}")
+
+    def hold(self) -> None:
+        """Begin nothing until `release`: what is added for several reasons meanwhile is one pass."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Begin what is waiting."""
+        self._open.set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -62,6 +72,7 @@ class Worklist(Generic[Key]):
         try:
             while key in self._dirty:
                 await asyncio.sleep(rest)
+                await self._open.wait()
                 async with self._slots:
                     self._dirty.discard(key)
                     began = time.monotonic()

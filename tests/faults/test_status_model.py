@@ -214,7 +214,7 @@ class Quiet(RuleBasedStateMachine):
     def _list_anew(self) -> None:
         """What `PipelineCache` does with a list."""
         found = self.api.kind("CheckpointPipeline")
-        self.cache._replace(json.loads(json.dumps(found)))
+        self.cache._replace(self.cache._kept(json.loads(json.dumps(found))))
 
     def _metadata(self, name: str, before: dict[str, Any]) -> dict[str, Any]:
         return {**before.get("metadata", {}), "namespace": SPACE, "name": name}

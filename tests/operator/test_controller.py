@@ -64,6 +64,23 @@ async def test_a_burst_is_one_pass_and_a_change_meanwhile_one_more() -> None:
     assert passes == ["a", "a"]
 
 
+async def test_what_is_added_while_the_list_is_held_is_one_pass() -> None:
+    passes = []
+
+    async def work(key: str) -> None:
+        passes.append(key)
+
+    worklist = Worklist(work, pause=0)
+    worklist.hold()
+    for _ in range(3):
+        worklist.add("a")
+        await asyncio.sleep(0.01)
+    assert passes == []
+    worklist.release()
+    await until(lambda: not len(worklist))
+    assert passes == ["a"]
+
+
 async def test_what_fails_is_tried_again_and_given_up_in_the_end(caplog) -> None:
     tries = []
 
@@ -283,44 +300,25 @@ def test_kopf_reads_a_projected_token_anew(tmp_path: Path, monkeypatch) -> None:
 async def test_kopf_stores_nothing_in_objects() -> None:
     settings = Settings("preheat-system", "loader:1")
     registry = handlers(Controller(None, settings), settings)  # type: ignore[arg-type]
-    assert len(registry._watching.get_all_handlers()) == 3
+    assert len(registry._watching.get_all_handlers()) == 2
     without = replace(settings, check=False)
-    assert len(handlers(Controller(None, without), without)._watching.get_all_handlers()) == 2  # type: ignore[arg-type]
+    assert len(handlers(Controller(None, without), without)._watching.get_all_handlers()) == 1  # type: ignore[arg-type]
     assert not registry._changing.get_all_handlers()
     assert not registry._spawning.get_all_handlers()
 
 
-def test_kopf_has_pods_and_jobs_selected_by_the_api_server() -> None:
-    pods = kopf.Resource("", "v1", "pods", kind="Pod", singular="pod", shortcuts=frozenset(), namespaced=True)
+def test_kopf_has_jobs_selected_by_the_api_server() -> None:
     jobs = kopf.Resource("batch", "v1", "jobs", kind="Job", singular="job", shortcuts=frozenset(), namespaced=True)
     selectors = watching().watching.label_selectors
-    assert list(selectors.collect(pods)) == ["preheat.dev/pipeline"]
     assert list(selectors.collect(jobs)) == ["preheat.dev/check"]
 
 
 async def test_our_own_write_is_not_looked_at_again() -> None:
     controller = Controller(client=None, settings=None)  # type: ignore[arg-type]
-    controller._written["ns", "p"] = "17"
+    controller._seen["ns", "p"] = "17"
     controller.changed("ns", "p", "17")
     assert len(controller.worklist) == 0
     controller.changed("ns", "p", "18")
-    assert len(controller.worklist) == 1
-    await controller.worklist.close()
-
-
-async def test_what_is_listed_anew_is_looked_at_whoever_wrote_it_last() -> None:
-    """After a gap in the watch a pod may be gone without an event of its own."""
-    settings = Settings("preheat-system", "loader:1")
-    controller = Controller(client=None, settings=settings)  # type: ignore[arg-type]
-    controller._written["ns", "p"] = "17"
-    [handler] = [
-        each.fn
-        for each in handlers(controller, settings)._watching.get_all_handlers()
-        if each.fn.__name__ == "pipeline_changed"
-    ]
-    await handler(type="MODIFIED", namespace="ns", name="p", meta={"resourceVersion": "17"})
-    assert len(controller.worklist) == 0
-    await handler(type=None, namespace="ns", name="p", meta={"resourceVersion": "17"})
     assert len(controller.worklist) == 1
     await controller.worklist.close()
 

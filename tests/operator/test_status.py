@@ -470,6 +470,17 @@ def test_the_same_facts_are_not_written_twice() -> None:
     assert differs(first, None)
 
 
+def test_a_failure_from_before_its_pod_was_created_is_told_once() -> None:
+    """The clock of a node may be behind."""
+    late = {
+        **pod("b", ended(11, MISSING)),
+        "metadata": {**pod("b")["metadata"], "creationTimestamp": "2030-01-01T00:00:00Z"},
+    }
+    first = wanted(late)
+    assert len(first["failures"]) == 1
+    assert not differs(wanted(late, before=first), first)
+
+
 def test_sizes_are_readable() -> None:
     assert [human_bytes(n) for n in (0, 1023, 1536, 3 * 2**30, 5 * 2**50)] == [
         "0 B", "1023 B", "1.5 KiB", "3.0 GiB", "5120.0 TiB",
