@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from preheat_operator.observation import observe
 from preheat_operator.plugin.kubectl import ClusterError, NotAllowedError, NotThereError, error_of
@@ -88,11 +90,19 @@ def test_a_running_loader_shows_how_far_it_is() -> None:
     resource["status"]["progress"] = {"time": "2026-05-04T11:59:58Z", **sums, "etaSeconds": 15, "loaders": [loader]}
     text = "\n".join(lines(view(resource, PODS, NOW)))
     assert "  loading  25% of 200.0 MB, 10.0 MB/s, 15 s left" in text
-    [row] = [line.split() for line in text.splitlines() if line.startswith("   loading ")]
+    [row] = [line.split() for line in text.splitlines() if line.startswith("  loading  loading")]
     assert " ".join(row) == "loading loading 1 min 40.0 s 25% of 200.0 MB 10.0 MB/s 15 s 1 2"
     resource["status"]["progress"]["loaders"] = [{**loader, "bytesTotal": 0, "phase": "waiting", "stalledSeconds": 70}]
-    [row] = [line.split() for line in lines(view(resource, PODS, NOW)) if line.startswith("   loading ")]
+    [row] = [line.split() for line in lines(view(resource, PODS, NOW)) if line.startswith("  loading  loading")]
     assert " ".join(row[5:]) == "s waiting 10.0 MB/s nothing for 70 s 1 2"
+
+
+def test_a_narrow_terminal_cuts_nothing() -> None:
+    narrow = Console(file=io.StringIO(), width=80, highlight=False)
+    narrow.print(*shown(seen([pod("a-name-of-a-pod-that-is-rather-long-x7k2p", ended(0, LOADED))]), NOW), sep="\n")
+    printed = narrow.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in printed
+    assert "200.1 MB  80.0 MB/s" in printed
 
 
 def test_pods_are_listed_newest_first_and_failures_with_what_to_do() -> None:

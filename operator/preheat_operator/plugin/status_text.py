@@ -13,7 +13,7 @@ from preheat.amounts import ago
 from preheat.bundle.storage import megabytes
 from preheat.terminal import count_of, plain
 from preheat_operator.plugin.pipeline_view import Object, PipelineView, PodLine
-from preheat_operator.plugin.text import coloured, facts
+from preheat_operator.plugin.text import coloured, facts, grid
 
 _MOST_PODS = 40
 _NEWS = {"True": "loaded", "Unknown": "unknown", "False": "failed"}
@@ -40,7 +40,7 @@ def shown(found: PipelineView, now: datetime | None = None) -> Iterator[Renderab
 
 
 def _conditions(status: Object, now: datetime) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = grid(2, *[False] * 5, True)
     for each in status.get("conditions") or ():
         since, means = _since(each["lastTransitionTime"], now), _MEANS.get(each["type"], {}).get(each["status"])
         table.add_row(
@@ -94,8 +94,8 @@ def _counts(found: PipelineView) -> Iterator[tuple[str, str | None]]:
 
 
 def _pods(found: PipelineView, now: datetime) -> Table:
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_row("", "POD", "PHASE", "AGE", "TOOK", "READ", "RATE", "LEFT", "RUNS", "GENERATION")
+    table = grid(2, False, True, *[False] * 8)
+    table.add_row("", "POD", "PHASE", "AGE", "TOOK", "READ", "RATE", "LEFT", "RUNS", "GEN")
     for each in (found.pods or ())[:_MOST_PODS]:
         table.add_row("", *_pod(each, now))
     if len(found.pods or ()) > _MOST_PODS:

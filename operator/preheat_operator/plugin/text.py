@@ -54,9 +54,17 @@ def coloured(word: str, of: str = "") -> Text:
     return Text(word, _COLOURS.get(of or word, ""))
 
 
+def grid(gap: int, *wraps: bool) -> Table:
+    """A table without lines; says of each column whether it wraps on a narrow terminal. Nothing is cut."""
+    table = Table.grid(padding=(0, gap, 0, 0))
+    for each in wraps:
+        table.add_column(no_wrap=not each, overflow="fold")
+    return table
+
+
 def facts(rows: Iterable[tuple[str, str | Text | None]]) -> Table:
     """Names and what is known of them, indented; what is not known is left out."""
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = grid(2, False, False, True)
     for name, value in rows:
         if value:
             table.add_row("", name, value if isinstance(value, Text) else plain(value))
@@ -132,7 +140,7 @@ def _loader(loader: Loader) -> Iterator[tuple[str, str | Text | None]]:
 
 
 def _pods(pods: list[Explanation]) -> Table:
-    table = Table.grid(padding=(0, 3, 0, 0))
+    table = grid(3, True, False, True, True)
     table.add_row("POD", "VERDICT", "LOADER", "WHY")
     for each in pods[:_MOST_PODS]:
         loader = coloured(loader_said(each.loader), each.loader.phase) if each.loader else ""
