@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import httpx2
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from faults.fake_api import Call, FakeApi, When
 from preheat.errors import CheckpointError
@@ -37,9 +37,10 @@ MESSAGES = [
     (0, {"outcome": "loaded", "source": SOURCE}),
     (0, {"outcome": "continued", "reason": "NotFound", "message": "404"}),
     (11, {"outcome": "failed", "reason": "NotFound", "message": "404", "remedy": "Check the URL"}),
+    (11, {"outcome": "failed", "reason": "Truncated", "message": "the file ends early"}),
     (137, None),
 ]
-names = st.sampled_from(["finetune", "pretrain"])
+names = st.sampled_from(["finetune", "finetune", "finetune", "pretrain"])
 pods = st.sampled_from(["a", "b", "c"])
 
 
@@ -63,6 +64,10 @@ class Quiet(RuleBasedStateMachine):
         return self.loop.run_until_complete(coroutine)
 
     # What others do.
+
+    @initialize()
+    def begin(self) -> None:
+        self.write_pipeline("finetune", GOOD, heard=True)
 
     @rule(name=names, spec=st.sampled_from([GOOD, GOOD, OTHER, UNUSABLE]), heard=st.booleans())
     def write_pipeline(self, name: str, spec: dict[str, Any], heard: bool) -> None:
