@@ -104,6 +104,9 @@ bench: setup  ## measure the figures of docs/benchmarks.md, with their goals (AR
 bench-admission: setup  ## measure admission with 1,000 pipelines, beside kopf's own server and through a real API server
 	@PYTHONPATH=tests $(PY) bench/admission.py $(ARGS)
 
+bench-scale: setup  ## measure controller and webhook with 1,000 pipelines and 10,000 pods on a real API server
+	@PYTHONPATH=tests $(PY) bench/operator_scale.py $(ARGS)
+
 bench-device: setup  ## measure loading into a GPU, beside others; without one it says so (ARGS=--help)
 	@PYTHONPATH=tests $(PY) bench/device.py $(ARGS)
 
@@ -126,4 +129,4 @@ dist: $(UV)  ## make dist/: the wheel, the source package and the chart's packag
 images: setup  ## build the operator's and the loader's image
 	@$(CLUSTER_PY) images
 
-.PHONY: cluster-up cluster-down dist images demo demo-clean bench bench-admission bench-device fuzz help setup lock test test-fast test-faults test-older lint format crds
+.PHONY: cluster-up cluster-down dist images demo demo-clean bench bench-admission bench-scale bench-device fuzz help setup lock test test-fast test-faults test-older lint format crds

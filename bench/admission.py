@@ -21,11 +21,15 @@ from results import Figure, conclude
 from review_load import at_rate_and_at_once
 from sending import Server
 from servers import free_port
-from through_api import POLICIES, labelled_and_not, replaced
+from through_api import labelled_and_not, replaced
 from workload import PIPELINES, fill
+
+from cluster.commands import wait_until
 
 HERE = Path(__file__).parent
 PART = "admission"
+#: Values of the chart's `injection` besides `webhook`.
+POLICIES = ("policy",)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -70,10 +74,18 @@ def _start(who: str, process: OperatorProcess) -> Figure:
 
 
 def _policies(api: ApiServer) -> Iterator[Figure]:
-    for injection, value in POLICIES.items():
-        with installed(api, 443, value):
+    """The other ways to inject; what they need of each pipeline the controller has written into its status before."""
+    for injection in POLICIES:
+        with operator(api, "controller", PREHEAT_INJECTION=injection, PREHEAT_CHECK="false") as controller:
+            until_ready(controller)
+            wait_until("every status is written", lambda: _writes(controller) >= PIPELINES, 300)
+        with installed(api, 443, f"injection={injection}"):
             until_injected(api)
             yield from labelled_and_not(api, injection)
+
+
+def _writes(controller: OperatorProcess) -> float:
+    return controller.metric("preheat_status_writes_total")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def installed(api: ApiServer, port: int, *values: str) -> Iterator[None]:
     manifests = [_at(port, each) for each in _rendered(*values) if "admissionregistration" in each["apiVersion"]]
     mutating = [each for each in manifests if each["kind"].startswith("Mutating")]
     api.apply(each for each in manifests if each not in mutating)
-    wait_until("a pod without its loader is refused", lambda: "no loader was added" in created(api), 60)
+    wait_until("a pod without its loader is refused", lambda: '"Failure"' in created(api), 60)
     api.apply(mutating)
     try:
         yield

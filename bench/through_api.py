@@ -21,8 +21,6 @@ from workload import names, pod, pods_of, post
 from cluster.commands import wait_until
 
 PAIRS = 300
-#: Other ways to inject than the webhook, and what the chart is told for them.
-POLICIES: dict[str, str] = {}
 
 
 def labelled_and_not(api: ApiServer, injection: str) -> Iterator[Figure]:

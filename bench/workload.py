@@ -84,6 +84,11 @@ def post(path: str, body: Mapping[str, Any]) -> Request:
     return {"method": "POST", "path": path, "type": "application/json", "body": body}
 
 
+def merge(path: str, body: Mapping[str, Any]) -> Request:
+    """A request that changes an object."""
+    return {"method": "PATCH", "path": path, "type": "application/merge-patch+json", "body": body}
+
+
 def now() -> str:
     """The time as Kubernetes writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
