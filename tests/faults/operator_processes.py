@@ -120,11 +120,14 @@ def _hurry(haste: Haste) -> None:
     from functools import partial
 
     from preheat_operator import controller, serving_certificate, webhook
-    from preheat_operator.cache import Pace, PipelineCache
+    from preheat_operator.cache import PipelineCache
+    from preheat_operator.follower import Pace
+    from preheat_operator.labelled_pods import LabelledPods
 
     if haste.silence:
-        pace = Pace(watch=45, silence=haste.silence)
+        pace = Pace(silence=haste.silence)
         webhook.PipelineCache = partial(PipelineCache, pace=pace)  # type: ignore[assignment, misc]
+        controller.LabelledPods = partial(LabelledPods, pace=pace)  # type: ignore[assignment, misc]
     if haste.certificate:
         serving_certificate.CHECK_SECONDS = haste.certificate
     if haste.resync:

@@ -79,7 +79,10 @@ def test_a_watch_that_went_silent_is_given_up(controller, proxy, observed) -> No
 
 
 def test_what_was_deleted_while_the_watch_was_lost_for_good_is_counted_no_more(controller, proxy, observed) -> None:
-    """The API server says 410: the watch is taken up at a version that it has long forgotten."""
+    """The API server says 410, as after its restart: watches are taken up at a version that it has long forgotten.
+
+    (Of pods alone forgotten, the last pod of a pipeline is missed for as long as until the next resync, 300 s.)
+    """
 
     def of_long_ago(request: Request) -> Any:
         if not request.watches:
@@ -91,16 +94,11 @@ def test_what_was_deleted_while_the_watch_was_lost_for_good_is_counted_no_more(c
     before = len(proxy.requests)
     proxy.rule = of_long_ago
     proxy.open()
-    eventually(lambda: {"watches", "lists"} <= {_of_pods(each) for each in proxy.requests[before:]})
+    kinds = {"/api/v1/pods", "/apis/preheat.dev/v1alpha1/checkpointpipelines"}
+    eventually(lambda: kinds <= {each.path for each in proxy.requests[before:] if each.status and not each.watches})
     proxy.rule = lambda _: None
     eventually(lambda: observed.counts().get("matched") == 0)
     assert controller[1].ready()
-
-
-def _of_pods(request: Request) -> str:
-    if request.path != "/api/v1/pods" or not request.status:
-        return "something else"
-    return "watches" if request.watches else "lists"
 
 
 def test_it_ends_in_time_though_its_writes_are_swallowed(installation, proxy, tenant, tmp_path) -> None:
