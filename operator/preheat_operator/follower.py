@@ -38,7 +38,7 @@ class Pace:
 
 
 class WatchError(Exception):
-    """The API server ended a watch with an error, such as 410: it no longer knows the version to go on from."""
+    """The API server refused a list or a watch, or ended one: with 410 it no longer knows the version to go on from."""
 
 
 class Follower(Generic[Kept]):
@@ -119,7 +119,7 @@ class Follower(Generic[Kept]):
         query = {"limit": "500", **self._query}
         while True:
             answer = await self._http.get(self._path, params=query, headers={"Accept": self._accept.format("List")})
-            answer.raise_for_status()
+            await _refusal(answer)
             page = answer.json()
             found |= self._kept(page["items"] or ())  # null where there is nothing but metadata to list, and none
             if not (rest := page["metadata"].get("continue")):
@@ -150,7 +150,7 @@ class Follower(Generic[Kept]):
         began, heard = time.monotonic(), False
         how: dict[str, Any] = {"headers": {"Accept": self._accept.format("")}, "timeout": timeout}
         async with self._http.stream("GET", self._path, params=query, **how) as answer:
-            answer.raise_for_status()
+            await _refusal(answer)
             async for line in _lines(answer.aiter_bytes()):
                 version, heard = self._apply(json.loads(line)), True
                 self._delay = self._pace.first_delay
@@ -196,6 +196,14 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _key(resource: Mapping[str, Any]) -> Key:
     return resource["metadata"]["namespace"], resource["metadata"]["name"]
+
+
+async def _refusal(answer: httpx2.Response) -> None:
+    """Raise what the API server said, which names the right that is missing, where a status is all but its number."""
+    if answer.is_error:
+        said = json.loads(await answer.aread() or b"null")
+        message = said.get("message") if isinstance(said, dict) else None
+        raise WatchError(f"{answer.status_code} {message or answer.reason_phrase}")
 
 
 def _reason(error: Exception) -> str:
