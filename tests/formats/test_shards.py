@@ -170,14 +170,16 @@ def test_more_files_than_a_process_may_usually_open_are_read(tmp_path: Path) -> 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     many = {f"t{i}": torch.tensor([float(i)]) for i in range(300)}
     index = save_sharded(tmp_path, many, count=300)
-    already = len(os.listdir("/proc/self/fd"))  # of a process that has run other tests: their servers, their loops
-    resource.setrlimit(resource.RLIMIT_NOFILE, (already + 150, before[1]))
+    others = [os.open(tmp_path, os.O_RDONLY) for _ in range(300)]  # a training has files of its own
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 150, before[1]))
     try:
         blob = LocalSource(str(index)).open(Patience())
         assert len(read_index(blob).tensors) == 300
         blob.close()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for other in others:
+            os.close(other)
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=6), st.data())

@@ -511,7 +511,10 @@ def test_a_connection_that_is_ended_before_its_first_request_sends_none(server: 
     assert server.requests == []
 
 
-def test_a_server_that_serves_few_connections_at_once_is_asked_until_it_has_time(server: FaultServer) -> None:
+def test_a_server_that_serves_few_connections_at_once_is_asked_until_it_has_time(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.1)  # long enough for others to be served on a busy machine
     blob = open_blob(server, retries=1, timeout=30)
     server.most = 2
     with ThreadPoolExecutor(16) as pool:

@@ -6,6 +6,7 @@ bucket or a web server. Names that lead out of the folder are refused.
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 from collections.abc import Callable, Iterable, Sequence
@@ -171,7 +172,15 @@ def _check_names(names: Sequence[str]) -> None:
 def _allow_open_files(count: int) -> None:
     """Local shards stay open, pinned; the usual limit of 1,024 is for programs that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 256
+    wanted = _open_files() + count + 256
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == -1 else min(wanted, hard), hard))
+
+
+def _open_files() -> int:
+    """How many files this process has open; a training may have many."""
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:  # a system without that folder
+        return 0
