@@ -515,12 +515,12 @@ def test_a_server_that_serves_few_connections_at_once_is_asked_until_it_has_time
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.1)  # long enough for others to be served on a busy machine
-    blob = open_blob(server, retries=1, timeout=30)
+    blob = open_blob(server, retries=3, timeout=30)
     server.most = 2
     with ThreadPoolExecutor(16) as pool:
         for content in pool.map(lambda number: collect(blob, number, SIZE), range(60)):
             assert content in CONTENT
-    assert server.refused > 20
+    assert server.refused > 5
     blob.close()
 
 
