@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -41,7 +42,7 @@ class WatchError(Exception):
     """The API server refused a list or a watch, or ended one: with 410 it no longer knows the version to go on from."""
 
 
-class Follower(Generic[Kept]):
+class Follower(ABC, Generic[Kept]):
     """What is kept of each object, by namespace and name. `run` keeps it current; everything else only reads."""
 
     #: What the objects are called.
@@ -66,9 +67,9 @@ class Follower(Generic[Kept]):
         self._heard: float | None = None
         self._delay = self._pace.first_delay
 
+    @abstractmethod
     def keep(self, resource: Mapping[str, Any], known: Kept | None) -> Kept:
         """What to keep of an object of which `known` was kept before."""
-        raise NotImplementedError
 
     def noticed(self, key: Key, before: Kept | None, after: Kept | None) -> None:
         """What is kept of an object has changed; None is kept of one that does not exist."""
