@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -145,12 +147,18 @@ def test_memory_on_a_device_is_told_beside():
     )
 
 
+#: A process of its own: of a large one the kernel may take back mapped pages meanwhile.
+TAKES_64_MB = """
+from preheat.shim import usage
+before = usage.usage()
+held = bytearray(b"x") * (before["peak"] - before["resident"] + 64_000_000)
+print(usage.growth(before)["raised"], len(held))
+"""
+
+
 def test_a_peak_counts_from_where_the_load_began():
-    before = usage.usage()
-    held = bytearray(b"x") * (before["peak"] - before["resident"] + 64_000_000)
-    grown = usage.growth(before)
-    assert grown["raised"] >= 60_000_000
-    assert len(held) > 0
+    told = subprocess.run([sys.executable, "-c", TAKES_64_MB], check=True, capture_output=True, text=True).stdout
+    assert int(told.split()[0]) >= 60_000_000
 
 
 def test_without_proc_the_peak_alone_is_known(monkeypatch, tmp_path):
