@@ -81,16 +81,14 @@ class Service:
     def sign(self, source: S3Source, operation: str, parameters: Mapping[str, Any]) -> str:
         """The URL of an operation, named as botocore names it; what is a header has to be sent as it was signed."""
         with explained(source.uri):
-            url: str = self.client.generate_presigned_url(
-                operation, Params=dict(parameters), ExpiresIn=SIGNED_SECONDS
-            )
+            url: str = self.client.generate_presigned_url(operation, Params=dict(parameters), ExpiresIn=SIGNED_SECONDS)
         return url
 
 
 def refused(
     source: S3Source, status: int, phrase: str, headers: Headers, body: bytes, remedy: str = CREDENTIALS_REMEDY
 ) -> CheckpointError:
-    """The error that a service's answer stands for, by its own code; `remedy` says what helps against a lack of rights."""
+    """The error that a service's answer stands for, by its own code; `remedy` is for a lack of rights."""
     code = found[1].decode() if (found := _CODE.search(body)) else phrase
     region = headers.get("x-amz-bucket-region") or (found[1].decode() if (found := _REGION.search(body)) else None)
     if region and (status == 301 or code in _ELSEWHERE):
