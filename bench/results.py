@@ -14,6 +14,7 @@ from rich.table import Table
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
 WIDTH = 140  # of a line of documentation
+LEAST = 32  # of a row's remark: a row cannot be broken, so a long name makes a longer line
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def write_tables(found: Mapping[str, list[Figure]], machine: str, document: Path
 
 
 def _markdown(figures: list[Figure]) -> str:
-    """The table, in lines of at most 140 characters: without what all names begin with."""
+    """The table, in lines of 140 characters where names allow it: without what all names begin with."""
     common = figures[0].name.partition(", ")[0] + ", "
     if not all(figure.name.startswith(common) for figure in figures):
         common = ""
@@ -95,5 +96,6 @@ def _markdown(figures: list[Figure]) -> str:
     for figure in figures:
         first = f"| {figure.name.removeprefix(common)} | {figure.figure:.3g} {figure.unit} | "
         last = f" | {figure.goal or ''} | {figure.result} |"
-        rows.append(first + shorten(figure.against, WIDTH - len(first + last), placeholder="...") + last)
+        room = max(LEAST, WIDTH - len(first + last))
+        rows.append(first + shorten(figure.against, room, placeholder="...") + last)
     return "\n".join(rows) + "\n"

@@ -44,3 +44,10 @@ def test_a_run_replaces_its_own_tables_only(tmp_path):
     assert "| >= 2.5 | missed by 20% |" in text
     assert "| memory | 0 MiB |  | <= 0 | met |" in text
     assert max(map(len, text.splitlines())) <= 140
+
+
+def test_a_long_name_does_not_keep_a_table_from_being_written(tmp_path):
+    document = tmp_path / "page.md"
+    document.write_text("<!-- bench ranges -->\n<!-- end -->\n<!-- bench machine -->\n<!-- end -->\n")
+    write_tables({"ranges": [Figure("long " * 30, 0.5, "x faster", "0.73 s (0.72-0.73 s)", "> 1")]}, "one", document)
+    assert "0.73 s (0.72-0.73 s)" in document.read_text()
