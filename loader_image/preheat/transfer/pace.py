@@ -18,8 +18,8 @@ from preheat.errors import CheckpointConfigError
 
 #: A piece of fewer bytes takes longer to be asked for than to be sent.
 LEAST_PIECE = 1 << 20
-#: Connections at the beginning.
-FIRST = 8
+#: Connections at the beginning: where reading is all work, as with TLS, more only wait for the interpreter's lock.
+FIRST = 2
 #: Threads that have buffers of full length; those of more are shorter, so that all take no more memory.
 LONG = 8
 #: Seconds for which the rate is measured.
@@ -29,8 +29,8 @@ GAIN = 1.4
 TRIAL = 0.6
 #: Seconds until more are tried after some that brought nothing.
 PAUSE = 10.0
-#: Bytes a second of each connection with which more of them are not worth a trial: a store that limits connections
-#: gives less, and so do far ones.
+#: Bytes a second of each of LONG connections or more with which others are not worth a trial: a store that limits
+#: connections gives less, and so do far ones.
 ENOUGH = 100e6
 #: Share of the processors that work, above which nothing waits for the network.
 BUSY = 0.8
@@ -100,7 +100,7 @@ class Ramp:
                 self._trial = None
             elif now >= end:
                 self.size, self._trial, self._next = before, None, now + PAUSE
-        enough = rate >= ENOUGH * self.size
+        enough = self.size >= LONG and rate >= ENOUGH * self.size
         if not (self._trial or busy or enough or self.size == self._limit or now < self._next):
             self._trial = self.size, rate, now + TRIAL
             self.size = min(2 * self.size, self._limit)
