@@ -1,0 +1,266 @@
+"""Which checkpoint of a run a selector means, best first, and why others that it could mean are passed over.
+
+Pure but for `read`, which is asked for the few pointers that the selector means. The order is total: equal input, in
+whatever order, gives equal output.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TypeVar
+
+from preheat.errors import CheckpointConfigError, CheckpointNotFoundError
+from preheat.runs.checkpoint import Checkpoint, Found, Pointer
+from preheat.runs.names import BEST, LATEST, metric_of, same_info
+from preheat.runs.position import Position
+
+SHOWN = 8
+_DIGITS = re.compile(r"([0-9]+)")
+_SUFFIX = re.compile(r"\.[A-Za-z]+/?$")  # a version, -v1, stands before it and would be sorted by it
+_EXTREME = re.compile(r"^(min|max)\.(.+)$")
+_FOLDER = "checkpoints"
+
+Read = Callable[[Pointer], str]
+Either = TypeVar("Either", Checkpoint, Pointer)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for in a run."""
+
+    select: str = LATEST
+    model: str | None = None
+    info: str | None = None
+    training: bool = False  # a training is to go on from it
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A checkpoint that the selector means and that is not to be had, and why."""
+
+    checkpoint: Checkpoint
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a selector means: the candidates, best first, and what was passed over."""
+
+    candidates: tuple[Checkpoint, ...]
+    passed: tuple[Passed, ...]
+
+
+def choose(found: Found, wanted: Wanted, where: str, read: Read) -> Choice:
+    """The candidates in the run at `where`.
+
+    Raises CheckpointNotFoundError when there are none, and CheckpointConfigError when it is not clear whose are meant.
+    """
+    scope = _Scope.of(found, wanted, where)
+    meant = scope.meant(wanted.select, read)
+    reasons = [(checkpoint, _reason_against(checkpoint, wanted)) for checkpoint in meant]
+    candidates = tuple(checkpoint for checkpoint, reason in reasons if not reason)
+    passed = tuple(Passed(checkpoint, reason) for checkpoint, reason in reasons if reason)
+    if not candidates:
+        raise scope.nothing(wanted, passed)
+    return Choice(candidates, passed)
+
+
+def newest_first(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """Those whose name tells a position by position, and between them, by the time of their files, those without one.
+
+    Of equal positions the one modified last comes first, and of equal times the one whose name is last.
+    """
+    every = sorted(checkpoints, key=_age, reverse=True)
+    unplaced = deque(each for each in every if not each.position)
+    placed = sorted((each for each in every if each.position), key=_order, reverse=True)  # stable: ties stay by age
+    merged: list[Checkpoint] = []
+    for checkpoint in placed:
+        while unplaced and _age(unplaced[0]) > _age(checkpoint):
+            merged.append(unplaced.popleft())
+        merged.append(checkpoint)
+    return [*merged, *unplaced]
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """The checkpoints of one folder that are of one model, and of one variant of its weights."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    pointers: tuple[Pointer, ...]
+    where: str
+    named: bool = False  # whether the model is, so that one which is a part of another is meant as it is
+
+    @classmethod
+    def of(cls, found: Found, wanted: Wanted, where: str) -> _Scope:
+        home = _home(found, where)
+        checkpoints = [each for each in found.checkpoints if each.home == home]
+        pointers = [each for each in found.pointers if each.home == home]
+        if any(wanted.select == each.name for each in checkpoints):  # which says it all
+            return cls(tuple(checkpoints), tuple(pointers), where)
+        model = _model(checkpoints, wanted, where)
+        checkpoints = _variant([each for each in checkpoints if each.model == model], wanted, where)
+        if model:
+            pointers = [each for each in pointers if each.model == model and same_info(each.info, wanted.info or "")]
+        return cls(tuple(checkpoints), tuple(pointers), where, wanted.model is not None)
+
+    def meant(self, select: str, read: Read) -> list[Checkpoint]:
+        """What a selector means, best first."""
+        if exact := [each for each in self.checkpoints if each.name == select]:
+            return exact
+        if select == LATEST:
+            return newest_first(each for each in self._whole() if not _is_best(each.tag))
+        if extreme := _EXTREME.match(select):
+            return self._extreme(extreme[2].replace("/", "."), -1 if extreme[1] == "min" else 1)
+        if position := Position.parse(select):
+            fitting = [each for each in self._whole() if each.position and position.fits(each.position)]
+            return sorted(newest_first(fitting), key=lambda each: each.interrupted)
+        return self._tagged(select, read)
+
+    def _whole(self) -> Iterator[Checkpoint]:
+        return (each for each in self.checkpoints if self.named or not each.part)
+
+    def _tagged(self, tag: str, read: Read) -> list[Checkpoint]:
+        tagged = newest_first(each for each in self.checkpoints if _same_tag(each.tag, tag))
+        for pointer in self.pointers:
+            if _same_tag(pointer.tag, tag):
+                tagged += self._pointed_at(pointer, read)
+        return list(dict.fromkeys(tagged))
+
+    def _pointed_at(self, pointer: Pointer, read: Read) -> list[Checkpoint]:
+        name = read(pointer)
+        found = [each for each in self.checkpoints if each.name == name and each.layout == pointer.layout]
+        if not found:
+            raise CheckpointNotFoundError(
+                f"{self.where}: {pointer.entry.path} names {name!r:.200}, which is not there",
+                remedy="Select another one, or restore it",
+            )
+        return found
+
+    def _extreme(self, metric: str, sign: int) -> list[Checkpoint]:
+        known = newest_first(each for each in self.checkpoints if metric in each.metrics)
+        return sorted(known, key=lambda each: sign * each.metrics[metric], reverse=True)
+
+    def nothing(self, wanted: Wanted, passed: Sequence[Passed]) -> CheckpointNotFoundError:
+        """Why there is no candidate, with what there is."""
+        asked = f"{self.where}: no checkpoint to be had for select: {wanted.select}"
+        if passed:
+            more = f"; and {len(passed) - SHOWN} more" if len(passed) > SHOWN else ""
+            why = "; ".join(map(str, passed[:SHOWN])) + more
+            return CheckpointNotFoundError(f"{asked}. Passed over: {why}", remedy=_remedy_for(passed))
+        there = list(dict.fromkeys([*(each.name for each in newest_first(self.checkpoints)), *self._tags()]))
+        return CheckpointNotFoundError(
+            f"{asked}; there are {_some(there)}", remedy=self._hint(wanted.select) or "Select one of them"
+        )
+
+    def _tags(self) -> list[str]:
+        return [each.tag for each in self.pointers] + [each.tag for each in self.checkpoints if each.tag]
+
+    def _hint(self, select: str) -> str:
+        metric = metric_of(select)
+        if metric and any(metric in each.metrics for each in self.checkpoints):
+            return f"The names hold {metric}, not which way is better: select min.{metric} or max.{metric}"
+        if Position.parse(select.upper()) and not Position.parse(select):
+            return f"Positions are written {select.upper()}"
+        near = get_close_matches(select, self._tags(), n=1)
+        return f"Did you mean {near[0]}?" if near else ""
+
+
+def _reason_against(checkpoint: Checkpoint, wanted: Wanted) -> str:
+    if checkpoint.incomplete:
+        return f"it is incomplete: {checkpoint.incomplete}"
+    if wanted.training and checkpoint.training is False:
+        lacks = f": there is no {checkpoint.lacks[0]}" if checkpoint.lacks else ""
+        return f"no training can go on from it{lacks}"
+    return ""
+
+
+def _remedy_for(passed: Sequence[Passed]) -> str:
+    if any(not each.checkpoint.incomplete for each in passed):
+        return "Save the optimizer's state too, or take the weights alone with weightsOnly or coldStart"
+    return "Wait until one is finished, or select another one"
+
+
+def _home(found: Found, where: str) -> str:
+    """The folder whose checkpoints are meant: the run's own, its `checkpoints`, or the only one that has any."""
+    homes = {each.home for each in found.checkpoints}
+    for home in ("", _FOLDER):
+        if home in homes:
+            return home
+    if len(homes) == 1:
+        return next(iter(homes))
+    raise CheckpointConfigError(
+        f"{where}: there are checkpoints in {len(homes)} folders: {_some(sorted(homes, key=_natural, reverse=True))}",
+        remedy="Say which is meant with runId and stage, or make root the run's own folder",
+    )
+
+
+def _model(checkpoints: Sequence[Checkpoint], wanted: Wanted, where: str) -> str:
+    """The model that is meant: the one that is named, or the only one."""
+    models = dict.fromkeys(each.model for each in checkpoints)
+    if wanted.model is not None:
+        if wanted.model not in models:
+            raise CheckpointNotFoundError(
+                f"{where}: there is no checkpoint of model {wanted.model!r}; there are those of {_models(models)}",
+                remedy="Check `model`",
+            )
+        return wanted.model
+    whole = dict.fromkeys(each.model for each in checkpoints if not each.part) or models
+    if len(whole) > 1:
+        raise CheckpointConfigError(
+            f"{where}: there are checkpoints of {len(whole)} models: {_models(whole)}", remedy="Say which with `model`"
+        )
+    return next(iter(whole))
+
+
+def _models(models: Iterable[str]) -> str:
+    return _some([model or "no name" for model in models])
+
+
+def _variant(checkpoints: Sequence[Checkpoint], wanted: Wanted, where: str) -> list[Checkpoint]:
+    """Those of the variant that is meant: the one that is named, else the raw weights."""
+    found = [each for each in checkpoints if same_info(each.info, wanted.info or "")]
+    if not found:
+        infos = dict.fromkeys(each.info or "the raw weights" for each in checkpoints)
+        which = f"with info {wanted.info!r}" if wanted.info else "of the raw weights"
+        raise CheckpointNotFoundError(
+            f"{where}: there is no checkpoint {which}; there are {_some(infos)}", remedy="Check `info`"
+        )
+    return found
+
+
+def _is_best(tag: str) -> bool:
+    """Whether a name says how good it is, and not when it was saved."""
+    return bool(metric_of(tag)) or re.match(rf"{BEST}(?![a-z])", tag) is not None
+
+
+def _same_tag(tag: str, wanted: str) -> bool:
+    metric = metric_of(wanted)
+    return tag == wanted or (metric is not None and metric_of(tag) == metric)
+
+
+def _order(checkpoint: Checkpoint) -> tuple[int, int, int]:
+    assert checkpoint.position is not None  # noqa: S101 - for the type checker
+    return checkpoint.position.order
+
+
+def _age(checkpoint: Checkpoint) -> tuple[float, bool, list[tuple[int, int, str]]]:
+    """What is newer is greater; of equal times one with a position, which nobody writes anew, and the later name."""
+    return checkpoint.modified, checkpoint.position is not None, _natural(_SUFFIX.sub("", checkpoint.path))
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """A key to sort by in which numbers count by their value."""
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in _DIGITS.split(text)]
+
+
+def _some(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return (", ".join(each[:200] for each in every[:SHOWN]) or "none") + more

@@ -1,0 +1,79 @@
+"""How trainings lay out what they save: one file per layout, each a pure function of a listing's entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from preheat.errors import CheckpointConfigError, CheckpointLoadError
+from preheat.runs.checkpoint import Found, Pointer
+from preheat.runs.layouts import lightning, linnaeus, noether, preheat, stackwise, transformers
+from preheat.runs.listing import Entry
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which trainings name their checkpoints.
+
+    `find` takes what is certainly one of its files; `widely` those, too, that only somebody who names the layout means.
+    `read` says which checkpoint a pointer names.
+    """
+
+    find: Callable[[Sequence[Entry]], Found]
+    widely: Callable[[Sequence[Entry]], Found] | None = None
+    read: Callable[[bytes], str] | None = None
+    files: str = ""  # what they are called, for a person
+
+
+LAYOUTS: dict[str, Layout] = {
+    "preheat": Layout(preheat.find, read=preheat.named_by, files="<model>_cp=<tag>/manifest.json"),
+    "noether": Layout(noether.find, files="<model>_cp=<tag>_model.th"),
+    "anemoi": Layout(lightning.find, files="last.ckpt"),
+    "lightning": Layout(lightning.find, files="*.ckpt"),
+    "transformers": Layout(transformers.find, read=transformers.named_by, files="checkpoint-<step>/"),
+    "linnaeus": Layout(linnaeus.find, linnaeus.find_widely, files="ckpt_epoch_<n>.pth, latest.pth"),
+    "stackwise": Layout(
+        stackwise.find, stackwise.find_widely, files="progressive_stack_<n>.pt, rack_complete_<n>.pt, stack_<n>.pt"
+    ),
+}
+#: Anemoi's files are Lightning's, so they are looked for once.
+_AUTOMATIC = tuple(name for name in LAYOUTS if name != "anemoi")
+
+
+def find(entries: Iterable[Entry], layout: str = AUTO) -> Found:
+    """The checkpoints and pointers of one layout, or of all that have any; the order of the entries is no matter."""
+    entries = sorted(entries, key=lambda entry: entry.path)
+    if layout != AUTO:
+        known = _known(layout)
+        return (known.widely or known.find)(entries)
+    found = [LAYOUTS[name].find(entries) for name in _AUTOMATIC]
+    return Found(
+        tuple(checkpoint for each in found for checkpoint in each.checkpoints),
+        tuple(pointer for each in found for pointer in each.pointers),
+    )
+
+
+def named_by(pointer: Pointer, content: bytes) -> str:
+    """The name of the checkpoint that a pointer names; raises CheckpointLoadError for one that makes no sense."""
+    read = _known(pointer.layout).read
+    try:
+        assert read is not None  # noqa: S101 - its layout has made it
+        return read(content)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointLoadError(
+            f"{pointer.entry.path} names no checkpoint: {type(error).__name__}", remedy="Save or tag it again"
+        ) from error
+
+
+def described(layout: str) -> str:
+    """What the files of a layout are called."""
+    names: Iterable[str] = _AUTOMATIC if layout == AUTO else (layout,)
+    return "; ".join(f"{name}: {_known(name).files}" for name in names)
+
+
+def _known(layout: str) -> Layout:
+    if layout not in LAYOUTS:
+        raise CheckpointConfigError(f"unknown layout {layout!r:.40}", remedy=f"Known: {AUTO}, {', '.join(LAYOUTS)}")
+    return LAYOUTS[layout]

@@ -1,0 +1,32 @@
+"""Listings of runs, made up: names, times and sizes are all that a choice looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from preheat.runs import layouts
+from preheat.runs.checkpoint import Found, Pointer
+from preheat.runs.choice import Choice, Wanted, choose
+from preheat.runs.listing import Entry
+
+
+def listed(*paths: str, at: float = 100.0, size: int = 10) -> list[Entry]:
+    """Files in the order in which they were written, a second after each other."""
+    return [Entry(path, size, at + second) for second, path in enumerate(paths)]
+
+
+def found(entries: Iterable[Entry], layout: str = "auto") -> Found:
+    return layouts.find(list(entries), layout)
+
+
+def chosen(entries: Iterable[Entry], select: str = "latest", layout: str = "auto", **wanted: object) -> Choice:
+    """What a selector means; pointers name what is behind the last slash of their path, for the want of contents."""
+    return choose(found(entries, layout), Wanted(select, **wanted), "/run/", unread)  # type: ignore[arg-type]
+
+
+def names(choice: Choice) -> list[str]:
+    return [checkpoint.path for checkpoint in choice.candidates]
+
+
+def unread(pointer: Pointer) -> str:
+    raise AssertionError(f"{pointer.entry.path} was read")
