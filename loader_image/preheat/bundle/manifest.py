@@ -77,6 +77,23 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """Of a checkpoint that a training saved: whose it is, where the training was, and how good."""
+
+    model: str
+    info: str = ""  # variant of the weights, such as ema=0.9999
+    part: str = ""  # of the model; nothing for all of it
+    run_id: str = ""
+    stage: str = ""
+    epoch: int | None = None  # None: the training does not count them
+    update: int | None = None
+    sample: int | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)  # None: not a finite number
+    training_state: bool = False  # whether a training can go on from it
+    time: float = 0.0  # seconds since the epoch
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of manifest.json."""
 
@@ -95,6 +112,9 @@ class Manifest:
     continue_on_error: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     preheat: str = __version__
+    checksums: Mapping[str, int] = field(default_factory=dict)  # CRC-32 of whole files by name, of those that have one
+    state_checksums: Mapping[str, int] = field(default_factory=dict)  # CRC-32 of the state's tensors by name
+    saved: Saved | None = None  # by a training; None: made by a loader
 
     def lines(self) -> Iterator[str]:
         """The document bit by bit, keys in a fixed order, a line for each tensor."""
@@ -156,7 +176,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
             "layout": source.layout,
             "average": source.average,
         },
-        "files": {name: {"bytes": size} for name, size in manifest.files.items()},
+        "files": {name: _file(manifest, name) for name in manifest.files},
         "tensors": manifest.tensors,
         "aliases": dict(manifest.aliases),
         "totals": {
@@ -178,7 +198,37 @@ def _document(manifest: Manifest) -> dict[str, Any]:
         "stages": manifest.stages,
         "continueOnError": manifest.continue_on_error,
         "seconds": dict(manifest.seconds),
+        **({"stateChecksums": dict(manifest.state_checksums)} if manifest.state_checksums else {}),
+        **({"saved": _of_saved(manifest.saved)} if manifest.saved else {}),
     }
+
+
+def _file(manifest: Manifest, name: str) -> dict[str, int]:
+    known = {"crc32": manifest.checksums[name]} if name in manifest.checksums else {}
+    return {"bytes": manifest.files[name], **known}
+
+
+def _of_saved(saved: Saved) -> dict[str, Any]:
+    return {
+        "model": saved.model,
+        "info": saved.info,
+        "part": saved.part,
+        "runId": saved.run_id,
+        "stage": saved.stage,
+        "position": {"epoch": saved.epoch, "update": saved.update, "sample": saved.sample},
+        "metrics": dict(saved.metrics),
+        "trainingState": saved.training_state,
+        "time": saved.time,
+    }
+
+
+def _saved(document: Mapping[str, Any]) -> Saved:
+    position = document["position"]
+    return Saved(
+        *(document["model"], document["info"], document["part"], document["runId"], document["stage"]),
+        *(position["epoch"], position["update"], position["sample"]),
+        *(document["metrics"], document["trainingState"], document["time"]),
+    )
 
 
 def _manifest(document: Mapping[str, Any]) -> Manifest:
@@ -208,4 +258,7 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         continue_on_error=document["continueOnError"],
         seconds=document["seconds"],
         preheat=document["preheat"],
+        checksums={name: entry["crc32"] for name, entry in document["files"].items() if "crc32" in entry},
+        state_checksums=document.get("stateChecksums", {}),
+        saved=_saved(document["saved"]) if document.get("saved") else None,
     )

@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from preheat.blob import Blob, Folder
+from preheat.bundle.manifest import MANIFEST
 from preheat.errors import AccessDeniedError, CheckpointLoadError, CheckpointNotFoundError, CheckpointSourceError
-from preheat.formats import adapters, shards, trainer
+from preheat.formats import adapters, saved, shards, trainer
 from preheat.formats.distributed import index as distributed
 from preheat.formats.files import read_file
 from preheat.formats.zero import index as zero
@@ -43,6 +44,7 @@ class FolderFormat:
 
 
 FOLDERS: tuple[FolderFormat, ...] = (
+    FolderFormat("saved by Preheat", re.compile(r"(^|/)manifest\.json$"), saved.members, saved.read_index),
     FolderFormat(  # a variant, such as fp16, is named before the last part
         "files in shards",
         re.compile(r"\.(safetensors|bin)\.index(\.[\w-]+)?\.json$"),
@@ -60,6 +62,7 @@ FOLDERS: tuple[FolderFormat, ...] = (
 
 #: What is looked for in a folder, the first that is there is taken.
 ENTRIES: tuple[str, ...] = (
+    MANIFEST,
     "model.safetensors.index.json",
     "model.safetensors",
     "pytorch_model.bin.index.json",
@@ -75,7 +78,7 @@ ENTRIES: tuple[str, ...] = (
 )
 
 #: Those of them that trainers write.
-_OF_TRAINERS = frozenset(ENTRIES[:6])
+_OF_TRAINERS = frozenset(ENTRIES[1:7])
 
 _LEADS_OUT = re.compile(r"^/|\\|(^|/)\.\.?(/|$)|[\x00-\x1f]")
 
@@ -123,11 +126,15 @@ def _look_in(folder: Folder) -> tuple[str, Blob]:
         if present is not None and name not in present:
             continue
         try:
-            return name, folder.open(name)
+            blob = folder.open(name)
         except CheckpointNotFoundError:
             continue
         except AccessDeniedError as error:  # how S3 answers for a missing key to who may not list the bucket
             denied = denied or error
+            continue
+        if name != MANIFEST or saved.is_manifest(blob):
+            return name, blob
+        blob.close()
     raise denied or _nothing(folder.uri, present)
 
 

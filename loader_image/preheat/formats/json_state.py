@@ -11,6 +11,7 @@ import base64
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from preheat.formats.inert.values import FROZENSET, MAX_LEVELS, SET, Global, Key, Node, members
@@ -21,6 +22,18 @@ MAX_TEXT = 4096  # characters, or bytes
 CHARACTERS = 64  # of text that count as one value
 
 Put = Callable[[Any], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Opaque:
+    """Stands where the checkpoint has an object of the class `name`; nothing else is known of it."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, not made>"
+
+
 Inside = list[tuple[Any, Put]]
 
 
@@ -132,6 +145,6 @@ def spell_plain(value: Any) -> Any:
 
 def opaque_name(value: Any) -> str:
     """What an object that is not interpreted is called."""
-    if isinstance(value, Node):
+    if isinstance(value, (Node, Opaque)):
         return value.name
     return str(value) if isinstance(value, Global) else f"a {type(value).__name__.lower()}"

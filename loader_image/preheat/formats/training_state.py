@@ -15,23 +15,13 @@ from typing import Any
 
 from preheat.errors import CheckpointLoadError, NothingMatchedError
 from preheat.formats.inert.values import FROZENSET, MAX_LEVELS, SET, Global, Key, Node, members
-from preheat.formats.json_state import CHARACTERS, is_plain, opaque_name, spell_plain
+from preheat.formats.json_state import CHARACTERS, Opaque, is_plain, opaque_name, spell_plain
 from preheat.index import Tensor
 
 MAX_VALUES = 4_000_000
 MAX_BITS = 12_000  # of an integer: Python reads no number of more than 4300 digits from a text
 _LONGEST_STEP = 200  # characters of a key in a tensor's name
 _COUNTER = Global("collections", "Counter")
-
-
-@dataclass(frozen=True, eq=False)
-class Opaque:
-    """Stands where the checkpoint has an object of the class `name`; nothing else is known of it."""
-
-    name: str
-
-    def __repr__(self) -> str:
-        return f"<{self.name}, not made>"
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,7 @@ class Parts:
 
 
 def spell_state(tree: Any, *, max_values: int = MAX_VALUES) -> Spelled:
-    """The state of an index; raises CheckpointLoadError when it has more values than anyone's training."""
+    """The state of an index, or one of Python's own values; raises CheckpointLoadError for more than anyone's has."""
     spelling = _Spelling(max_values)
     return Spelled(spelling.spell(tree, ()), spelling.tensors, spelling.opaque)
 
@@ -148,8 +138,12 @@ class _Spelling:
         self._take(value, path)
         if isinstance(value, Key):
             return self.spell(value.value, path)
+        if isinstance(value, Counter):
+            return {"$counter": self._spell_dict(value, path)}
         if isinstance(value, dict):
             return self._spell_dict(value, path)
+        if isinstance(value, (set, frozenset)):
+            return {"$set": self._spell_all(sorted(value, key=repr), path)}  # the same set, the same document
         if isinstance(value, list):
             return self._spell_all(value, path)
         if isinstance(value, tuple):
@@ -184,7 +178,8 @@ class _Spelling:
 
     def _keep_name(self, value: Any, path: str) -> dict[str, str]:
         refusal = f" {value.refusal}" if isinstance(value, Node) and value.refusal else ""
-        self.opaque[path] = opaque_name(value) + refusal
+        known = isinstance(value, (Node, Global, Opaque))
+        self.opaque[path] = opaque_name(value) + refusal if known else _class_name(value)
         return {"$opaque": self.opaque[path]}
 
     def _take(self, value: Any, path: tuple[str, ...]) -> None:
@@ -199,6 +194,10 @@ class _Spelling:
                 f"{'.'.join(path[:3])[:200]}",
                 remedy="Save less beside the weights, tensors instead of long lists, or use weightsOnly or coldStart",
             )
+
+
+def _class_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _holds_dict(node: Node) -> bool:
