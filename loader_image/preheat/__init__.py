@@ -29,6 +29,10 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.legacy import load_checkpoint as load_checkpoint
     from preheat.legacy import validate_checkpoint as validate_checkpoint
     from preheat.pipeline import CheckpointPipeline as CheckpointPipeline
+    from preheat.saving.averages import Average as Average
+    from preheat.saving.save import flush as flush
+    from preheat.saving.save import save as save
+    from preheat.saving.termination import Termination as Termination
     from preheat.shim.apply import apply as apply
     from preheat.shim.reports.report import Report as Report
     from preheat.stage import CheckpointSource as CheckpointSource
@@ -81,6 +85,9 @@ _EXPORTS = {
         "validate_checkpoint",
     ),
     "pipeline": ("CheckpointPipeline",),
+    "saving.averages": ("Average",),
+    "saving.save": ("flush", "save"),
+    "saving.termination": ("Termination",),
     "shim.apply": ("apply",),
     "shim.reports.report": ("Report",),
     "stage": ("CheckpointSource", "LoadingStrategy", "ModelModifier", "PipelineStage"),

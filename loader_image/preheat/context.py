@@ -35,6 +35,8 @@ class CheckpointContext:
     config: Any = None
     checkpoint_format: str | None = None
     pl_module: Any = None
+    #: The gradients' scaler of a training in mixed precision.
+    scaler: Any = None
     #: The stage that opened the checkpoint.
     source: CheckpointSource | None = None
     #: What later reads of `checkpoint_data` must verify; a `verify` stage tightens it.

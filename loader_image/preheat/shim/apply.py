@@ -34,17 +34,23 @@ _restored: WeakSet[Any] = WeakSet()  # optimizers
 
 
 def apply(
-    model: Any, optimizer: Any = None, scheduler: Any = None, pipeline: Any = None, *, device: Any = None
+    model: Any,
+    optimizer: Any = None,
+    scheduler: Any = None,
+    pipeline: Any = None,
+    *,
+    scaler: Any = None,
+    device: Any = None,
 ) -> Report:
     """Run the stages that the bundle in PREHEAT_BUNDLE leaves to this process; call it before the model is wrapped.
 
     With `pipeline` all of its stages run here, from its source on, and there is no bundle: a CheckpointPipeline, a list
     of stages, a configuration, or the path of a YAML file. A warm start restores `optimizer` and `scheduler`, each one
-    object or a list of them. Tensors on the meta device get memory on `device`, by default where the rest of the model
-    is. In a process group all ranks call it and return together. Raises a CheckpointError that says whether the model
-    was touched, on every rank.
+    object or a list of them, and from what `preheat.save` wrote `scaler` and the random states. Tensors on the meta
+    device get memory on `device`, by default where the rest of the model is. In a process group all ranks call it and
+    return together. Raises a CheckpointError that says whether the model was touched, on every rank.
     """
-    context = CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler, device=device)
+    context = CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, device=device)
     return apply_to(context) if pipeline is None else _fill(context, _pipeline_of(pipeline))
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from preheat.bundle.data import open_bundle
 from preheat.errors import CheckpointIncompatibleError, NoWeightsError
+from preheat.formats.trainer import RANDOM_STATES
 from preheat.formats.training_state import opaque_in, parts_of
 from preheat.shim.environment import bundle_folder
+from preheat.strategies import random_states
 from preheat.strategies.mapped import MappedStrategy
 from preheat.strategies.optimizer_state import match_optimizer
 from preheat.strategies.resuming import kept, left_to_do, refuse_opaque, same_number, training_state
@@ -29,6 +31,7 @@ class Resumption:
     def __init__(self, trainer: Any, pl_module: Any) -> None:
         self._connector = _connector_of(trainer)
         self._mapping, checkpoint = _checkpoint(pl_module)
+        self._random = checkpoint.pop(RANDOM_STATES, None)  # of what Preheat saved; Lightning saves none
         self._connector._loaded_checkpoint = _migrated(checkpoint, pl_module)
         self._identity = id(self._connector._loaded_checkpoint)
         self._step = checkpoint.get("global_step")
@@ -54,6 +57,8 @@ class Resumption:
             match_optimizer(state, optimizer, names, fresh).state
             for state, optimizer in zip(states, optimizers, strict=True)
         ]
+        if self._random and len(self._random) == trainer.world_size:  # before the loop draws an order of the data
+            random_states.restore(self._random[trainer.global_rank])
 
     def confirm(self, trainer: Any) -> str:
         """What was restored; raises NoWeightsError when it was nothing."""

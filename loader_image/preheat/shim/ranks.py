@@ -33,17 +33,21 @@ TIMEOUT = 600.0
 _MODEL = "model"
 
 #: In the order in which a process comes to them; some may be left out.
-_STEPS = ("open", "gather", "match", "adapt", "load", "go on")
+_STEPS = ("open", "gather", "match", "adapt", "load", "go on", "save")
 _SAMPLES, _SAMPLE = 16, 4096
+_APPLYING = "apply the checkpoint"
 
 _applications = count()  # all processes apply the same number of times, so equal numbers meet
 
 
 class Ranks:
-    """The processes of torch's default group while they apply a checkpoint."""
+    """The processes of torch's default group while they apply a checkpoint, or save one: `call` is what they called."""
 
-    def __init__(self, store: Any, rank: int, world: int, timeout: float) -> None:
+    def __init__(
+        self, store: Any, rank: int, world: int, timeout: float, call: str = "preheat.apply", doing: str = _APPLYING
+    ) -> None:
         self.rank, self.world = rank, world
+        self._call, self._doing = call, doing
         self.waited = 0.0  # seconds
         self._store, self._timeout = store, timeout
         self._next = 0  # step
@@ -67,6 +71,26 @@ class Ranks:
         if isinstance(data, CheckpointData) and data.manifest is None:
             return {"checkpoint": identity(data)}
         return {}
+
+    def tell(self, what: str, text: str) -> None:
+        """Leave a text for the first rank, which asks for it after a step that all of them left."""
+        self._store.set(f"{what}/{self.rank}", text)
+
+    def told(self, what: str) -> list[str]:
+        """What each rank left, for the first rank; it is there once."""
+        keys = [f"{what}/{rank}" for rank in range(self.world)]
+        texts = [self._store.get(key).decode() for key in keys]
+        for key in keys:
+            self._store.delete_key(key)
+        return texts
+
+    def leave(self, *steps: str) -> None:
+        """Remove what was said at these steps, when all ranks have left them: a training saves many times."""
+        if self._store.add("left", 1) == self.world:
+            for step in steps:
+                for key in ("came", "decided", "verdict", *range(self.world)):
+                    self._store.delete_key(f"{step}/{key}")
+            self._store.delete_key("left")
 
     def _agree(self, step: str, facts: Mapping[str, str]) -> None:
         try:
@@ -112,8 +136,8 @@ class Ranks:
         absent = [str(rank) for rank in range(self.world) if not self._store.check([f"{step}/{rank}"])]
         names = f"{', '.join(absent[:8]) or '?'}{' and others' if absent[8:] else ''}"
         error = CheckpointTimeoutError(
-            f"rank {names} did not come to apply the checkpoint ({step}) {self._timeout:g} s after rank {self.rank}",
-            remedy="Call preheat.apply at the same place on all ranks; look at what those ranks say; "
+            f"rank {names} did not come to {self._doing} ({step}) {self._timeout:g} s after rank {self.rank}",
+            remedy=f"Call {self._call} at the same place on all ranks; look at what those ranks say; "
             "PREHEAT_RANKS_TIMEOUT allows for more seconds, 0 lets each rank go on by itself",
         )
         return {**_described(error), "absent": names}
@@ -135,15 +159,18 @@ class Ranks:
         return None
 
 
-def present() -> Ranks | None:
+def group() -> Any:
+    """torch.distributed in a process that is in its default group; None in any other, where nothing is imported."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
+
+
+def present(call: str = "preheat.apply", doing: str = _APPLYING) -> Ranks | None:
     """The default group's processes; None where there is no group yet, one process, or agreement is turned off."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return None
-    if (timeout := _timeout()) == 0 or distributed.get_world_size() == 1:
+    if (distributed := group()) is None or (timeout := _timeout()) == 0 or distributed.get_world_size() == 1:
         return None
     store = distributed.PrefixStore(f"preheat/{next(_applications)}", distributed.distributed_c10d._get_default_store())
-    return Ranks(store, distributed.get_rank(), distributed.get_world_size(), timeout)
+    return Ranks(store, distributed.get_rank(), distributed.get_world_size(), timeout, call, doing)
 
 
 def identity(data: CheckpointData) -> str:

@@ -24,9 +24,10 @@ from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointIncompatibleError, NoWeightsError, UnsupportedVersionError
 from preheat.formats.trainer import RANDOM_STATES, SCALER, TRAINER_STATE
 from preheat.formats.training_state import Parts, parts_of
-from preheat.shim import random_states
+from preheat.saving.averages import AVERAGES
 from preheat.shim.accelerate import require_plain
 from preheat.shim.environment import bundle_folder
+from preheat.strategies import random_states
 from preheat.strategies.loading import touching
 from preheat.strategies.mapped import MappedStrategy
 from preheat.strategies.resuming import left_to_do, match, restore, same_number, training_state
@@ -133,6 +134,15 @@ class _Restoring:
             if scaler is not None and isinstance(saved, Mapping):
                 scaler.load_state_dict(self._training.read(saved))
                 self._restored.append("scaler")
+            self._restore_averages()
+
+    def _restore_averages(self) -> None:
+        """Those that our own callback saved, for our own callback."""
+        averages = self._parts.rest.get(AVERAGES)
+        for callback in self._trainer.callback_handler.callbacks:
+            if averages and hasattr(callback, "restore_averages"):
+                callback.restore_averages(self._training.read(averages))
+                self._restored.append("averages")
 
     def _random(self, checkpoint: Any = None) -> None:
         """In place of `_load_rng_state`: of the process at hand, where there are as many as there were."""

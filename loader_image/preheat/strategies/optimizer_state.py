@@ -84,9 +84,8 @@ def match_optimizer(
 def _group(given: Mapping[str, Any], group: Mapping[str, Any], positions: Iterable[int]) -> dict[str, Any]:
     """The checkpoint's hyper-parameters, and ours where its torch did not know them."""
     merged = {**{key: value for key, value in group.items() if key != "params"}, **given, "params": list(positions)}
-    if "param_names" in merged:
-        merged["param_names"] = group.get("param_names", merged["param_names"])
-    return merged
+    merged.pop("param_names", None)  # torch refuses further groups without names beside one that has them
+    return {**merged, "param_names": group["param_names"]} if "param_names" in group else merged
 
 
 def _compare_groups(theirs: list[Any], ours: list[Any], kind: str) -> None:

@@ -18,7 +18,9 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.formats.layouts import WEIGHT_KEYS
 from preheat.formats.optimizer_names import follow
+from preheat.formats.saved import LAYOUT
 from preheat.formats.training_state import Parts, opaque_in, require_optimizer
+from preheat.strategies import own_state
 from preheat.strategies.filling.spread_state import read_entry
 from preheat.strategies.loading import load_matching, origin, touching
 from preheat.strategies.mapped import MappedStrategy
@@ -56,19 +58,26 @@ def resume(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStra
         progress = {key: parts.rest[key] for key in _PROGRESS if isinstance(parts.rest.get(key), int)}
         elsewhere = context.restored_elsewhere or context.pl_module is not None
         found = Matches((), ()) if elsewhere else match(context, parts, mapping)
+        own_state.check(context, parts.rest)
         kept = context.optimizer, context.scheduler
         context = load_matching(context, WARM_START, tolerance, mapping)
         context.optimizer, context.scheduler = kept
         with touching():
             restore(found, training)
             state = progress if elsewhere else training.read(parts.rest)
+            besides = own_state.restore(context, state, own=not elsewhere and _is_own(context.checkpoint_data))
     context.update_metadata(
         training_state=state,
-        restored=[*_restored(found), *(f"{key} {value}" for key, value in progress.items())],
+        restored=[*_restored(found), *besides, *(f"{key} {value}" for key, value in progress.items())],
         not_made=dict(opaque_in(parts.rest)),
         **progress,
     )
     return context
+
+
+def _is_own(data: object) -> bool:
+    """Whether `preheat.save` wrote it."""
+    return isinstance(data, CheckpointData) and data.index.layout == LAYOUT
 
 
 def training_state(data: Mapping[str, Any]) -> TrainingState:

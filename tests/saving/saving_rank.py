@@ -1,0 +1,104 @@
+"""One process of a gloo group that trains a sharded model, saves it with the others, and goes on from what they saved.
+
+Arguments: folder, rank, number of processes. What it saw is left in a JSON file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+
+import preheat
+from preheat.errors import CheckpointError
+from preheat.saving.termination import Termination
+
+
+class Training:
+    """Sharded by FSDP2, or replicated; every rank has random numbers of its own."""
+
+    def __init__(self, seed: int, *, sharded: bool = True) -> None:
+        torch.manual_seed(seed)
+        self.model = torch.nn.Sequential(torch.nn.Linear(7, 33), torch.nn.Tanh(), torch.nn.Linear(33, 5))
+        if sharded:
+            fully_shard(self.model[0])
+            fully_shard(self.model)
+            self.trained: Any = self.model
+        else:
+            self.trained = torch.nn.parallel.DistributedDataParallel(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.05)
+        torch.manual_seed(100 * seed + dist.get_rank())
+
+    def steps(self, count: int) -> Training:
+        for _ in range(count):
+            self.optimizer.zero_grad()
+            self.trained(torch.randn(4, 7)).square().mean().backward()
+            self.optimizer.step()
+        return self
+
+    def facts(self) -> list[Any]:
+        state = [value for each in self.optimizer.state.values() for value in each.values()]
+        tensors = [*self.model.state_dict().values(), *state]
+        whole = [each.full_tensor() if hasattr(each, "full_tensor") else each for each in tensors]
+        return [each.double().tolist() for each in whole] + [torch.rand(3).tolist()]
+
+
+def goes_on(root: Path, *, sharded: bool, wait: bool) -> bool:
+    """Whether a training that stopped for a checkpoint ends as one that did not."""
+    straight = Training(1, sharded=sharded).steps(3)
+    folder = preheat.save(root, straight.trained, straight.optimizer, update=3, wait=wait)
+    wanted = straight.steps(2).facts()
+    preheat.flush()
+    dist.barrier()
+    resumed = Training(2, sharded=sharded)
+    stages = [{"local": {"path": str(folder)}}, {"warmStart": {}}]
+    preheat.apply(resumed.model, resumed.optimizer, pipeline=stages)
+    return resumed.steps(2).facts() == wanted
+
+
+def failing(root: Path) -> str:
+    """What a rank raises when the one that writes cannot."""
+    (root / "checkpoints").parent.mkdir(parents=True, exist_ok=True)
+    (root / "checkpoints").write_text("no folder")
+    training = Training(1)
+    try:
+        preheat.save(root, training.model, training.optimizer, update=1)
+    except CheckpointError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def terminated(root: Path) -> int:
+    """The step after which all stop when one is told to."""
+    with Termination() as termination:
+        for step in range(1, 20):
+            dist.barrier()  # as gradients are exchanged in each step
+            if step == 4 and dist.get_rank() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if termination.after(step):
+                return step
+    return 0
+
+
+def main(folder: Path, rank: int, world: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world)
+    seen = {
+        "sharded": goes_on(folder / "sharded", sharded=True, wait=True),
+        "beside": goes_on(folder / "beside", sharded=True, wait=False),
+        "replicated": goes_on(folder / "replicated", sharded=False, wait=True),
+        "failing": failing(folder / "failing"),
+        "terminated": terminated(folder),
+    }
+    (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
