@@ -27,6 +27,7 @@ from loader import LoaderRuns
 from peers import REQUIREMENTS, Peer
 from processes import measure
 from results import Figure, show, write, write_tables
+from saving import saving
 from scale import scale
 from scattered import scattered
 from servers import CERTIFICATE, file_server, s3_server, s3_server_with_tls, slowed
@@ -167,6 +168,10 @@ def _load(bench: Bench) -> list[Figure]:
     return load(FOLDER, bench.runs.volume.parent, bench.repetitions, bench.everybody)
 
 
+def _saving(bench: Bench) -> list[Figure]:
+    return saving(FOLDER, bench.repetitions)
+
+
 def _training(bench: Bench) -> list[Figure]:
     scratch = bench.runs.volume.parent
     return training.sharded(FOLDER, scratch) + training.first_step(FOLDER, scratch, bench.repetitions)
@@ -198,6 +203,7 @@ PARTS = {
     "folder": Part("converting a folder of torch.distributed.checkpoint", _folder),
     "damage": Part("one flipped bit on the server", lambda bench: damage(bench.runs, FOLDER)),
     "load": Part("a bundle into a model's parameters on the CPU, beside other loaders", _load),
+    "saving": Part("2 GiB of parameters to the disk, beside other savers", _saving),
     "training": Part("training processes: bytes of sharded models, start to first step", _training, heavy=True),
     "scale": Part("many tensors, many files, a large file", _scale, heavy=True),
 }

@@ -1,0 +1,56 @@
+"""Saving a model to a disk: beside what the disk takes, beside other savers, and how long a training stands still."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import median
+
+from processes import measure
+from results import Figure
+
+HERE = Path(__file__).parent
+OURS = "preheat"
+
+
+def saving(folder: Path, repetitions: int) -> list[Figure]:
+    """2 GiB of CPU tensors, to the disk that the cache is on."""
+    printed = measure([sys.executable, HERE / "saving_worker.py", folder / "saving", repetitions]).output
+    found = json.loads(printed)
+    size = found.pop("bytes")
+    middle = {name: median(times) for name, times in found.items()}
+    floor = min(middle["disk"], middle["disk, direct"])
+    against = f"{floor:.2f} s, the better of buffered and direct writes of one buffer"
+    stalls = [stall - copy for stall, copy in zip(found["stall"], found["copy"], strict=True)]
+    return [
+        *(
+            Figure(
+                f"2 GiB saved, {name}",
+                middle[name],
+                f"s ({min(times):.2f}-{max(times):.2f} s)",
+                _rate(size, middle[name]),
+            )
+            for name, times in found.items()
+        ),
+        Figure("2 GiB saved, preheat beside the disk", floor / middle[OURS], "x its rate", against, ">= 0.9"),
+        *(
+            Figure(
+                f"2 GiB saved, preheat beside {name}",
+                middle[name] / middle[OURS],
+                "x faster",
+                f"{middle[name]:.2f} s",
+                "> 1",
+            )
+            for name in ("torch.save", "save_file")
+        ),
+        Figure("2 GiB saved beside the training, stall beyond the copy", median(stalls), "s", _copy(middle), "<= 0.1"),
+    ]
+
+
+def _rate(size: int, seconds: float) -> str:
+    return f"{size / 1e9 / seconds:.2f} GB/s"
+
+
+def _copy(middle: dict[str, float]) -> str:
+    return f"stall {middle['stall']:.2f} s, a copy of the tensors {middle['copy']:.2f} s"

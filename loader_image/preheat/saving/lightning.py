@@ -1,0 +1,113 @@
+"""A callback with which Lightning saves what its training can go on from, bit by bit, and no pickle."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from preheat.formats.trainer import RANDOM_STATES
+from preheat.runs.names import LAST
+from preheat.runs.position import Position
+from preheat.saving.averages import Average, states_of
+from preheat.saving.plan import SavePlan
+from preheat.saving.save import flush, saver
+from preheat.saving.saver import Wish
+from preheat.saving.weights import named_state, parameter_names, unwrapped
+
+_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+#: What a training needs of its checkpoint; the rest may name objects, which are not made again.
+_PLAIN = ("optimizer_states", "lr_schedulers", "loops", RANDOM_STATES)
+
+
+class Saving:
+    """Saves after every so many epochs or updates, the best by a metric, when the training ends, and on SIGTERM.
+
+    The parameters are those of `SavePlan`. It takes the place of Lightning's own ModelCheckpoint.
+    """
+
+    def __new__(cls, *args: Any, **parameters: Any) -> Saving:
+        """An object of Lightning's class for such callbacks, of whichever of its two packages are there."""
+        if not any(name in sys.modules for name in _PACKAGES):
+            importlib.import_module(_PACKAGES[0])
+        bases = tuple(sys.modules[name].callbacks.Checkpoint for name in _PACKAGES if name in sys.modules)
+        return object.__new__(type("Saving", (cls, *bases), {}))
+
+    def __init__(self, root: Any, **parameters: Any) -> None:
+        self._plan = SavePlan(root, **parameters)
+        self._saved: int | None = None  # update
+        self._updated = 0
+        self._averages: list[Average] = []
+        self._restored: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Called when the model has its weights, and what the checkpoint has of averages is there."""
+        self._averages = self._plan.averages(pl_module)
+        self._updated = trainer.global_step
+        for each in self._averages:
+            if each.info in self._restored:
+                each.load_state_dict(self._restored[each.info])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning saves of a callback: the averages."""
+        return states_of(self._averages)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called before `on_fit_start`."""
+        self._restored = state_dict
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Called after each batch; several may make one update."""
+        if trainer.global_step != self._updated:
+            self._updated = trainer.global_step
+            for each in self._averages:
+                each.update()
+        told = self._plan.on_sigterm and trainer.received_sigterm
+        if trainer.global_step != self._saved and (told or self._plan.after_update(trainer.global_step)):
+            self._save(trainer, pl_module, trainer.current_epoch, wait=told)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Called when the epoch's validation is over, too."""
+        epoch = trainer.current_epoch + 1
+        if self._plan.after_epoch(epoch):
+            self._save(trainer, pl_module, epoch)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Called when the training is over; not after an exception."""
+        if trainer.global_step != self._saved:
+            self._save(trainer, pl_module, trainer.current_epoch)
+        flush()
+
+    def _save(self, trainer: Any, pl_module: Any, epoch: int, *, wait: bool = False) -> None:
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        del checkpoint["state_dict"]
+        model = unwrapped(pl_module)
+        names = parameter_names(model)
+        checkpoint["optimizer_states"] = [
+            named_state(optimizer, names, state)
+            for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True)
+        ]
+        position = Position(epoch, trainer.global_step)
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        ended = trainer.should_stop or epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
+
+        def wishes() -> list[Wish]:
+            found = self._plan.wishes(
+                *(model, position, lambda states: {**checkpoint, RANDOM_STATES: states}, metrics, self._averages),
+                tags=[LAST] if ended else [],
+                plain=_PLAIN,
+            )
+            return list(found)
+
+        saver.save(wishes, wait=wait or self._plan.wait)
+        self._saved = trainer.global_step
+
+    def __reduce__(self) -> Any:
+        # The class is made for the packages at hand, so it has no name that a spawned process could import.
+        plan: Mapping[str, Any] = vars(self._plan)
+        return _made, (dict(plan),)
+
+
+def _made(parameters: dict[str, Any]) -> Saving:
+    return Saving(**parameters)

@@ -1,0 +1,98 @@
+"""When a framework's callback saves, where, and what; the same for all frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from preheat.errors import CheckpointConfigError
+from preheat.formats.adapters import CONFIG
+from preheat.runs.position import Position
+from preheat.saving import adapters
+from preheat.saving.averages import Average
+from preheat.saving.best import check_modes
+from preheat.saving.place import DEFAULT_MODEL, Place
+from preheat.saving.saver import MakeState, Wish
+from preheat.saving.weights import chosen, weights_of
+
+
+@dataclass(frozen=True)
+class SavePlan:
+    """The parameters of a callback."""
+
+    root: str | Path
+    every_epochs: int | None = None  # with neither: 1
+    every_updates: int | None = None
+    metric: str | None = None
+    mode: str = "min"
+    tolerances: Sequence[int] = ()
+    run_id: str = ""
+    stage: str = ""
+    name: str = DEFAULT_MODEL
+    template: str | None = None
+    parts: Sequence[str] = ()  # saved besides, each on its own
+    adapters_only: bool = False
+    ema: float | None = None  # the factor of averaged weights, which are saved besides
+    on_sigterm: bool = True
+    random_states: bool = True
+    wait: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be done at the first save, hours later."""
+        for what in ("every_epochs", "every_updates"):
+            if (number := getattr(self, what)) is not None and (type(number) is not int or number < 1):
+                raise CheckpointConfigError(f"{what} is {number!r:.40}; give a number from 1 on, or None")
+        if self.metric:
+            check_modes({self.metric: self.mode}, {self.metric: 0.0})
+        for part in ("", *self.parts):
+            assert self.place(Position(0, 0, 0), part).folder  # noqa: S101 - raises for a name that is none
+
+    def after_epoch(self, epoch: int) -> bool:
+        """Whether to save when so many epochs are over."""
+        every = self.every_epochs or (1 if self.every_updates is None else None)
+        return every is not None and epoch % every == 0
+
+    def after_update(self, update: int) -> bool:
+        """Whether to save when so many updates were made."""
+        return self.every_updates is not None and update > 0 and update % self.every_updates == 0
+
+    def averages(self, model: Any) -> list[Average]:
+        """Those that are to be kept of a model."""
+        return [Average(model, self.ema)] if self.ema else []
+
+    def place(self, position: Position, part: str = "", info: str = "") -> Place:
+        """Where it is saved."""
+        where = (self.name, info, part, self.run_id, self.stage, self.template)
+        return Place(Path(self.root), position, *where)
+
+    def wishes(
+        self,
+        model: torch.nn.Module,
+        position: Position,
+        tree: MakeState,
+        metrics: Mapping[str, float],
+        averages: Sequence[Average],
+        *,
+        tags: Sequence[str] = (),
+        plain: Sequence[str] | None = None,
+        documents: Mapping[str, bytes] | None = None,
+    ) -> Iterator[Wish]:
+        """What to save: the training, or its adapters; parts, averages. Without its metric nothing becomes the best."""
+        best = {self.metric: self.mode} if self.metric in metrics else {}
+        named: dict[str, Any] = {"metrics": metrics, "best": best, "tolerances": self.tolerances, "tags": tags}
+        if self.adapters_only:
+            files = {CONFIG: adapters.configuration_of(model)}
+            yield Wish(self.place(position), adapters.weights_of(model), **named, documents=files)
+            return
+        weights = weights_of(model)
+        files = dict(documents or {})
+        where = self.place(position)
+        yield Wish(where, weights, tree, **named, plain=plain, random_states=self.random_states, documents=files)
+        for part in self.parts:
+            yield Wish(self.place(position, part), chosen(weights, part, ()), **named)
+        for each in averages:
+            yield Wish(self.place(position, info=each.info), each.weights(), **named)
