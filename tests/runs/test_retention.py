@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
