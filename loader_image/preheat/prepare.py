@@ -105,7 +105,7 @@ def prepare(
     """Make the bundle of `spec`, or find it; raises a CheckpointError, and then no bundle is left."""
     began, progress = time.monotonic(), progress or LogProgress(log)
     log.info("reading %s", spec.source.uri)
-    source = spec.source.at(pin.version) if pin else spec.source
+    source = spec.source.at(pin.uri, pin.version) if pin else spec.source
     blob = source.open(spec.patience)
     try:
         if pin:

@@ -10,11 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from preheat.blob import Blob, Patience
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
+
+if TYPE_CHECKING:
+    from preheat.runs.listing import Tree
 
 # What is refused may hold a password, a signature or a key, and the refusal must not repeat it.
 _USER_INFORMATION = re.compile(r"//[^/\s]*@")
@@ -143,8 +146,22 @@ class CheckpointSource(PipelineStage):
     def open(self, patience: Patience) -> Blob:
         """Pin the object to its present version; raises a CheckpointSourceError that says why not."""
 
-    def at(self, version: str) -> CheckpointSource:
-        """The source of that version, where older ones can be asked for; else the source as it is."""
+    @property
+    def in_pod(self) -> bool:
+        """Whether it lies in the file system of whoever reads it, so that nobody else can look."""
+        return False
+
+    @property
+    def same_everywhere(self) -> bool:
+        """Whether every pod reads the very checkpoint that the operator's check has found."""
+        return True
+
+    def at(self, uri: str, version: str) -> CheckpointSource:
+        """The source of what was found at `uri`, in that version where it can be asked for; else as it is."""
+        return self
+
+    def for_training(self) -> CheckpointSource:
+        """The source for a strategy that takes training state: where there are several checkpoints, one that has it."""
         return self
 
     def beside(self, name: str) -> CheckpointSource:
@@ -160,6 +177,21 @@ class CheckpointSource(PipelineStage):
         context.source = self
         blob = await asyncio.to_thread(self.open, context.patience)
         return await asyncio.to_thread(open_checkpoint, blob, context)
+
+
+class Place(CheckpointSource):
+    """A source that names one place: a file or a folder on a disk, in a bucket, on a server."""
+
+    @abstractmethod
+    def below(self, path: str) -> Place:
+        """What is at a path in the folder that this place is; a folder's ends in a slash."""
+
+    def tree(self, patience: Patience) -> Tree:
+        """The folder that this place is, to be listed; raises CheckpointConfigError where nothing can be."""
+        raise CheckpointConfigError(
+            f"{self.uri} cannot be listed, so nobody can tell which checkpoints are there",
+            remedy="Name the checkpoint itself, or let the folder be one of local, s3 or fsspec",
+        )
 
 
 class LoadingStrategy(PipelineStage):

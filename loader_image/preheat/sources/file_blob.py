@@ -17,6 +17,7 @@ from preheat.errors import (
     TruncatedError,
     UnsupportedFormatError,
 )
+from preheat.runs.listing import Entry, check_count
 
 _VIEWS = 1024  # buffers that one call of the kernel fills at most
 
@@ -112,6 +113,47 @@ class LocalFolder:
     def open(self, name: str) -> FileBlob:
         """Pin a file."""
         return FileBlob(self._path / name)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every file at any depth. Links to files are followed, and those to a folder beside them."""
+        pending = [""]
+        count = 0
+        while pending:
+            below = pending.pop()
+            for found in self._scan(below):
+                path = below + found.name
+                if _leads_on(found):
+                    pending.append(f"{path}/")
+                elif status := _status_of(found):
+                    count += 1
+                    check_count(self.uri, count)
+                    yield Entry(path, status.st_size, status.st_mtime)
+
+    def _scan(self, below: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self._path / below) as found:
+                return list(found)
+        except (FileNotFoundError, NotADirectoryError):  # it was never there, or went while others were looked at
+            return []
+        except OSError as error:
+            raise _unreadable(self._path / below, error) from None
+
+
+def _leads_on(found: os.DirEntry[str]) -> bool:
+    """Whether it is a folder whose files count; a link that leads elsewhere, such as to another run, is none."""
+    if found.is_dir(follow_symlinks=False):
+        return True
+    if not found.is_symlink() or not found.is_dir():
+        return False
+    return os.path.dirname(os.path.realpath(found.path)) == os.path.realpath(os.path.dirname(found.path))
+
+
+def _status_of(found: os.DirEntry[str]) -> os.stat_result | None:
+    """What is known of a file; None for what is none, or went away."""
+    try:
+        return found.stat() if found.is_file() else None
+    except OSError:
+        return None
 
 
 def _open(path: Path) -> int:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError
-from preheat.stage import CheckpointSource, Limit
+from preheat.stage import CheckpointSource, Limit, Place
+
+if TYPE_CHECKING:
+    from preheat.sources.fsspec_blob import FsspecFolder
 
 _PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@")
 _SECRET = re.compile(
@@ -25,7 +28,7 @@ _HARMLESS = frozenset({"anon", "anonymous", "google_default", "cloud"})
 
 
 @dataclass(frozen=True)
-class FsspecSource(CheckpointSource):
+class FsspecSource(Place):
     """Read the checkpoint by ranges through fsspec, such as gs://bucket/key; the loader's image holds the packages."""
 
     example: ClassVar[str] = 'fsspec: {url: "gs://my-models/model-v1.ckpt", options: {project: my-project}}'
@@ -58,10 +61,24 @@ class FsspecSource(CheckpointSource):
         inner, mark, outer = self.url.partition("::")
         return replace(self, url=inner[: inner.rindex("/") + 1] + name + mark + outer)
 
+    def below(self, path: str) -> FsspecSource:
+        """A path in the folder, in the same storage."""
+        inner, mark, outer = self.url.partition("::")
+        return replace(self, url=f"{inner.rstrip('/')}/{path}{mark}{outer}")
+
+    def tree(self, patience: Patience) -> FsspecFolder:
+        """The folder."""
+        folder, _ = self.below("")._folder(patience)
+        return folder
+
     def open(self, patience: Patience) -> Blob:
         """Ask for size and version, of every file where there are several; fsspec is imported here and nowhere else."""
         from preheat.formats.folders import open_in
 
+        return open_in(*self._folder(patience))
+
+    def _folder(self, patience: Patience) -> tuple[FsspecFolder, str]:
+        """The folder that the URL is or is in, and the file's name."""
         try:
             import fsspec  # noqa: F401
         except ImportError as error:
@@ -71,8 +88,7 @@ class FsspecSource(CheckpointSource):
             ) from error
         from preheat.sources.fsspec_blob import open_folder
 
-        folder, name = open_folder(self.url, self.options, patience)
-        return open_in(folder, name)
+        return open_folder(self.url, self.options, patience)
 
 
 _REMEDY = "Let the pod's serviceAccountName grant access, or set the variables that the filesystem's package reads"

@@ -16,14 +16,16 @@ from preheat.blob import Patience, check_range
 from preheat.errors import (
     CheckpointConfigError,
     CheckpointError,
+    CheckpointNotFoundError,
     CheckpointSourceError,
     CheckpointTimeoutError,
     SourceChangedError,
     TruncatedError,
     UnsupportedFormatError,
 )
+from preheat.runs.listing import Entry, check_count
 from preheat.sources.attempts import Attempts, Interrupted
-from preheat.sources.fsspec_files import Files, error_of, open_files, version_of
+from preheat.sources.fsspec_files import Files, error_of, modified_of, open_files, version_of
 
 #: Bytes of one request. Each costs a round trip; but each thread holds some of them, beside what the package takes, and
 #: the loader is limited to 128 MiB where nobody says otherwise.
@@ -49,6 +51,23 @@ class FsspecFolder:
     def open(self, name: str) -> FsspecBlob:
         """Ask for size and version of a file."""
         return FsspecBlob(self.files, self.place + name + self.query, self.uri + name + self.outer, self.patience)
+
+    def entries(self) -> list[Entry]:
+        """Every file at any depth, from one listing; none when there is no such folder."""
+        try:
+            found = patiently(self.uri, self.patience, threading.Event(), self._list)
+        except CheckpointNotFoundError:
+            return []
+        check_count(self.uri, len(found))
+        return found
+
+    def _list(self) -> list[Entry]:
+        place = self.place.lstrip("/")  # which filesystems put there, or do not
+        return [
+            Entry(path.lstrip("/").removeprefix(place), size, modified_of(info))
+            for path, info in self.files.files_below(self.place)
+            if isinstance(size := info.get("size"), int)
+        ]
 
 
 class FsspecBlob:
@@ -130,18 +149,24 @@ class FsspecBlob:
         return self._files
 
     def _patiently(self, ask: Callable[..., Answer], *arguments: Any) -> Answer:
-        """What `ask` answers; what fails for no known reason is tried again within the source's patience."""
-        attempts = Attempts(self.uri, self._patience, self._closed)
-        while True:
-            try:
-                return ask(*arguments)
-            except CheckpointError:
-                raise
-            except Exception as error:  # of whichever package the filesystem is
-                found = error_of(self.uri, error)
-                if type(found) not in (CheckpointSourceError, CheckpointTimeoutError):
-                    raise found from error
-                attempts.again(Interrupted(found))
+        return patiently(self.uri, self._patience, self._closed, ask, *arguments)
+
+
+def patiently(
+    uri: str, patience: Patience, ended: threading.Event, ask: Callable[..., Answer], *arguments: Any
+) -> Answer:
+    """What `ask` answers; what fails for no known reason is tried again within the source's patience."""
+    attempts = Attempts(uri, patience, ended)
+    while True:
+        try:
+            return ask(*arguments)
+        except CheckpointError:
+            raise
+        except Exception as error:  # of whichever package the filesystem is
+            found = error_of(uri, error)
+            if type(found) not in (CheckpointSourceError, CheckpointTimeoutError):
+                raise found from error
+            attempts.again(Interrupted(found))
 
 
 def open_folder(url: str, options: Mapping[str, Any], patience: Patience) -> tuple[FsspecFolder, str]:

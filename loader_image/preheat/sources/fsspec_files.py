@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from fsspec.asyn import sync
@@ -63,6 +64,13 @@ class Files:
                 found["mtime"] = self._filesystem.modified(path)
         return found
 
+    def files_below(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Path and facts of every file at any depth, from one listing."""
+        self._filesystem.invalidate_cache()
+        for each, info in self._call("find", path, detail=True).items():
+            if info.get("type", "file") == "file":
+                yield each, info
+
     def content(self, path: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop), or what the storage sends for them."""
         content: bytes = self._call("cat_file", path, start=start, end=stop, **self._reading)
@@ -100,6 +108,19 @@ def version_of(info: Mapping[str, Any]) -> str | None:
                 return f"{spelled}:{info[name]}"
     time = next((info[name] for name in _TIMES if info.get(name)), None)
     return f"modified:{time}-{info.get('size')}" if time else None
+
+
+def modified_of(info: Mapping[str, Any]) -> float:
+    """When a file was written, seconds since the epoch; 0 where the storage does not tell."""
+    time = next((info[name] for name in _TIMES if info.get(name)), 0)
+    try:
+        if isinstance(time, str):
+            time = datetime.fromisoformat(time)
+        if isinstance(time, datetime):
+            time = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+        return float(time)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
 def error_of(uri: str, error: Exception) -> CheckpointError:

@@ -10,13 +10,13 @@ from typing import Annotated, ClassVar
 from preheat.blob import Blob, Patience
 from preheat.errors import AccessDeniedError, CheckpointConfigError
 from preheat.sources.authorities import CABundle, check_ca_bundle
-from preheat.stage import CheckpointSource, Limit, SecretName, SecretVariable
+from preheat.stage import CheckpointSource, Limit, Place, SecretName, SecretVariable
 
 ANONYMOUS = "anonymous reads without credentials: remove secretRef, or set anonymous to false"
 
 
 @dataclass(frozen=True)
-class HTTPSource(CheckpointSource):
+class HTTPSource(Place):
     """Read the checkpoint over HTTP or HTTPS, by ranges."""
 
     example: ClassVar[str] = 'http: {url: "https://models.example.org/model-v1.ckpt", secretRef: models-token}'
@@ -57,6 +57,11 @@ class HTTPSource(CheckpointSource):
         """A URL that differs in the last part of its path; the query stays."""
         folder, _, query = self._parts()
         return replace(self, url=folder + name + query)
+
+    def below(self, path: str) -> HTTPSource:
+        """A URL whose path goes on; the query stays."""
+        where, mark, query = self.url.partition("?")
+        return replace(self, url=f"{where.rstrip('/')}/{path}{mark}{query}")
 
     def open(self, patience: Patience) -> Blob:
         """Ask for size and version with one request, of every file where there are several."""

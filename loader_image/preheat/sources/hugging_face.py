@@ -14,13 +14,13 @@ from preheat.blob import Blob, Patience
 from preheat.errors import AccessDeniedError, CheckpointConfigError
 from preheat.sources.authorities import CABundle, check_ca_bundle
 from preheat.sources.http import ANONYMOUS, bearer, secret
-from preheat.stage import CheckpointSource, Limit, SecretName, SecretVariable
+from preheat.stage import CheckpointSource, Limit, Place, SecretName, SecretVariable
 
 ENDPOINT = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
-class HuggingFaceSource(CheckpointSource):
+class HuggingFaceSource(Place):
     """Read the checkpoint from a model repository of the Hugging Face Hub, by ranges, at one commit."""
 
     example: ClassVar[str] = "huggingFace: {repo: org/model-7b, revision: v1.2, secretRef: hub-token}"
@@ -72,6 +72,10 @@ class HuggingFaceSource(CheckpointSource):
         """A file of the same folder, at the same revision."""
         folder, slash, _ = (self.file or "").rpartition("/")
         return replace(self, file=folder + slash + name)
+
+    def below(self, path: str) -> HuggingFaceSource:
+        """A path in the folder, at the same revision."""
+        return replace(self, file=f"{(self.file or '').rstrip('/')}/{path}".lstrip("/"))
 
     def open(self, patience: Patience) -> Blob:
         """Resolve the revision, and ask for the size of every file."""

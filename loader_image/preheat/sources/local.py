@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os.path import isdir
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
-from preheat.stage import CheckpointSource, Limit
+from preheat.stage import CheckpointSource, Limit, Place
+
+if TYPE_CHECKING:
+    from preheat.sources.file_blob import LocalFolder
 
 
 @dataclass(frozen=True)
-class LocalSource(CheckpointSource):
+class LocalSource(Place):
     """Read the checkpoint from a file or a folder."""
 
     example: ClassVar[str] = "local: {path: /preheat/incoming/model-v1.ckpt}"
@@ -24,6 +27,21 @@ class LocalSource(CheckpointSource):
     def uri(self) -> str:
         """The absolute path, links not resolved."""
         return str(Path(self.path).expanduser().absolute())
+
+    @property
+    def in_pod(self) -> bool:
+        """Yes."""
+        return True
+
+    def below(self, path: str) -> LocalSource:
+        """A path in the folder."""
+        return LocalSource(str(Path(self.uri) / path))
+
+    def tree(self, patience: Patience) -> LocalFolder:
+        """The folder."""
+        from preheat.sources.file_blob import LocalFolder
+
+        return LocalFolder(Path(self.uri))
 
     def beside(self, name: str) -> CheckpointSource:
         """A file of the folder, or of the one that the file is in."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError
 from preheat.sources.authorities import CABundle, check_ca_bundle
-from preheat.stage import CheckpointSource, Limit, Name, SecretName, SecretVariable
+from preheat.stage import CheckpointSource, Limit, Name, Place, SecretName, SecretVariable
+
+if TYPE_CHECKING:
+    from preheat.sources.s3_blob import S3Folder
 
 ANONYMOUS = (
     "anonymous reads without credentials: remove secretRef, profile and requesterPays, or set anonymous to false"
@@ -17,7 +20,7 @@ ONE_IDENTITY = "credentials come from one place: keep secretRef or profile"
 
 
 @dataclass(frozen=True)
-class S3Source(CheckpointSource):
+class S3Source(Place):
     """Read the checkpoint from an S3 bucket, by ranges, with the pod's own credentials."""
 
     example: ClassVar[str] = (
@@ -79,10 +82,22 @@ class S3Source(CheckpointSource):
         """`s3://bucket/key`."""
         return f"s3://{self.bucket}/{self.key.lstrip('/')}"
 
-    def at(self, version: str) -> CheckpointSource:
+    def at(self, uri: str, version: str) -> CheckpointSource:
         """In a versioned bucket, the object as it was then."""
         kind, _, number = version.partition(":")
-        return replace(self, version_id=number) if kind == "versionId" and not self.version_id else self
+        known = uri == self.uri and kind == "versionId" and not self.version_id
+        return replace(self, version_id=number) if known else self
+
+    def below(self, path: str) -> S3Source:
+        """A key that begins as this one does."""
+        return replace(self, key=f"{self.key.rstrip('/')}/{path}", version_id=None)
+
+    def tree(self, patience: Patience) -> S3Folder:
+        """The keys that begin with this one and a slash."""
+        from preheat.sources.s3_blob import S3Folder
+
+        prefix = self.key.strip("/")
+        return S3Folder(self, f"{prefix}/" if prefix else "", patience)
 
     def beside(self, name: str) -> CheckpointSource:
         """The newest version of a key that differs in what follows the last slash."""

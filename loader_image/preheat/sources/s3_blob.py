@@ -7,14 +7,20 @@ of a ranged GET names what is wrong (bucket, key, credentials, region); a HEAD w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointError
+from preheat.runs.listing import Entry
 from preheat.sources.http_answer import Headers
 from preheat.sources.http_blob import HttpBlob
 from preheat.sources.s3 import S3Source
+from preheat.sources.s3_listing import list_keys
 from preheat.sources.s3_service import ElsewhereError, Service, refused
+
+Answer = TypeVar("Answer")
 
 
 class S3Folder:
@@ -35,13 +41,21 @@ class S3Folder:
         # One version id can be that of one object only: the one that the source names.
         key = self._prefix + name
         source = self._source if self._is_named(key) else replace(self._source, key=key, version_id=None)
+        return self._asked(lambda: S3Blob(source, self._service, self._patience))
+
+    def entries(self) -> list[Entry]:
+        """Every key that begins so."""
+        return self._asked(lambda: list(list_keys(self._source, self._prefix, self._service, self._patience)))
+
+    def _asked(self, ask: Callable[[], Answer]) -> Answer:
+        """What `ask` answers, in the bucket's own region where none is set."""
         try:
-            return S3Blob(source, self._service, self._patience)
+            return ask()
         except ElsewhereError as elsewhere:
-            if source.region or source.endpoint:
+            if self._source.region or self._source.endpoint:
                 raise
-            self._service = Service.reach(source, self._patience, elsewhere.region)
-            return S3Blob(source, self._service, self._patience)
+            self._service = Service.reach(self._source, self._patience, elsewhere.region)
+            return ask()
 
     def _is_named(self, key: str) -> bool:
         return key == self._source.key.lstrip("/")
