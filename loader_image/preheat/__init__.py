@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.verbs.forecast import plan_pipeline as plan_pipeline
     from preheat.verbs.inspection import Inspection as Inspection
     from preheat.verbs.inspection import inspect as inspect
+    from preheat.verbs.resolution import resolve_checkpoint_path as resolve_checkpoint_path
     from preheat.verbs.verification import Verified as Verified
     from preheat.verbs.verification import verify_checkpoint as verify_checkpoint
 
@@ -91,6 +92,7 @@ _EXPORTS = {
     "shim.apply": ("apply",),
     "shim.reports.report": ("Report",),
     "stage": ("CheckpointSource", "LoadingStrategy", "ModelModifier", "PipelineStage"),
+    "verbs.resolution": ("resolve_checkpoint_path",),
     "verbs.verification": ("Verified", "verify_checkpoint"),
 }
 _MODULES = {name: f"preheat.{module}" for module, names in _EXPORTS.items() for name in names}

@@ -17,7 +17,6 @@ from pathlib import Path
 from preheat.blob import Patience
 from preheat.context import CheckpointContext
 from preheat.convert import Convert
-from preheat.sources.local import LocalSource
 from preheat.spec import PipelineSpec
 from preheat.stage import CheckpointSource, LoadingStrategy, PipelineStage
 from preheat.verify import Verify
@@ -29,7 +28,7 @@ _making = threading.Lock()
 def with_cache(stages: Sequence[PipelineStage], folder: Path | None, patience: Patience) -> list[PipelineStage]:
     """`stages`, with those that the cache answers for replaced one by one."""
     front = _front(stages)
-    if folder is None or not front or isinstance(front[0], LocalSource):
+    if folder is None or not front:
         return list(stages)
     # The bundle depends on a strategy only where that takes more than the raw weights, or others.
     strategies = (stage for stage in stages if isinstance(stage, LoadingStrategy))
@@ -39,7 +38,8 @@ def with_cache(stages: Sequence[PipelineStage], folder: Path | None, patience: P
 
 
 def _front(stages: Sequence[PipelineStage]) -> list[PipelineStage]:
-    if not stages or not isinstance(stages[0], CheckpointSource):
+    """The source and what is right behind it; nothing when there is none, or one that is read where it is."""
+    if not stages or not isinstance(stages[0], CheckpointSource) or stages[0].in_pod:
         return []
     return [stages[0], *takewhile(lambda stage: isinstance(stage, (Verify, Convert)), stages[1:])]
 

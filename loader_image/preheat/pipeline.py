@@ -23,7 +23,7 @@ from preheat.errors import CheckpointError, NoWeightsError
 from preheat.health import check_configuration, check_environment, check_outcome
 from preheat.module_tree import tensors_within
 from preheat.spec import PipelineSpec
-from preheat.stage import ModelModifier, PipelineStage
+from preheat.stage import CheckpointSource, ModelModifier, PipelineStage
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class CheckpointPipeline:
         context.modifiers = [stage for stage in self.stages if isinstance(stage, ModelModifier)]
         context.weights, context.weights_applied = None, False
         failure: CheckpointError | None = None
-        running = with_cache(self.stages, self.cache_dir, self.patience)
+        running = self._running()
         for position, stage in enumerate(self.stages):
             marker = f"stage_{position}_{type(stage).__name__}"
             before, started = fingerprint(context), perf_counter()
@@ -124,6 +124,13 @@ class CheckpointPipeline:
             f"CheckpointPipeline([{names}], async_execution={self.async_execution}, "
             f"continue_on_error={self.continue_on_error})"
         )
+
+    def _running(self) -> list[PipelineStage]:
+        """The stages as they do their work."""
+        stages = with_cache(self.stages, self.cache_dir, self.patience)
+        if not PipelineSpec(tuple(self.stages)).takes_training_state:
+            return stages
+        return [stage.for_training() if isinstance(stage, CheckpointSource) else stage for stage in stages]
 
     async def _run(self, position: int, stage: PipelineStage, context: CheckpointContext) -> CheckpointContext:
         try:

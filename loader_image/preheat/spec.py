@@ -37,8 +37,13 @@ class PipelineSpec:
         """The one source; raises CheckpointConfigError when there is none."""
         for stage in self.stages:
             if isinstance(stage, CheckpointSource):
-                return stage
+                return stage.for_training() if self.takes_training_state else stage
         raise CheckpointConfigError("the pipeline has no source. Begin it with a stage such as s3, http or local")
+
+    @property
+    def takes_training_state(self) -> bool:
+        """Whether a strategy takes what is not weights, too."""
+        return any(stage.takes_training_state for stage in self.stages if isinstance(stage, LoadingStrategy))
 
     @property
     def ema(self) -> str | None:

@@ -19,7 +19,6 @@ from preheat.formats.training_state import require_optimizer, spell_state
 from preheat.index import Index
 from preheat.plan import Plan, make_plan
 from preheat.spec import PipelineSpec
-from preheat.stage import LoadingStrategy
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def plan_training(index: Index, spec: PipelineSpec, blob: Blob) -> TrainingPlan 
 
     Raises NothingMatchedError for a checkpoint that was saved without its optimizer.
     """
-    if not any(isinstance(stage, LoadingStrategy) and stage.takes_training_state for stage in spec.stages):
+    if not spec.takes_training_state:
         return None
     require_optimizer(index.state, blob.uri)
     spelled = spell_state(index.state)

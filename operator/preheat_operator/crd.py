@@ -6,7 +6,7 @@ template, because Helm never upgrades what lies in a chart's own `crds/`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,7 @@ def _resource_schema() -> Schema:
     spec = schema["properties"]["spec"]
     spec["x-kubernetes-validations"] = _composition_rules()
     _store_defaults(spec["properties"])
-    stages = spec["properties"]["stages"]["items"]["properties"]
-    for places in (stages, stages["fallback"]["properties"]["sources"]["items"]["properties"]):
+    for places in _places_in(spec):
         for name, rules in _identity_rules().items():
             places[name]["x-kubernetes-validations"] = rules
     spec["properties"]["volume"]["x-kubernetes-validations"] = [
@@ -114,6 +113,15 @@ def _resource_schema() -> Schema:
     conditions = schema["properties"]["status"]["properties"]["conditions"]
     conditions.update({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})
     return schema
+
+
+def _places_in(schema: Schema) -> Iterator[Schema]:
+    """The properties of every object, at any depth, of which one is a place."""
+    properties = schema.get("properties", {})
+    if properties.keys() >= _identity_rules().keys():
+        yield properties
+    for inner in (*properties.values(), *([schema["items"]] if "items" in schema else [])):
+        yield from _places_in(inner)
 
 
 def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:

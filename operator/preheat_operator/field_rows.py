@@ -88,6 +88,8 @@ def _type(document: Schema, schema: Schema) -> str:
         return f"list of {_several(document, _resolved(document, schema['items']))}"
     if isinstance(schema.get("additionalProperties"), Mapping):
         return f"map of names to {_several(document, _resolved(document, schema['additionalProperties']))}"
+    if _is_place(schema):
+        return "[source](#stages)"
     return "time" if schema.get("format") == "date-time" else _WORDS[schema.get("type", "object")]
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.errors import CheckpointConfigError
-from preheat.sources.fallback import FallbackSource
 from preheat.spec import to_mapping
 from preheat.stage import CheckpointSource
 from preheat_operator.api import Pipeline
@@ -62,14 +61,14 @@ def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | N
 def volume_of(pipeline: Pipeline, pin: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The volume that a pipeline wants; an emptyDir without a limit of its own is bounded by what `pin` takes.
 
-    Of a `fallback` a pod may get another checkpoint than the one that the check has measured.
+    Where sources differ from pod to pod, one may get another checkpoint than the check has measured.
     """
     chosen = pipeline.spec.get("volume") or {}
     if claim := chosen.get("persistentVolumeClaim"):
         return {"persistentVolumeClaim": dict(claim)}
     empty = {key: str(value) for key, value in (chosen.get("emptyDir") or {}).items() if value is not None}
     size = (pin or {}).get("outputBytes")
-    if size and "sizeLimit" not in empty and not isinstance(pipeline.parsed.source, FallbackSource):
+    if size and "sizeLimit" not in empty and pipeline.parsed.source.same_everywhere:
         empty["sizeLimit"] = size_limit(size, empty.get("medium", ""))
     return {"emptyDir": empty}
 

@@ -13,7 +13,6 @@ from hashlib import sha256
 from typing import Any
 
 from preheat.errors import SourceChangedError
-from preheat.sources.local import LocalSource
 from preheat_operator.api import GROUP, KIND, VERSION, Pipeline
 from preheat_operator.loader_container import USER, check_container
 from preheat_operator.observation import Failure, Object, PodReport, Success, observe_check, printable
@@ -62,7 +61,7 @@ class Checked:
 
 def is_possible(pipeline: Pipeline) -> bool:
     """Whether a Job could read the source: what lies in a pod's own file system it cannot."""
-    return not isinstance(pipeline.parsed.source, LocalSource)
+    return not pipeline.parsed.source.in_pod
 
 
 def is_due(pipeline: Pipeline, status: Object, reports: Iterable[PodReport], now: datetime) -> bool:

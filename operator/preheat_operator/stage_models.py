@@ -22,8 +22,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, create_model, model_
 from pydantic import Field as Property
 
 from preheat.catalog import camel_case
-from preheat.sources import PLACES
-from preheat.stage import CheckpointSource, Limit
+from preheat.sources import FINDERS, PLACES
+from preheat.stage import CheckpointSource, Limit, Place
 
 #: The bound of a string whose parameter declares none: the API server budgets CEL rules by these lengths.
 DEFAULT_LENGTH = 1024
@@ -81,7 +81,12 @@ def one_of(name: str, doc: str, components: Mapping[str, type]) -> type[OneCompo
 
 @cache
 def _place() -> type[OneComponent]:
-    return one_of("Place", "One source: exactly one of these properties.", PLACES)
+    return one_of("Place", "One place: exactly one of these properties.", PLACES)
+
+
+@cache
+def _source() -> type[OneComponent]:
+    return one_of("Source", "One source: exactly one of these properties.", {**PLACES, **FINDERS})
 
 
 def _parameter(field: Field[Any], hint: Any, doc: str) -> tuple[Any, Any]:
@@ -106,8 +111,10 @@ def _bounded(hint: Any, doc: str) -> Any:
 
 
 def _bounded_items(hint: Any, items: Limit | None, doc: str) -> Any:
-    if hint is CheckpointSource:
+    if hint is Place:
         return _place()
+    if hint is CheckpointSource:
+        return _source()
     if is_dataclass(hint):
         return stage_model(hint)  # type: ignore[arg-type]
     if get_origin(hint) is tuple:

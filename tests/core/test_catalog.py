@@ -140,7 +140,16 @@ def test_what_may_be_secret_in_a_refused_text_is_not_repeated(stage):
 
 
 def test_every_family_is_listed():
-    assert ComponentCatalog.list_sources() == ["fallback", "fsspec", "http", "hugging_face", "local", "s3"]
+    assert ComponentCatalog.list_sources() == [
+        "fallback",
+        "fsspec",
+        "http",
+        "hugging_face",
+        "local",
+        "named",
+        "run",
+        "s3",
+    ]
     assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "warm_start", "weights_only"]
     modifiers = ["custom", "freezing", "lora", "precision", "prune", "quantize", "reset"]
     assert ComponentCatalog.list_modifiers() == modifiers

@@ -23,10 +23,10 @@ SOURCE = {"s3": {"bucket": "my-models", "key": "model-v1.ckpt"}}
 
 
 def paths(schema: dict[str, Any], above: str = "") -> Iterator[str]:
-    """Every field that the API server knows below `schema`, but for stages: those are asked one by one."""
+    """Every field that the API server knows below `schema`, but for stages and places: those are asked one by one."""
     for name, inner in schema.get("properties", {}).items():
         yield above + name
-        if name not in ("stages", "sources"):
+        if name not in ("stages", "sources") and inner.get("maxProperties") != 1:
             yield from paths(inner, f"{above}{name}.")
             yield from paths(inner.get("items", {}), f"{above}{name}[].")
 

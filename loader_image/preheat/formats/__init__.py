@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 from preheat.blob import Blob
 from preheat.index import Index
+
+#: Indexes that were read before anybody asked, of blobs whose opening had to make sure that they have one.
+_ahead: WeakKeyDictionary[Blob, Index] = WeakKeyDictionary()
 
 
 def read_index(blob: Blob) -> Index:
     """The index of a checkpoint; raises a CheckpointLoadError that says what the bytes are instead."""
+    if known := _ahead.pop(blob, None):
+        return known
     from preheat.formats.files import read_file
     from preheat.formats.folders import read_folder
     from preheat.joined_blob import JoinedBlob
 
     return read_folder(blob) if isinstance(blob, JoinedBlob) else read_file(blob)
+
+
+def read_ahead(blob: Blob) -> Index:
+    """As `read_index`, which will give the same one without reading again."""
+    index = _ahead[blob] = read_index(blob)
+    return index

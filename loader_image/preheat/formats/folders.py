@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from preheat.blob import Blob, Folder
 from preheat.bundle.manifest import MANIFEST
 from preheat.errors import AccessDeniedError, CheckpointLoadError, CheckpointNotFoundError, CheckpointSourceError
-from preheat.formats import adapters, saved, shards, trainer
+from preheat.formats import adapters, noether, saved, shards, trainer
 from preheat.formats.distributed import index as distributed
 from preheat.formats.files import read_file
 from preheat.formats.zero import index as zero
@@ -57,6 +57,7 @@ FOLDERS: tuple[FolderFormat, ...] = (
     FolderFormat(
         "torch.distributed.checkpoint", re.compile(r"(^|/)\.metadata$"), distributed.members, distributed.read_index
     ),
+    FolderFormat("Noether", re.compile(r"_cp=[^/]*_model\.th$"), lambda folder, blob: (), noether.read_index),
     FolderFormat("DeepSpeed", re.compile(r"(^|/)latest$"), zero.members, zero.read_index, longest=zero.MAX_TAG),
 )
 
@@ -102,6 +103,17 @@ def open_in(folder: Folder, name: str = "") -> Blob:
     if not files:
         return blob
     return JoinedBlob(folder.uri + name, [(found, blob), *files[: len(names)]], files[len(names) :])
+
+
+def open_together(folder: Folder, name: str, files: Sequence[str]) -> Blob:
+    """The checkpoint called `name` that consists of these files, the first of which says what it is."""
+    first = folder.open(files[0])
+    try:
+        rest = _open_all(folder, files[1:], remote=first.remote)
+    except BaseException:
+        first.close()
+        raise
+    return JoinedBlob(folder.uri + name, list(zip(files, [first, *rest], strict=True)))
 
 
 def read_folder(blob: JoinedBlob) -> Index:

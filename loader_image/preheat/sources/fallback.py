@@ -55,6 +55,24 @@ fallback:
         """Those of every source, each variable once."""
         return tuple(dict.fromkeys(each for source in self.sources for each in source.secrets))
 
+    @property
+    def in_pod(self) -> bool:
+        """Whether all of them do."""
+        return all(source.in_pod for source in self.sources)
+
+    @property
+    def same_everywhere(self) -> bool:
+        """No: another one may be the first that can be read."""
+        return False
+
+    def at(self, uri: str, version: str) -> CheckpointSource:
+        """The one that has what was found, as it was then; the others as they are."""
+        return FallbackSource(tuple(source.at(uri, version) for source in self.sources))
+
+    def for_training(self) -> CheckpointSource:
+        """Each of them for a training."""
+        return FallbackSource(tuple(source.for_training() for source in self.sources))
+
     def beside(self, name: str) -> CheckpointSource:
         """A file that is beside the checkpoint in one of the places."""
         return FallbackSource(tuple(source.beside(name) for source in self.sources))
