@@ -21,6 +21,7 @@ import local
 import remote
 import training
 import whole
+from choosing import choosing, make_run
 from damage import damage
 from load import load
 from loader import LoaderRuns
@@ -164,6 +165,12 @@ def _far_ranges(bench: Bench) -> list[Figure]:
         return scattered("S3 at 30 ms and 90 MB/s", bench.runs, FOLDER, endpoint, bench.repetitions)
 
 
+def _choosing(bench: Bench) -> list[Figure]:
+    make_run(FOLDER)
+    with s3_server(FOLDER) as endpoint:
+        return choosing(endpoint, bench.repetitions)
+
+
 def _load(bench: Bench) -> list[Figure]:
     return load(FOLDER, bench.runs.volume.parent, bench.repetitions, bench.everybody)
 
@@ -201,6 +208,7 @@ PARTS = {
     "ranges": Part("scattered tensors over S3", _ranges),
     "far-ranges": Part("scattered tensors over S3 at 30 ms and 90 MB/s a connection", _far_ranges, heavy=True),
     "folder": Part("converting a folder of torch.distributed.checkpoint", _folder),
+    "choosing": Part("choosing a checkpoint of a run with 10,000 names in a bucket", _choosing),
     "damage": Part("one flipped bit on the server", lambda bench: damage(bench.runs, FOLDER)),
     "load": Part("a bundle into a model's parameters on the CPU, beside other loaders", _load),
     "saving": Part("2 GiB of parameters to the disk, beside other savers", _saving),

@@ -1,4 +1,4 @@
-"""Targets that take what others say about a checkpoint: a bundle's manifest, and the headers of a server's answer."""
+"""Targets that take what others say about a checkpoint: a bundle's manifest, a server's headers, a listing's names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from claims import accepted, claim
@@ -14,6 +15,10 @@ from claims import accepted, claim
 from preheat.bundle.manifest import Manifest
 from preheat.formats.training_state import opaque_in, parts_of, unspell_state
 from preheat.index import Tensor
+from preheat.runs import layouts
+from preheat.runs.checkpoint import Pointer
+from preheat.runs.choice import Wanted, choose, newest_first
+from preheat.runs.listing import Entry
 from preheat.sources.http_answer import (
     Pin,
     check_encoding,
@@ -24,6 +29,7 @@ from preheat.sources.http_answer import (
     retry_after,
 )
 from preheat.sources.http_connection import Target
+from preheat.sources.s3_listing import read_page
 
 URI = "https://example.org/model.safetensors"
 HERE = Target("https", "example.org", 443, "/model.safetensors")
@@ -70,6 +76,26 @@ def http_answer(data: bytes) -> None:
     target = accepted(_redirect(headers.get("Location") or ""))
     if target is not None:
         _check_sendable({"Host": target.host}, target.path)
+
+
+def s3_listing(data: bytes) -> None:
+    """An answer to ListObjectsV2, and a run's checkpoints in it: the order of its keys is no matter."""
+    page = accepted(lambda: read_page(data, "runs/", URI))
+    if page is None:
+        return
+    found = layouts.find(page.entries)
+    for checkpoint in found.checkpoints:
+        claim(bool(checkpoint.files) and bool(checkpoint.name), "a checkpoint of nothing")
+    orders = [[each.path for each in newest_first(order)] for order in (found.checkpoints, found.checkpoints[::-1])]
+    claim(orders[0] == orders[1], "the order of the listing matters")
+    for select in ("latest", "E1", "best.loss", "last"):
+        accepted(partial(choose, found, Wanted(select), URI, lambda pointer: pointer.tag))
+
+
+def pointer(data: bytes) -> None:
+    """A file that names a checkpoint."""
+    for layout in ("preheat", "transformers"):
+        accepted(partial(layouts.named_by, Pointer(layout, Entry("a.json", len(data), 0), "best"), data))
 
 
 def _redirect(location: str) -> Callable[[], Target]:

@@ -135,6 +135,26 @@ def training_documents() -> Iterator[bytes]:
     yield json.dumps({"odd": [*odd, {"$bytes": "YQ=="}, {"$complex": [1, 2]}], "no": {"$tensor": "such"}}).encode()
 
 
+def s3_listings() -> Iterator[bytes]:
+    """A page of a run in several layouts, and the last one of an empty prefix."""
+    names = ("m_cp=E1_U10_S40_model.th", "m_ema=0.9_cp=latest_model.th", "upt.a_cp=last_optim.th", "checkpoint-5/a.bin")
+    names += ("m_cp=best.loss.json", "m_cp=E2_U2_S2/manifest.json", "epoch=3-val_loss=0.1-v1.ckpt", "ckpt_epoch_3.pth")
+    keys = "".join(
+        f"<Contents><Key>runs/{name}</Key><LastModified>2026-03-01T10:00:00.000Z</LastModified><Size>7</Size></Contents>"
+        for name in names
+    )
+    head = '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>a</NextContinuationToken>"
+    yield f"{head}<EncodingType>url</EncodingType>{more}{keys}</ListBucketResult>".encode()
+    yield f"{head}<IsTruncated>false</IsTruncated></ListBucketResult>".encode()
+
+
+def pointers() -> Iterator[bytes]:
+    """Of both layouts that have them."""
+    yield b'{"checkpoint": "m_cp=E1_U10_S40", "value": 0.5}'
+    yield b'{"best_model_checkpoint": "/out/checkpoint-500", "global_step": 900}'
+
+
 def http_answers() -> Iterator[bytes]:
     """Status and headers of good and of odd servers."""
     yield b'206\r\nContent-Range: bytes 8-15/64\r\nContent-Length: 8\r\nETag: "a"\r\n\r\n'

@@ -37,5 +37,7 @@ TARGETS = {
     "folder": Target(shelves.folder, shelves.folders, 32768, shelves.mutate_folder),
     "manifest": Target(documents.manifest, seeds.manifests, 8192, documents.mutate_json),
     "training-document": Target(documents.training_document, seeds.training_documents, 8192, documents.mutate_json),
+    "s3-listing": Target(documents.s3_listing, seeds.s3_listings, 8192),
+    "pointer": Target(documents.pointer, seeds.pointers, 8192, documents.mutate_json),
     "http-answer": Target(documents.http_answer, seeds.http_answers, 8192),
 }
