@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from preheat.cli.answer import answering, show
-from preheat.errors import CheckpointConfigError, StorageError
+from preheat.cli.files import write
+from preheat.errors import CheckpointConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +36,7 @@ def init(
         if str(path) == "-":
             typer.echo(text, nl=False)
             return
-        _write(path, text, force)
+        write(path, text, force=force)
     typer.echo(str(path))
 
 
@@ -47,18 +48,6 @@ def _text(name: str, *, python: bool, hydra: bool) -> str:
     if python:
         return templates.in_python(name)
     return templates.for_hydra(name) if hydra else templates.resource(name)
-
-
-def _write(path: Path, text: str, force: bool) -> None:
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise StorageError(
-            f"{path} exists", remedy="Name another file with --output, or replace it with --force"
-        ) from None
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}", remedy="Name another file") from error
 
 
 def _table() -> Table:
