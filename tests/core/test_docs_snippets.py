@@ -29,7 +29,7 @@ from preheat.strategies.mapped import MappedStrategy, ResizingStrategy
 from preheat_operator.api import KIND, Pipeline
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FAMILIES = {"sources": SOURCES, "verify": CHECKS, "strategies": STRATEGIES, "modifiers": MODIFIERS}
 MAPPED = [camel_case(field.name) for field in fields(MappedStrategy)]
 RESIZED = [camel_case(field.name) for field in fields(ResizingStrategy)][len(MAPPED) :]
@@ -88,7 +88,9 @@ def run(found: list[Block], folder: Path) -> list[str]:
     """What each block prints."""
     for block in found:
         if block.mark.startswith("file="):
-            (folder / block.mark.removeprefix("file=")).write_text(block.text)
+            path = folder / block.mark.removeprefix("file=")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
     (folder / ".runner.py").write_text(_RUNNER)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREHEAT_", "PYTHON"))}
     path = f"{Path(sys.executable).parent}:{inherited['PATH']}"
@@ -156,8 +158,8 @@ def test_links_inside_the_repository_lead_somewhere(page):
 
 
 def test_every_page_is_found_from_the_readme():
-    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", PAGES[0].read_text()))
-    assert {page.name for page in PAGES[1:]} == linked
+    linked = set(re.findall(r"\]\(docs/([\w/-]+\.md)", PAGES[0].read_text()))
+    assert {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]} == linked
 
 
 def prose(page):

@@ -14,6 +14,7 @@ from preheat.cli.convert import convert
 from preheat.cli.exec import exec_
 from preheat.cli.init import init
 from preheat.cli.inspect import inspect
+from preheat.cli.migrate import migrate
 from preheat.cli.plan import plan
 from preheat.cli.report import report
 from preheat.cli.run import run
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (run, plan, inspect, verify, compare, convert, checksum, report, init):
+for _verb in (run, plan, inspect, verify, compare, convert, checksum, report, init, migrate):
     app.command()(_verb)
 # What follows the command's name is the command's.
 app.command(name="exec", context_settings={"allow_interspersed_args": False})(exec_)
