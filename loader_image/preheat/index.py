@@ -5,6 +5,7 @@ Holds no bytes and does no I/O. Names of tensors are opaque keys, never paths.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -228,6 +229,20 @@ def distinct(tensors: Mapping[str, Tensor]) -> tuple[list[str], dict[str, str]]:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """One of the checkpoints that an index was merged from; its bytes end where those of the next one begin."""
+
+    uri: str
+    version: str
+    size: int  # bytes
+    format: str
+    layout: str
+    start: int  # of its first byte, which belongs to no tensor: every format has something before them
+    excluded_tensors: int  # weights that were not taken
+    excluded_bytes: int
+
+
+@dataclass(frozen=True)
 class Index:
     """Everything a checkpoint declares about itself.
 
@@ -243,20 +258,30 @@ class Index:
     opaque: tuple[str, ...] = ()
     metadata_bytes: int = 0  # read to build the index: directory, header, pickle
     average: str = ""  # where weights that are averages in place of the raw ones were; nothing for raw ones
+    origins: tuple[Origin, ...] = ()  # the checkpoints that it was merged from, in the order of their bytes
 
     @property
     def parameters(self) -> int:
         """Elements of all distinct weights; an alias counts once."""
         return sum(self.tensors[name].elements for name in distinct(self.tensors)[0])
 
+    def origin_of(self, name: str) -> int:
+        """Which of `origins` a tensor is from, whatever it has been called since."""
+        return bisect_left(self.origins, self.tensors[name].start, key=lambda origin: origin.start) - 1
+
     def state_tensors(self) -> Iterator[Tensor]:
         """Every tensor outside the weights, such as the optimizer's moments."""
-        pending = [self.state]
-        while pending:
-            node = pending.pop()
-            if isinstance(node, Tensor):
-                yield node
-            elif isinstance(node, Mapping):
-                pending.extend(node.values())
-            elif isinstance(node, (list, tuple)):
-                pending.extend(node)
+        return tensors_in(self.state)
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """Every tensor of a tree."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Tensor):
+            yield node
+        elif isinstance(node, Mapping):
+            pending.extend(node.values())
+        elif isinstance(node, (list, tuple)):
+            pending.extend(node)

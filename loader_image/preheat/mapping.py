@@ -1,4 +1,4 @@
-"""The fields by which a stage takes some of a checkpoint's tensors, under other names: `convert` and every strategy.
+"""The fields by which some of a checkpoint's tensors are taken, under other names: `convert`, `merge`, every strategy.
 
 On the checkpoint's own names `select` and `exclude` work first; then `stripPrefix`, `rename` and `addPrefix`, in this
 order whatever the order in the YAML.
@@ -14,12 +14,12 @@ from preheat.construction import construct
 from preheat.errors import CheckpointConfigError
 from preheat.names import Patterns, Rename, compiled, left_out, renamed
 from preheat.paths import listed
-from preheat.stage import Limit, PipelineStage
+from preheat.stage import Limit, check_limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class NameMapping(PipelineStage):
-    """A stage that takes some of the tensors, under other names."""
+class NameMapping:
+    """Takes some of the tensors, under other names."""
 
     select: Patterns = ()
     """Regular expressions: only tensors in whose name one of them is found are taken. Default: all."""
@@ -40,7 +40,7 @@ class NameMapping(PipelineStage):
         """Lists from YAML become tuples, and patterns have to be regular expressions."""
         self._list("select", "exclude", "strip_prefix")
         object.__setattr__(self, "rename", _rules(type(self).__name__, self.rename))
-        super().__post_init__()
+        check_limits(self)
         self._compile("select", "exclude")
 
     def mapping(self, names: Iterable[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from preheat.checks import Checks, Findings
 from preheat.convert import Convert
 from preheat.formats import safetensors
 from preheat.formats.layouts import averaged
-from preheat.index import ITEMSIZE, Index, Tensor, distinct, run_start
+from preheat.index import ITEMSIZE, Index, Tensor, distinct, run_start, tensors_in
 from preheat.moves import Move, Moves
 from preheat.spec import PipelineSpec
 from preheat.verify import Verify
@@ -29,6 +29,14 @@ class Gathering:
 
 
 @dataclass(frozen=True)
+class Amount:
+    """So many tensors, and their bytes."""
+
+    tensors: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the transfer executes: `header`, moves and gatherings make an output file of `output_bytes`."""
 
@@ -38,12 +46,21 @@ class Plan:
     aliases: Mapping[str, str]  # alias -> the name that is in the file
     output_bytes: int
     selected_bytes: int  # of the source, each byte counted once
-    left_tensors: int
-    left_bytes: int
+    left: Mapping[str, Amount]  # of training state, by the entry of the checkpoint that holds it
     parameters: int  # elements of the output's tensors
     index: Index  # of what is taken, as it arrives: names and dtypes are those of the output, aliases included
     excluded_tensors: int = 0
     excluded_bytes: int = 0  # of the source, each byte counted once
+
+    @property
+    def left_tensors(self) -> int:
+        """How many of training state are left."""
+        return sum(each.tensors for each in self.left.values())
+
+    @property
+    def left_bytes(self) -> int:
+        """Their bytes."""
+        return sum(each.bytes for each in self.left.values())
 
 
 def verify_of(spec: PipelineSpec) -> Verify:
@@ -80,7 +97,6 @@ def make_plan(index: Index, spec: PipelineSpec, findings: Findings | None = None
     gatherings: list[Gathering] = []
     moves = Moves(taken.tensors, _placed(taken.tensors, declared, header.size, checks_of(spec).crc32, gatherings))
     selected = _bytes_of(taken.tensors[name] for name in names)
-    left_tensors, left_bytes = _left(index)
     return Plan(
         header=header,
         moves=moves,
@@ -88,12 +104,12 @@ def make_plan(index: Index, spec: PipelineSpec, findings: Findings | None = None
         aliases=aliases,
         output_bytes=header.size + sum(prod(shape) * ITEMSIZE[dtype] for dtype, shape in declared.values()),
         selected_bytes=selected,
-        left_tensors=left_tensors,
-        left_bytes=left_bytes,
+        left=_left(index),
         parameters=sum(prod(shape) for _, shape in declared.values()),
         index=taken,
-        excluded_tensors=len(index.tensors) - len(taken.tensors),
-        excluded_bytes=0 if taken is index else _bytes_of(index.tensors.values()) - selected,
+        excluded_tensors=len(index.tensors) - len(taken.tensors) + sum(each.excluded_tensors for each in index.origins),
+        excluded_bytes=(0 if taken is index else _bytes_of(index.tensors.values()) - selected)
+        + sum(each.excluded_bytes for each in index.origins),
     )
 
 
@@ -117,12 +133,14 @@ def _placed(
             gatherings.append(Gathering(name, tensor, target))
 
 
-def _left(index: Index) -> tuple[int, int]:
-    """Tensors of training state, and their bytes."""
-    count = size = 0
-    for tensor in index.state_tensors():
-        count, size = count + 1, size + tensor.size
-    return count, size
+def _left(index: Index) -> dict[str, Amount]:
+    """Tensors of training state, where there are some."""
+    left: dict[str, Amount] = {}
+    for key, entry in index.state.items() if isinstance(index.state, Mapping) else ():
+        for tensor in tensors_in(entry):
+            before = left.get(name := str(key)[:_KEY], Amount(0, 0))
+            left[name] = Amount(before.tensors + 1, before.bytes + tensor.size)
+    return left
 
 
 def _moves(
@@ -166,3 +184,4 @@ def _bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 _LAST = (1 << 64) - 1
+_KEY = 120  # characters of a key

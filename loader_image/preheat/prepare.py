@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from preheat.blob import Blob
-from preheat.bundle.facts import PlannedFacts
+from preheat.bundle.facts import Origins, PlannedFacts, merged_facts, told_of
 from preheat.bundle.leftovers import journal_of
 from preheat.bundle.manifest import (
     STATE,
@@ -87,6 +87,7 @@ class Outcome:
                 "parameters": totals.parameters,
                 "selectedBytes": totals.selected_bytes,
                 "outputBytes": sum(self.manifest.files.values()),
+                **told_of(source.merged),
             },
             "fetchedBytes": self.fetched_bytes,
             "seconds": round(self.seconds, 3),
@@ -185,15 +186,19 @@ class _Making:
             digest=self.digest,
             pipeline=self.pipeline,
             source=SourceFacts(
-                *(self.blob.uri, self.blob.version, self.blob.size, index.format, index.layout), average=index.average
+                *(self.blob.uri, self.blob.version, self.blob.size, index.format, index.layout),
+                average=index.average,
+                merged=merged_facts(index),
             ),
             files={},
             tensors=facts,
             aliases=dict(plan.aliases),
+            origins=Origins(index),
             totals=Totals(len(facts), plan.parameters, plan.selected_bytes, self.blob.fetched),
             left=Left(
                 *(plan.left_tensors, plan.left_bytes, tuple(index.opaque)),
                 *(plan.excluded_tensors, plan.excluded_bytes),
+                {key: vars(amount).copy() for key, amount in plan.left.items()},
             ),
             state=to_json(index.state),
             checks=checks,
@@ -236,6 +241,8 @@ def _say(plan: Plan) -> None:
         index.format, index.layout, len(index.tensors) - len(plan.aliases), plan.parameters / 1e6,
         megabytes(plan.selected_bytes),
     )  # fmt: skip
+    for each in merged_facts(index):
+        log.info("of these %d from %s, version %s", each.tensors, each.uri, each.version)
     if index.average:
         log.info("weights as ema asks: %s", index.average)
     if plan.left_tensors:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat import loader
+from preheat.bundle.facts import told_of
 from preheat.verbs.forecast import Forecast, plan_pipeline
 
 #: Warnings that a message holds, and characters of each: Kubernetes keeps 4096 bytes.
@@ -39,6 +40,7 @@ class Found:
                 "parameters": plan.parameters,
                 "selectedBytes": plan.selected_bytes,
                 "outputBytes": plan.output_bytes,
+                **told_of(plan.merged),
             },
             "seconds": round(self.seconds, 3),
             **({"warnings": warned} if warned else {}),

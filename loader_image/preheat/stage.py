@@ -137,10 +137,15 @@ class CheckpointSource(PipelineStage):
         """Where the checkpoint is, for a person, without credentials."""
 
     @property
+    def places(self) -> tuple[CheckpointSource, ...]:
+        """The sources of one place each that it is made of; itself where it is one."""
+        return (self,)
+
+    @property
     def secrets(self) -> tuple[tuple[str, SecretVariable], ...]:
-        """Names of Secrets, each with a variable that the loader is to be given from it."""
-        secret = getattr(self, "secret_ref", None)
-        return tuple((secret, each) for each in self.secret_variables) if secret else ()
+        """Names of Secrets, each with a variable that the loader is to be given from it, once."""
+        named = ((getattr(place, "secret_ref", None), place.secret_variables) for place in self.places)
+        return tuple(dict.fromkeys((secret, each) for secret, variables in named if secret for each in variables))
 
     @abstractmethod
     def open(self, patience: Patience) -> Blob:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from preheat.bundle.manifest import MergedFacts
 from preheat.bundle.storage import megabytes
 from preheat.index import Tensor
 from preheat.terminal import count_of, facts, plain
@@ -28,6 +29,7 @@ def inspected(found: Inspection) -> Table:
         ("version", found.version),
         ("size", megabytes(found.size_bytes)),
         ("format", f"{found.format} ({found.layout})"),
+        *merged_rows(found.merged),
         ("weights", f"{found.parameters / 1e6:.1f} M parameters, {megabytes(found.weight_bytes)}"),
         ("other tensors", f"{found.state_tensors}, {megabytes(found.state_bytes)}"),
         *_metadata(found.state),
@@ -36,6 +38,13 @@ def inspected(found: Inspection) -> Table:
         rows.append(("not interpreted", ", ".join(found.opaque[:8]) + (", ..." if len(found.opaque) > 8 else "")))
     rows.append(("read", f"{found.fetched_bytes:,} bytes in {found.seconds:.2f} s"))
     return facts(rows)
+
+
+def merged_rows(merged: Sequence[MergedFacts]) -> Iterator[tuple[str, str]]:
+    """A row for each checkpoint that was merged."""
+    for each in merged:
+        kind = f"{each.format} ({each.layout}), version {each.version}"
+        yield "merged", f"{count_of(each.tensors, 'tensor')} of {each.uri}: {kind}"
 
 
 def tree(tensors: Mapping[str, Tensor], depth: int) -> Table:

@@ -14,7 +14,10 @@ from typing import Any
 
 from preheat.blob import Blob
 from preheat.checks import Checks, Findings
+from preheat.errors import CheckpointConfigError
+from preheat.formats.merged import NO_TRAINING
 from preheat.formats.pytorch.checkpoint import check_tensors
+from preheat.formats.stackwise import without_artefacts
 from preheat.formats.training_state import require_optimizer, spell_state
 from preheat.index import Index
 from preheat.plan import Plan, make_plan
@@ -28,6 +31,7 @@ class TrainingPlan:
     document: Any
     plan: Plan | None
     opaque: Mapping[str, str]  # path -> class, of objects that are kept by their name alone
+    left: frozenset[str]  # entries of the checkpoint that a training goes on without
 
     @property
     def tensors(self) -> int:
@@ -56,7 +60,9 @@ def plan_all(index: Index, spec: PipelineSpec, blob: Blob, findings: Findings) -
     """The plan of the weights and that of the rest, where a stage takes it: then nothing is left."""
     plan = make_plan(index, spec, findings)
     training = plan_training(plan.index, spec, blob)  # whose optimizers use the names that the weights have by now
-    return (replace(plan, left_tensors=0, left_bytes=0) if training else plan), training
+    if training:
+        plan = replace(plan, left={key: each for key, each in plan.left.items() if key in training.left})
+    return plan, training
 
 
 def plan_training(index: Index, spec: PipelineSpec, blob: Blob) -> TrainingPlan | None:
@@ -66,14 +72,17 @@ def plan_training(index: Index, spec: PipelineSpec, blob: Blob) -> TrainingPlan 
     """
     if not spec.takes_training_state:
         return None
+    if index.origins:
+        raise CheckpointConfigError(NO_TRAINING)
     require_optimizer(index.state, blob.uri)
-    spelled = spell_state(index.state)
+    state = without_artefacts(index)
+    left, spelled = frozenset(map(str, index.state.keys() - state.keys())), spell_state(state)
     if not spelled.tensors:
-        return TrainingPlan(spelled.document, None, spelled.opaque)
+        return TrainingPlan(spelled.document, None, spelled.opaque, left)
     of_state = replace(index, tensors=spelled.tensors, state={})
     check_tensors(of_state, blob.size)
     # Precision and expectations are about weights.
-    return TrainingPlan(spelled.document, make_plan(of_state, PipelineSpec(())), spelled.opaque)
+    return TrainingPlan(spelled.document, make_plan(of_state, PipelineSpec(())), spelled.opaque, left)
 
 
 def checks_of_training(checks: Checks) -> Checks:

@@ -11,14 +11,19 @@ from itertools import pairwise
 from preheat.catalog import camel_case
 from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
+from preheat.formats.layouts import EMA_OF_EACH
+from preheat.formats.merged import NO_TRAINING
 from preheat.modifiers import MODIFIERS
 from preheat.sources import SOURCES
+from preheat.sources.merge import MergeSource
 from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
 from preheat.strategies import STRATEGIES
 
 SOURCE_NAMES = tuple(map(camel_case, SOURCES))
 STRATEGY_NAMES = tuple(map(camel_case, STRATEGIES))
 MODIFIER_NAMES = tuple(map(camel_case, MODIFIERS))
+#: Strategies that go on with a training.
+RESUMING_NAMES = tuple(camel_case(name) for name, strategy in STRATEGIES.items() if strategy.takes_training_state)
 #: Modifiers that may do without a strategy, because they load what they need of the checkpoint.
 LOADING_NAMES = tuple(camel_case(name) for name, modifier in MODIFIERS.items() if modifier.loads)
 
@@ -57,6 +62,15 @@ def check_composition(stages: Sequence[PipelineStage]) -> None:
         raise CheckpointConfigError(f"stages: {MODIFIERS_LAST}")
     if any(earlier > later for earlier, later in pairwise(ranks)):
         raise CheckpointConfigError(f"stages: {CHECKS_FIRST}")
+    if isinstance(stages[0], MergeSource):
+        _check_merged([stage for stage in stages if isinstance(stage, LoadingStrategy)])
+
+
+def _check_merged(strategies: Sequence[LoadingStrategy]) -> None:
+    if any(strategy.takes_training_state for strategy in strategies):
+        raise CheckpointConfigError(f"stages: {NO_TRAINING}")
+    if any(strategy.ema for strategy in strategies):
+        raise CheckpointConfigError(f"stages: {EMA_OF_EACH}")
 
 
 def _rank(stage: PipelineStage) -> int:

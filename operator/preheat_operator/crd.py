@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from preheat.formats.layouts import EMA_OF_EACH
+from preheat.formats.merged import NO_TRAINING
 from preheat.sources import http, s3
 from preheat_operator import composition
 from preheat_operator.api import CACHE_ON_CLAIM, GROUP, KIND, NAME_LENGTH, PLURAL, SHORT_NAME, VERSION, Resource
@@ -191,6 +193,8 @@ def _identity_rules() -> dict[str, list[dict[str, str]]]:
 def _composition_rules() -> list[dict[str, str]]:
     families = (composition.SOURCE_NAMES, composition.STRATEGY_NAMES, composition.MODIFIER_NAMES)
     source, strategy, modifier = map(_is_one_of, families)
+    merged = "self.stages.exists(s, has(s.merge))"
+    average = " || ".join(f"(has(s.{name}) && has(s.{name}.ema))" for name in composition.STRATEGY_NAMES)
     loading = _is_one_of((*composition.STRATEGY_NAMES, *composition.LOADING_NAMES))
     return [
         _rule(_is_one_of(composition.SOURCE_NAMES, "self.stages[0]"), composition.SOURCE_FIRST),
@@ -206,6 +210,8 @@ def _composition_rules() -> list[dict[str, str]]:
             f"self.stages.map(s, {strategy} || {modifier} ? 1 : 0).isSorted()",
             composition.CHECKS_FIRST,
         ),
+        _rule(f"!({merged} && self.stages.exists(s, {_is_one_of(composition.RESUMING_NAMES)}))", NO_TRAINING),
+        _rule(f"!({merged} && self.stages.exists(s, {average}))", EMA_OF_EACH),
     ]
 
 

@@ -23,6 +23,7 @@ Object = Mapping[str, Any]
 SOURCE_TEXTS = ("uri", "version", "format")
 SOURCE_NUMBERS = ("sizeBytes", "tensors", "parameters", "selectedBytes", "outputBytes")
 KEPT_WARNINGS = 8
+KEPT_MERGED = 8
 #: The loader's outcomes: it fetched a bundle, found one on the volume, or failed where `onFailure: Continue` goes on.
 FETCHED, REUSED, CONTINUED = "loaded", "reused", "continued"
 _TEXT_LIMIT = 1024
@@ -194,6 +195,8 @@ def _success(end: Object, run: int) -> Success:
     source: dict[str, Any] = {}
     source.update({key: printable(told[key]) for key in SOURCE_TEXTS if isinstance(told.get(key), str)})
     source.update({key: told[key] for key in SOURCE_NUMBERS if is_count(told.get(key))})
+    if merged := _merged(told.get("merged")):
+        source["merged"] = merged
     if warnings := report.get("warnings"):
         listed = warnings if isinstance(warnings, list) else [warnings]
         source["warnings"] = [printable(each) for each in listed[:KEPT_WARNINGS]]
@@ -206,6 +209,16 @@ def _success(end: Object, run: int) -> Success:
         duration(report.get("seconds")),
         outcome if outcome in (FETCHED, REUSED) else None,
     )
+
+
+def _merged(told: object) -> list[Object]:
+    """The checkpoints that were merged, without what is no text or number."""
+    entries = [each for each in told if isinstance(each, Mapping)] if isinstance(told, list) else []
+    return [
+        {key: printable(each[key]) for key in ("uri", "version") if isinstance(each.get(key), str)}
+        | {key: each[key] for key in ("tensors",) if is_count(each.get(key))}
+        for each in entries[:KEPT_MERGED]
+    ]
 
 
 def _exit_code(end: Object) -> int | None:

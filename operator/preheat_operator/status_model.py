@@ -34,6 +34,19 @@ class Condition(Part):
     """Why, for a person, and what to do."""
 
 
+class Merged(Part):
+    """One of the checkpoints that a `merge` is made of."""
+
+    uri: Line | None = None
+    """Where it is, or how that ends."""
+
+    version: Line | None = None
+    """The version that a loader last read."""
+
+    tensors: Count | None = None
+    """Number of weights that are from it."""
+
+
 class SourceStatus(Part):
     """What was found at the source."""
 
@@ -60,6 +73,9 @@ class SourceStatus(Part):
 
     output_bytes: Count | None = None
     """Bytes of the bundle that is made of them."""
+
+    merged: Annotated[list[Merged], Field(max_length=8)] | None = None
+    """What it is made of, if of several checkpoints."""
 
     warnings: Annotated[list[Line], Field(max_length=8)] | None = None
     """What checks that only warn have found in it."""

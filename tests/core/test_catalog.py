@@ -146,6 +146,7 @@ def test_every_family_is_listed():
         "http",
         "hugging_face",
         "local",
+        "merge",
         "named",
         "run",
         "s3",

@@ -197,6 +197,7 @@ def test_the_loader_leaves_a_converted_bundle(tmp_path: Path) -> None:
     manifest = Manifest.from_json(text)
     assert json.loads(text)["left"] | {"opaque": []} == {
         "stateTensors": 1, "stateBytes": 20_000, "opaque": [], "excludedTensors": 1, "excludedBytes": 4000,
+        "entries": {"optimizer_states": {"tensors": 1, "bytes": 20_000}},
     }  # fmt: skip
     assert manifest.tensors["net.backbone.weight"].dtype == "BF16"
     assert manifest.stages == ({"weightsOnly": {}},)

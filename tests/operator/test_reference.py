@@ -26,9 +26,9 @@ def paths(schema: dict[str, Any], above: str = "") -> Iterator[str]:
     """Every field that the API server knows below `schema`, but for stages and places: those are asked one by one."""
     for name, inner in schema.get("properties", {}).items():
         yield above + name
-        if name not in ("stages", "sources") and inner.get("maxProperties") != 1:
-            yield from paths(inner, f"{above}{name}.")
-            yield from paths(inner.get("items", {}), f"{above}{name}[].")
+        for path, each in ((f"{above}{name}.", inner), (f"{above}{name}[].", inner.get("items", {}))):
+            if each.get("maxProperties") != 1:
+                yield from paths(each, path)
 
 
 def section(title: str) -> str:

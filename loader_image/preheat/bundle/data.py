@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preheat.blob import Blob
-from preheat.bundle.manifest import MANIFEST, WEIGHTS, Manifest
+from preheat.bundle.facts import Origins, merged_facts
+from preheat.bundle.manifest import MANIFEST, WEIGHTS, Manifest, MergedFacts
 from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointError, NotABundleError
@@ -60,6 +61,16 @@ class CheckpointData(Mapping[str, Any]):
         self.folder = folder
         self._checks = checks
         self._state: Mapping[str, Any] = index.state if isinstance(index.state, Mapping) else {}
+
+    @property
+    def merged(self) -> tuple[MergedFacts, ...]:
+        """The checkpoints that it was merged from, if it was."""
+        return self.manifest.source.merged if self.manifest else merged_facts(self.index)
+
+    @property
+    def origins(self) -> Mapping[str, int]:
+        """Which of `merged` each of the weights is from."""
+        return self.manifest.origins if self.manifest else Origins(self.index)
 
     @property
     def state_dict(self) -> LazyTensors:

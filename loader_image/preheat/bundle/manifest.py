@@ -35,6 +35,29 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class MergedFacts:
+    """One of several checkpoints that were merged, pinned; `tensors` of the bundle are from it, each name counted."""
+
+    uri: str
+    version: str
+    size_bytes: int
+    format: str
+    layout: str
+    tensors: int
+
+    def to_json(self) -> dict[str, Any]:
+        """For a manifest, or a program."""
+        return {
+            "uri": self.uri,
+            "version": self.version,
+            "sizeBytes": self.size_bytes,
+            "format": self.format,
+            "layout": self.layout,
+            "tensors": self.tensors,
+        }
+
+
+@dataclass(frozen=True)
 class SourceFacts:
     """The object that was read, pinned."""
 
@@ -44,6 +67,7 @@ class SourceFacts:
     format: str
     layout: str
     average: str = ""  # as in an index
+    merged: tuple[MergedFacts, ...] = ()  # what it is made of, if of several
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,7 @@ class Left:
     opaque: tuple[str, ...] = ()
     excluded_tensors: int = 0  # weights that the convert stage leaves out
     excluded_bytes: int = 0  # that therefore did not travel: those shared with a tensor that did are not counted
+    entries: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the state's `tensors` and `bytes`, by key
 
 
 @dataclass(frozen=True)
@@ -103,6 +128,7 @@ class Manifest:
     files: Mapping[str, int]  # bytes by file name
     tensors: Mapping[str, TensorFacts]
     aliases: Mapping[str, str] = field(default_factory=dict)  # tied name -> name in the file
+    origins: Mapping[str, int] = field(default_factory=dict)  # name -> which of `source.merged` it is from
     totals: Totals = Totals()
     left: Left = Left()
     state: Any = field(default_factory=dict)  # epoch, step, hyper-parameters: JSON values only
@@ -175,10 +201,12 @@ def _document(manifest: Manifest) -> dict[str, Any]:
             "format": source.format,
             "layout": source.layout,
             "average": source.average,
+            **({"merged": [each.to_json() for each in source.merged]} if source.merged else {}),
         },
         "files": {name: _file(manifest, name) for name in manifest.files},
         "tensors": manifest.tensors,
         "aliases": dict(manifest.aliases),
+        **({"origins": manifest.origins} if manifest.origins else {}),
         "totals": {
             "tensors": totals.tensors,
             "parameters": totals.parameters,
@@ -191,6 +219,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
             "opaque": left.opaque,
             "excludedTensors": left.excluded_tensors,
             "excludedBytes": left.excluded_bytes,
+            "entries": left.entries,
         },
         "state": manifest.state,
         "checks": manifest.checks.to_json(),
@@ -231,6 +260,11 @@ def _saved(document: Mapping[str, Any]) -> Saved:
     )
 
 
+def _merged(document: Mapping[str, Any]) -> MergedFacts:
+    named = ("uri", "version", "sizeBytes", "format", "layout", "tensors")
+    return MergedFacts(*(document[name] for name in named))
+
+
 def _manifest(document: Mapping[str, Any]) -> Manifest:
     source, totals, left = document["source"], document["totals"], document["left"]
     return Manifest(
@@ -239,6 +273,7 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         source=SourceFacts(
             *(source["uri"], source["version"], source["sizeBytes"], source["format"], source["layout"]),
             average=source.get("average", ""),
+            merged=tuple(map(_merged, source.get("merged", ()))),
         ),
         files={name: entry["bytes"] for name, entry in document["files"].items()},
         tensors={
@@ -246,10 +281,11 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
             for name, entry in document["tensors"].items()
         },
         aliases=document["aliases"],
+        origins=document.get("origins", {}),
         totals=Totals(totals["tensors"], totals["parameters"], totals["selectedBytes"], totals["fetchedBytes"]),
         left=Left(
             *(left["stateTensors"], left["stateBytes"], tuple(left["opaque"])),
-            *(left.get("excludedTensors", 0), left.get("excludedBytes", 0)),
+            *(left.get("excludedTensors", 0), left.get("excludedBytes", 0), left.get("entries", {})),
         ),
         state=document["state"],
         checks=Checks.from_json(document["checks"]),

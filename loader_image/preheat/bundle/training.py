@@ -12,6 +12,7 @@ from preheat.blob import Blob
 from preheat.bundle.manifest import STATE, STATE_TENSORS, Manifest
 from preheat.checks import Checks
 from preheat.errors import CheckpointError, CheckpointLoadError, NotABundleError
+from preheat.formats.stackwise import without_artefacts
 from preheat.formats.training_state import spell_state, unspell_state
 from preheat.index import Index, Tensor
 
@@ -47,7 +48,7 @@ class TrainingState:
 
 def state_of_index(blob: Blob, index: Index, checks: Callable[[], Checks]) -> TrainingState:
     """That of a checkpoint where it is."""
-    spelled = spell_state(index.state)
+    spelled = spell_state(without_artefacts(index))
     try:
         tree = unspell_state(spelled.document, spelled.tensors.__getitem__)
     except (ValueError, TypeError) as error:

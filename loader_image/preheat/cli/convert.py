@@ -30,7 +30,9 @@ def convert(
     strip_prefix: Annotated[Regexes, typer.Option(metavar="PREFIX", help="Take it off the names.")] = None,
     rename: Annotated[Regexes, typer.Option(metavar="REGEX=>TEXT", help="Replace every match in the names.")] = None,
     add_prefix: Annotated[str | None, typer.Option(metavar="PREFIX", help="Put it before every name.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16, for floating weights.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float16, bfloat16 or labelled, for floating weights.")
+    ] = None,
     sha256: Annotated[str | None, typer.Option(metavar="HEX", help="What the whole object must have.")] = None,
     crc32: Annotated[bool, typer.Option(help="Whether the CRC-32 of every record is compared.")] = True,
     finite: Annotated[bool, typer.Option(help="Whether NaN or infinity among the weights is an error.")] = True,

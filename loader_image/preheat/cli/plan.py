@@ -56,6 +56,7 @@ def _training(forecast: Forecast) -> list[tuple[str, str]]:
 
 def _table(forecast: Forecast, rate: float | None) -> Table:
     from preheat.bundle.storage import megabytes
+    from preheat.tables import merged_rows
     from preheat.terminal import count_of, facts, said_checks
 
     travels = f"{count_of(forecast.ranges, 'range')}, about {count_of(forecast.requests, 'request')}"
@@ -65,6 +66,7 @@ def _table(forecast: Forecast, rate: float | None) -> Table:
         ("version", forecast.version),
         ("size", megabytes(forecast.size_bytes)),
         ("format", f"{forecast.format} ({forecast.layout})"),
+        *merged_rows(forecast.merged),
         *((("averages", forecast.average),) if forecast.average else ()),
         ("takes", f"{forecast.tensors} tensors, {forecast.parameters / 1e6:.1f} M parameters{tied}"),
         ("", f"{megabytes(forecast.selected_bytes)} in {travels}"),

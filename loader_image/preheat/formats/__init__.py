@@ -1,4 +1,7 @@
-"""From bytes to the index of a checkpoint: `files` tells what one file is, `folders` what several are together."""
+"""From bytes to the index of a checkpoint.
+
+`files` tells what one file is, `folders` what several are together, `merged` what several checkpoints become.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,11 @@ def read_index(blob: Blob) -> Index:
         return known
     from preheat.formats.files import read_file
     from preheat.formats.folders import read_folder
+    from preheat.formats.merged import MergedBlob, read_merged
     from preheat.joined_blob import JoinedBlob
 
+    if isinstance(blob, MergedBlob):
+        return read_merged(blob, read_index)
     return read_folder(blob) if isinstance(blob, JoinedBlob) else read_file(blob)
 
 

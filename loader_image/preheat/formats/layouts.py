@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from preheat.errors import CheckpointLoadError, UnsupportedFormatError
+from preheat.errors import CheckpointConfigError, CheckpointLoadError, UnsupportedFormatError
+from preheat.formats import stackwise
 from preheat.formats.averages import AUTO, COUNT, averages_in, choose, completed, of_model, said, trees_among, trees_in
 from preheat.formats.inert.values import Node
 from preheat.formats.pytorch.modules import is_module, module_entries
@@ -20,6 +21,7 @@ LIGHTNING_VERSION = "pytorch-lightning_version"
 _SWAPPED = "current_model_state"
 #: The keys of the raw weights, where the layout's name is another.
 _KEYS: Mapping[str, str] = {"lightning": "state_dict", "module": "model"}
+EMA_OF_EACH = "averages are those of one checkpoint: name ema in the sources of merge, not in the strategy"
 _LIGHTNING_PARTS = frozenset(("callbacks", "optimizer_states", "lr_schedulers", "loops"))
 _RESAVE = "Save the model's state_dict() with torch.save"
 
@@ -52,9 +54,20 @@ def take_apart(root: Any) -> Layout:
         if is_module(candidate):
             others = {other: value for other, value in root.items() if other != key}
             return Layout("module", _split_module(candidate), others)
+    if found := _stacks(root):
+        return found
     if has_tensors(root) and all(is_tensor(value) or str(key).endswith("_extra_state") for key, value in root.items()):
         return Layout("raw", *split(root))
     return only_averages(root)
+
+
+def _stacks(root: dict[Any, Any]) -> Layout | None:
+    """The layout of a file of Stack-Wise's; None for any other."""
+    found, state = stackwise.state_dicts(root) or ({}, {})
+    if not any(map(has_tensors, found.values())):
+        return None
+    tensors = {f"{prefix}{name}": each for prefix, part in found.items() for name, each in split(part)[0].items()}
+    return Layout(stackwise.LAYOUT, tensors, state)
 
 
 def only_averages(root: dict[Any, Any]) -> Layout:
@@ -72,6 +85,8 @@ def averaged(index: Index, wanted: str) -> Index:
 
     Raises NothingMatchedError that lists the trees there are.
     """
+    if index.origins:
+        raise CheckpointConfigError(EMA_OF_EACH)
     if index.average or not isinstance(index.state, Mapping):
         return index
     if wanted == AUTO and (averages_in([index.layout]) or _SWAPPED in index.state):

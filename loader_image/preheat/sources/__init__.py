@@ -5,6 +5,7 @@ from preheat.sources.fsspec import FsspecSource
 from preheat.sources.http import HTTPSource
 from preheat.sources.hugging_face import HuggingFaceSource
 from preheat.sources.local import LocalSource
+from preheat.sources.merge import MergeSource
 from preheat.sources.named import NamedSource
 from preheat.sources.run import RunSource
 from preheat.sources.s3 import S3Source
@@ -20,4 +21,4 @@ PLACES: dict[str, type[Place]] = {
 }
 #: Sources that find one of many checkpoints in such a place.
 FINDERS: dict[str, type[CheckpointSource]] = {"run": RunSource, "named": NamedSource}
-SOURCES: dict[str, type[CheckpointSource]] = {**PLACES, **FINDERS, "fallback": FallbackSource}
+SOURCES: dict[str, type[CheckpointSource]] = {**PLACES, **FINDERS, "fallback": FallbackSource, "merge": MergeSource}

@@ -20,7 +20,8 @@ from preheat.errors import (
     CheckpointTimeoutError,
     SourceChangedError,
 )
-from preheat.stage import CheckpointSource, Limit, SecretVariable
+from preheat.sources.credentials import check_credentials
+from preheat.stage import CheckpointSource, Limit
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ fallback:
         """Mappings become sources, as in a pipeline; two that would take each other's credentials are refused."""
         object.__setattr__(self, "sources", _built(self.sources))
         super().__post_init__()
-        _check_credentials(self.sources)
+        check_credentials(self.places)
 
     @property
     def uri(self) -> str:
@@ -51,9 +52,9 @@ fallback:
         return ", else ".join(source.uri for source in self.sources)
 
     @property
-    def secrets(self) -> tuple[tuple[str, SecretVariable], ...]:
-        """Those of every source, each variable once."""
-        return tuple(dict.fromkeys(each for source in self.sources for each in source.secrets))
+    def places(self) -> tuple[CheckpointSource, ...]:
+        """Those of every source."""
+        return tuple(place for source in self.sources for place in source.places)
 
     @property
     def in_pod(self) -> bool:
@@ -106,31 +107,6 @@ def _built(sources: Any) -> tuple[CheckpointSource, ...]:
         if isinstance(source, FallbackSource):
             raise CheckpointConfigError(f"sources[{position}]: a fallback in a fallback; write the sources in one list")
     return tuple(source for source in built if isinstance(source, CheckpointSource))
-
-
-def _check_credentials(sources: Sequence[CheckpointSource]) -> None:
-    """Sources of one kind find their credentials in the same variables, so they have to mean the same Secret."""
-    owners: dict[str, CheckpointSource] = {}
-    for source in sources:
-        if getattr(source, "anonymous", False):
-            continue
-        for each in source.secret_variables:
-            first = owners.setdefault(each.variable, source)
-            if _secret_of(first) != _secret_of(source):
-                raise CheckpointConfigError(
-                    f"{first.uri} is to be read with {_named(first)}, {source.uri} with {_named(source)}, and both "
-                    f"would find their credentials in {each.variable}",
-                    remedy="Name the same Secret in both; where none is needed, set anonymous: true",
-                )
-
-
-def _secret_of(source: CheckpointSource) -> str | None:
-    return getattr(source, "secret_ref", None)
-
-
-def _named(source: CheckpointSource) -> str:
-    secret = _secret_of(source)
-    return f"Secret {secret!r}" if secret else "no Secret"
 
 
 def _nowhere(passed: Sequence[tuple[str, CheckpointSourceError]]) -> CheckpointSourceError:

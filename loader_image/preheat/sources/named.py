@@ -15,7 +15,7 @@ from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError, CheckpointNotFoundError, CheckpointSourceError, SourceChangedError
 from preheat.sources.local import LocalSource
 from preheat.sources.places import place_of
-from preheat.stage import CheckpointSource, Limit, Place, SecretVariable
+from preheat.stage import CheckpointSource, Limit, Place
 
 _LEADS_OUT = re.compile(r"(^|/)\.{0,2}(/|$)|\\|[\x00-\x1f]")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -66,9 +66,9 @@ named:
         return f"{self.name} in {', else in '.join(places)}"
 
     @property
-    def secrets(self) -> tuple[tuple[str, SecretVariable], ...]:
-        """Those of the bucket."""
-        return self.bucket.secrets if self.bucket else ()
+    def places(self) -> tuple[CheckpointSource, ...]:
+        """The bucket."""
+        return (self.bucket,) if self.bucket else ()
 
     @property
     def in_pod(self) -> bool:

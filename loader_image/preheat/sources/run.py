@@ -23,7 +23,7 @@ from preheat.errors import (
     about,
 )
 from preheat.sources.places import place_of
-from preheat.stage import CheckpointSource, Limit, Name, Place, SecretVariable
+from preheat.stage import CheckpointSource, Limit, Name, Place
 
 if TYPE_CHECKING:
     from preheat.runs.checkpoint import Checkpoint
@@ -99,9 +99,9 @@ run:
         return f"{self.place.uri.rstrip('/')}/ ({self.select})"
 
     @property
-    def secrets(self) -> tuple[tuple[str, SecretVariable], ...]:
-        """Those of the root."""
-        return self.root.secrets
+    def places(self) -> tuple[CheckpointSource, ...]:
+        """The root."""
+        return (self.root,)
 
     @property
     def in_pod(self) -> bool:

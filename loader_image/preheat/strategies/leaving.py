@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
 from preheat.names import found
-from preheat.paths import holds, meant
-from preheat.strategies.mapped import MappedStrategy
-from preheat.strategies.matching import Entry
+from preheat.paths import holds, meant, some
+from preheat.strategies.mapped import KEPT, OUTSIDE, MappedStrategy
+from preheat.strategies.matching import Entry, prefix_hint
+from preheat.strategies.wrapping import plain
 
 #: Why such a tensor was not loaded, in the report.
 RESET = "reset"
 BUFFER = "a buffer"
 COMPUTED = "computed by the model"
-
-_KEPT = "kept by "
 
 #: Why the tensor of a name is left out; nothing for one that is not.
 Why = Callable[[str], str]
@@ -45,29 +44,45 @@ def leave(checkpoint: Mapping[str, Entry], model: Mapping[str, Entry], whys: Ite
         raise NothingMatchedError(
             f"every tensor of the model is left out ({reasons}), so nothing would be loaded", remedy="Leave out fewer"
         )
+    if of_checkpoint and len(of_checkpoint) == len(checkpoint):
+        raise _nothing_left(of_checkpoint, model, of_model)
     return Left(_without(checkpoint, of_checkpoint), _without(model, of_model), of_checkpoint, of_model)
+
+
+def _nothing_left(
+    of_checkpoint: Mapping[str, str], model: Iterable[str], of_model: Collection[str]
+) -> NothingMatchedError:
+    reasons, wanted = ", ".join(sorted(set(of_checkpoint.values()))), [name for name in model if name not in of_model]
+    hint = prefix_hint(of_checkpoint, wanted)
+    return NothingMatchedError(
+        f"every tensor of the checkpoint, such as {next(iter(of_checkpoint))}, is left out ({reasons}), so nothing "
+        f"would be loaded into {some(wanted, 1)}{hint and f'; {hint}'}",
+        remedy="Give its tensors the names that they have in the model, with addPrefix or rename",
+    )
 
 
 def resetting(paths: tuple[str, ...], model: Iterable[str]) -> Why:
     """Layers by their dotted paths; raises NothingMatchedError for a path that is not in the model."""
-    if not paths:
-        return _never
-    model = list(model)
-    known = [".".join(parts[:depth]) for parts in (n.split(".") for n in model) for depth in range(1, len(parts) + 1)]
-    if empty := [path for path in paths if not any(holds(path, name) for name in model)]:
-        raise NothingMatchedError(
-            f"nothing to reset at {', '.join(f'{path!r}{meant(path, known)}' for path in empty)}",
-            remedy="Give dotted paths as in model.named_modules()",
-        )
-    return lambda name: RESET if any(holds(path, name) for path in paths) else ""
+    _check_paths("nothing to reset at", paths, model)
+    return (lambda name: RESET if any(holds(path, name) for path in paths) else "") if paths else _never
 
 
 def keeping(mapping: MappedStrategy, model: Iterable[str]) -> Why:
-    """Tensors that `keep` names; raises NothingMatchedError for a pattern that is not found in the model."""
-    found(f"{type(mapping).__name__}.keep", mapping.keep, list(model), "tensors of the model")
-    return (
-        (lambda name: f"{_KEPT}'{pattern}'" if (pattern := mapping.kept_by(name)) else "") if mapping.keep else _never
-    )
+    """Tensors that `keep` names or `parts` does not; raises NothingMatchedError where one of both names nothing."""
+    model = list(model)
+    found(f"{type(mapping).__name__}.keep", mapping.keep, model, "tensors of the model")
+    _check_paths(f"{type(mapping).__name__}.parts: the model has nothing at", mapping.parts, map(plain, model))
+    return mapping.left_initial if mapping.keep or mapping.parts else _never
+
+
+def _check_paths(said: str, paths: tuple[str, ...], model: Iterable[str]) -> None:
+    model = list(model) if paths else ()
+    known = [".".join(parts[:depth]) for parts in (n.split(".") for n in model) for depth in range(1, len(parts) + 1)]
+    if empty := [path for path in paths if not any(holds(path, name) for name in model)]:
+        raise NothingMatchedError(
+            f"{said} {', '.join(f'{path!r}{meant(path, known)}' for path in empty)}",
+            remedy="Give dotted paths as in model.named_modules()",
+        )
 
 
 def among(names: Collection[str], reason: str) -> Why:
@@ -82,7 +97,7 @@ def _never(name: str) -> str:
 
 def asked_for(reason: str) -> bool:
     """Whether a tensor of the model keeps its initial value for this reason because the pipeline says so."""
-    return reason in (RESET, BUFFER, COMPUTED) or reason.startswith(_KEPT)
+    return reason in (RESET, BUFFER, COMPUTED, OUTSIDE) or reason.startswith(KEPT)
 
 
 def _reasons(names: Iterable[str], whys: tuple[Why, ...]) -> dict[str, str]:

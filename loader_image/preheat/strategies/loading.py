@@ -10,6 +10,7 @@ from time import perf_counter
 
 import torch
 
+from preheat.bundle.data import CheckpointData
 from preheat.checks import Checks, Findings
 from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointError, CheckpointLoadError
@@ -75,6 +76,7 @@ def load_matching(
         load_seconds=perf_counter() - started,
         partial_params=sum(target.region is not None for target in targets.values()),
         model_sizes=sizes_of_tensors(fit.tensors),
+        origins=_origins(context.checkpoint_data, fit),
         loading_notes=[*fit.taken.notes, *fit.needed.notes(), *fit.named.notes, *fit.bridges.notes],
     )
     return context
@@ -92,6 +94,7 @@ class Fit:
     bridges: Bridges
     found: Match
     needed: Needed
+    called: Mapping[str, str]  # name in the checkpoint -> name by which it is matched
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -105,7 +108,8 @@ def _fit(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStrate
     names = named(taken.entries, tensors, mapping)
     claim = claimed(context, names.names.values(), tensors)
     context.weights = taken.called(names.names)
-    weights = taken.called({old: claim.renamed.get(name, name) for old, name in names.names.items()})
+    called = {old: claim.renamed.get(name, name) for old, name in names.names.items()}
+    weights = taken.called(called)
     model = entries_of(tensors)
     buffers = () if mapping.buffers else buffers_of(context.model, tensors)
     whys = resetting(reset, tensors), keeping(mapping, tensors), among(buffers, BUFFER), left_to(claim)
@@ -117,7 +121,7 @@ def _fit(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStrate
     for name in found.pairs:
         target_of(name, tensors[name])  # raises for what cannot be filled
     need = needed(context.model, _filled(tensors, found, bridges), context.device)
-    return Fit(tensors, taken, weights, names, left, bridges, found, need)
+    return Fit(tensors, taken, weights, names, left, bridges, found, need, called)
 
 
 def _bridges(mapping: MappedStrategy, left: Left) -> Bridges:
@@ -130,6 +134,12 @@ def _filled(tensors: Mapping[str, torch.Tensor], found: Match, bridges: Bridges)
     """Those of which nothing keeps its initial value."""
     partly = {memory_key(tensors[name]) for name, how in bridges.by_name.items() if not how.complete}
     return (tensors[name] for name in found.loaded if memory_key(tensors[name]) not in partly)
+
+
+def _origins(data: object, fit: Fit) -> dict[str, int]:
+    """Of which merged checkpoint each tensor is, by the names that loaded and skipped ones have in a report."""
+    origins = data.origins if isinstance(data, CheckpointData) else {}
+    return {fit.called.get(name, name): number for name, number in origins.items()}
 
 
 def _targets(fit: Fit) -> dict[str, Target]:

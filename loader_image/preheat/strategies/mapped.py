@@ -8,7 +8,13 @@ from typing import Annotated
 
 from preheat.mapping import NameMapping
 from preheat.names import Patterns
+from preheat.paths import Paths, holds
 from preheat.stage import Limit, LoadingStrategy
+from preheat.strategies.wrapping import plain
+
+#: Why a tensor keeps its initial value, in the report; what follows the first is the pattern.
+KEPT = "kept by "
+OUTSIDE = "outside of the parts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +23,10 @@ class MappedStrategy(NameMapping, LoadingStrategy):
 
     keep: Patterns = ()
     r"""Regular expressions: tensors of the model in whose name one of them is found keep their initial value."""
+
+    parts: Paths = ()
+    """Dotted paths of the parts of the model that the checkpoint is for, such as `encoder` or `stacks.1`: all else
+    keeps its initial value, and `strict` holds for the parts. Default: all of the model."""
 
     buffers: bool = True
     """Fill the model's buffers, such as running statistics, too; false: they keep their initial value."""
@@ -27,13 +37,16 @@ class MappedStrategy(NameMapping, LoadingStrategy):
 
     def __post_init__(self) -> None:
         """Lists from YAML become tuples, and patterns have to be regular expressions."""
-        self._list("keep")
+        self._list("keep", "parts")
         super().__post_init__()
         self._compile("keep")
 
-    def kept_by(self, name: str) -> str:
-        """The first pattern by which a tensor of the model keeps its initial value; nothing when there is none."""
-        return next((pattern for pattern in self.keep if re.search(pattern, name)), "")
+    def left_initial(self, name: str) -> str:
+        """Why a tensor of the model keeps its initial value as this stage asks; nothing when it does not."""
+        if self.parts and not any(holds(path, plain(name)) for path in self.parts):
+            return OUTSIDE
+        pattern = next((pattern for pattern in self.keep if re.search(pattern, name)), "")
+        return f"{KEPT}'{pattern}'" if pattern else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from preheat.catalog import build
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.formats.layouts import WEIGHT_KEYS
+from preheat.formats.merged import NO_TRAINING
 from preheat.formats.optimizer_names import follow
 from preheat.formats.saved import LAYOUT
 from preheat.formats.training_state import Parts, opaque_in, require_optimizer
@@ -83,6 +84,8 @@ def _is_own(data: object) -> bool:
 def training_state(data: Mapping[str, Any]) -> TrainingState:
     """What is not weights; raises NothingMatchedError for a bundle that was made without it."""
     if isinstance(data, CheckpointData):
+        if data.merged:
+            raise CheckpointConfigError(NO_TRAINING)
         if found := data.training_state():
             return found
         raise NothingMatchedError(
@@ -125,7 +128,7 @@ def match(context: CheckpointContext, parts: Parts, mapping: MappedStrategy) -> 
 
 def kept(names: Mapping[int, str], mapping: MappedStrategy) -> set[int]:
     """Those of the parameters that keep their initial value: no state of the checkpoint belongs to it."""
-    return {each for each, name in names.items() if mapping.kept_by(name) or mapping.kept_by(plain(name))}
+    return {each for each, name in names.items() if mapping.left_initial(name) or mapping.left_initial(plain(name))}
 
 
 def restore(found: Matches, training: TrainingState) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from preheat.blob import Blob
+from preheat.bundle.facts import merged_facts
+from preheat.bundle.manifest import MergedFacts
 from preheat.catalog import spell
 from preheat.checks import Checks, Findings
 from preheat.formats import read_index
 from preheat.index import Tensor
 from preheat.moves import coalesce
-from preheat.plan import Plan, verify_of
+from preheat.plan import Amount, Plan, verify_of
 from preheat.spec import PipelineSpec
 from preheat.training_plan import checks_of_training, plan_all
 from preheat.transfer.digests import Digests
@@ -32,6 +34,7 @@ class Forecast:
     format: str
     layout: str
     average: str  # where the weights are, if they are averages in place of the raw ones
+    merged: tuple[MergedFacts, ...]  # what it is made of, if of several checkpoints
     tensors: int  # in the output
     tied: int  # names that share another's bytes
     parameters: int
@@ -39,6 +42,7 @@ class Forecast:
     output_bytes: int
     left_tensors: int
     left_bytes: int
+    left: Mapping[str, Amount]  # the same, by entry of the checkpoint
     training_tensors: int  # of the training state, that a warm start takes
     training_bytes: int
     excluded_tensors: int  # weights that the convert stage leaves out
@@ -62,12 +66,17 @@ class Forecast:
             "format": self.format,
             "layout": self.layout,
             "average": self.average,
+            "merged": [each.to_json() for each in self.merged],
             "tensors": self.tensors,
             "tied": self.tied,
             "parameters": self.parameters,
             "selectedBytes": self.selected_bytes,
             "outputBytes": self.output_bytes,
-            "left": {"tensors": self.left_tensors, "bytes": self.left_bytes},
+            "left": {
+                "tensors": self.left_tensors,
+                "bytes": self.left_bytes,
+                "entries": {key: vars(amount).copy() for key, amount in self.left.items()},
+            },
             "training": {"tensors": self.training_tensors, "bytes": self.training_bytes},
             "excluded": {"tensors": self.excluded_tensors, "bytes": self.excluded_bytes},
             "ranges": self.ranges,
@@ -100,6 +109,7 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
             format=index.format,
             layout=index.layout,
             average=plan.index.average,
+            merged=merged_facts(plan.index),
             tensors=len(plan.index.tensors) - len(plan.aliases),
             tied=len(plan.aliases),
             parameters=plan.index.parameters,
@@ -107,6 +117,7 @@ def plan_pipeline(spec: PipelineSpec) -> Forecast:
             output_bytes=plan.output_bytes + (training.output_bytes if training else 0) + document,
             left_tensors=plan.left_tensors,
             left_bytes=plan.left_bytes,
+            left=plan.left,
             training_tensors=training.tensors if training else 0,
             training_bytes=training.selected_bytes if training else 0,
             excluded_tensors=plan.excluded_tensors,

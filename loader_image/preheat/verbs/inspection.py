@@ -10,6 +10,8 @@ from itertools import groupby
 from typing import Any
 
 from preheat.blob import Patience
+from preheat.bundle.facts import merged_facts
+from preheat.bundle.manifest import MergedFacts
 from preheat.errors import CheckpointConfigError
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json
@@ -28,6 +30,7 @@ class Inspection:
     size_bytes: int
     format: str
     layout: str
+    merged: tuple[MergedFacts, ...]  # what it is made of, if of several checkpoints
     tensors: Mapping[str, Tensor]  # the weights; those that matched, where a pattern was given
     parameters: int  # elements of all distinct weights
     weight_bytes: int  # of the dense values, an alias not counted again
@@ -44,6 +47,7 @@ class Inspection:
             "source": {"uri": self.uri, "version": self.version, "sizeBytes": self.size_bytes},
             "format": self.format,
             "layout": self.layout,
+            "merged": [each.to_json() for each in self.merged],
             "parameters": self.parameters,
             "weightBytes": self.weight_bytes,
             "tensors": {
@@ -73,6 +77,7 @@ def inspect(where: Where, *, match: str = "", patience: Patience | None = None) 
             size_bytes=blob.size,
             format=index.format,
             layout=index.layout,
+            merged=merged_facts(index),
             tensors={name: tensor for name, tensor in index.tensors.items() if wanted.search(name)},
             parameters=index.parameters,
             weight_bytes=sum(distinct.values()),

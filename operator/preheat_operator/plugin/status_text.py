@@ -54,6 +54,8 @@ def _source(status: Object) -> Iterator[tuple[str, str | None]]:
     yield "source", source.get("uri")
     yield "version", source.get("version")
     yield "format", source.get("format")
+    for each in source.get("merged") or ():
+        yield "merged", f"{count_of(each.get('tensors', 0), 'tensor')} of {each.get('uri')}"
     if "tensors" in source:
         parameters = f", {source['parameters'] / 1e6:.1f} M parameters" if "parameters" in source else ""
         yield "takes", count_of(source["tensors"], "tensor") + parameters + _sizes(source)

@@ -48,6 +48,9 @@ def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "remedy", failure["remedy"]
     yield "pipeline", report.get("pipeline") or "without a name"
     yield from ((name, source[key]) for name, key in (("source", "uri"), ("version", "version")) if source.get(key))
+    for each in report.get("merged", ()):
+        skipped = f", {each['skipped']} skipped" if each["skipped"] else ""
+        yield "merged", f"{each['loaded']} tensors of {each['uri']}{skipped}; version {each['version']}"
     yield "strategy", report["strategy"]
     yield "loaded", "nothing" if failure else _loaded(totals, seconds.get("load", 0.0))
     if (ranks := report.get("ranks", 1)) > 1:

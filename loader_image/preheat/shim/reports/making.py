@@ -20,7 +20,8 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
     """The report of a run, from what its stages recorded in the context."""
     from preheat.strategies.sizes import sizes_of  # torch; a report is also read where there is none
 
-    said, blob = context.metadata, getattr(context.checkpoint_data, "blob", None)
+    said, data = context.metadata, context.checkpoint_data
+    blob = getattr(data, "blob", None)
     return Report(
         pipeline=manifest.pipeline.name if manifest else "",
         source=manifest.source.uri if manifest else str(context.checkpoint_path or ""),
@@ -44,6 +45,8 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         partial=int(said.get("partial_params", 0)),
         ranks=context.ranks.world if context.ranks else 1,
         resumed=_resumed(said),
+        merged=tuple({"uri": each.uri, "version": each.version} for each in getattr(data, "merged", ())),
+        origins=said.get("origins", {}),
         state=said.get("training_state", {}),
     )
 

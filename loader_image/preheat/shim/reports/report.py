@@ -50,6 +50,8 @@ class Report:
     ranks: int = 1  # processes that agreed on all this
     memory: Mapping[str, int] = field(default_factory=dict)  # bytes, see `usage`
     resumed: Mapping[str, Any] = field(default_factory=dict)  # what a warm start told and restored
+    merged: tuple[Mapping[str, str], ...] = ()  # uri and version of the checkpoints that the source was merged from
+    origins: Mapping[str, int] = field(default_factory=dict)  # name of what was loaded or skipped -> which of `merged`
     failure: Mapping[str, str] = field(default_factory=dict)  # reason, message, remedy; why nothing was loaded
     state: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)  # of a warm start, in no document
 
@@ -63,6 +65,11 @@ class Report:
         """GB/s while bytes moved."""
         return self.size / 1e9 / max(self.seconds.get("load", 0.0), 1e-9)
 
+    def by_origin(self) -> list[dict[str, Any]]:
+        """The checkpoints that were merged, with how many tensors of each were loaded and skipped."""
+        loaded, skipped = (Counter(map(self.origins.get, names)) for names in (self.loaded, self.skipped))
+        return [{**each, "loaded": loaded[n], "skipped": skipped[n]} for n, each in enumerate(self.merged)]
+
     def line(self) -> str:
         """One line for a person."""
         if self.failure:
@@ -71,6 +78,7 @@ class Report:
             return f"{self._who()}: NO CHECKPOINT, the training goes on from its initial weights: {why}"
         facts = [
             f"{self._loaded()} from {self.source} version {self.version}",
+            ", ".join(f"{each['loaded']} of {each['uri']}" for each in self.by_origin()),
             self.skipped and f"skipped {len(self.skipped)} ({some(f'{n}: {r}' for n, r in self.skipped.items())})",
             self.left_initial and f"left at initial value: {some(map(_left_line, self.left_initial.items()))}",
             self.casts
@@ -99,6 +107,7 @@ class Report:
             "pipeline": self.pipeline,
             "rank": self.rank,
             "source": {"uri": self.source, "version": self.version},
+            "merged": self.by_origin(),
             "strategy": self.strategy,
             "failure": dict(self.failure) or None,
             "totals": {
@@ -128,7 +137,7 @@ class Report:
         }
         if shown:
             return document
-        names = {"loaded": self.loaded, "added": self.added}
+        names = {"loaded": self.loaded, "added": self.added, "origins": dict(self.origins)}
         return {**document, **names, "tensors": self.sizes, "skippedTensors": self.skipped_sizes}
 
 

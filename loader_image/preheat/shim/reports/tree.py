@@ -76,13 +76,14 @@ class Node:
 
 def model_tree(report: Mapping[str, Any]) -> Node:
     """The tensors of the model."""
-    return _tree(_model_leaves(report))
+    return _tree(_from(report, _model_leaves(report)))
 
 
 def skipped_tree(report: Mapping[str, Any]) -> Node:
     """The tensors of the checkpoint that did not reach the model."""
     sizes = report["skippedTensors"]
-    return _tree(_leaf(name, "skipped", str(why), sizes.get(name, {})) for name, why in report["skipped"].items())
+    skipped = (_leaf(name, "skipped", str(why), sizes.get(name, {})) for name, why in report["skipped"].items())
+    return _tree(_from(report, skipped))
 
 
 def leaves(tree: Node) -> Iterator[Leaf]:
@@ -121,6 +122,17 @@ def _model_leaves(report: Mapping[str, Any]) -> Iterator[Leaf]:
             yield _leaf(name, state, ", then ".join(reasons), size)
         else:
             yield _leaf(name, *_unnamed(bool(loaded or left)), size)
+
+
+def _from(report: Mapping[str, Any], found: Iterator[Leaf]) -> Iterator[Leaf]:
+    """Each with the checkpoint that it is from, where several were merged."""
+    merged, origins = report.get("merged", ()), report.get("origins", {})
+    for leaf in found:
+        if leaf.name in origins:
+            said = f"of {merged[origins[leaf.name]]['uri']}"
+            yield replace(leaf, reason=f"{leaf.reason}, {said}" if leaf.reason else said)
+        else:
+            yield leaf
 
 
 def _changes(report: Mapping[str, Any]) -> dict[str, tuple[str, list[str]]]:
