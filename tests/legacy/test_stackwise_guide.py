@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import pytest
 import torch
 from legacy.stackwise_files import WORDS, Adapter, Rack, Stack, progressive, rack_file, stack_file
 
+import preheat
 from preheat import CheckpointContext, CheckpointPipeline, inspect
+from preheat.blob import Patience
 from preheat.bundle.store import Store
 from preheat.errors import CheckpointError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.prepare import prepare
+from preheat.runs.retention import Known, Retention, rule
+from preheat.sources.local import LocalSource
+from preheat.sources.run import RunSource
 from preheat.spec import parse
 
 #: A rack's file calls its embedding after the builder's field; the model has another name for it.
@@ -158,6 +164,69 @@ def test_stacks_of_several_runs_become_one_rack(tmp_path: Path) -> None:
     context = CheckpointContext(model=model)
     CheckpointPipeline([{"merge": {"sources": parts}}, {"weightsOnly": {"parts": ["stacks"]}}]).execute_sync(context)
     assert all(same(model.stacks[n], rack.stacks[n]) for n, rack in enumerate(racks))
+
+
+# Saving with Preheat, and what a folder holds
+
+
+def test_a_part_that_preheat_saves_is_loaded_into_its_place_in_its_precision(tmp_path: Path) -> None:
+    saved, model = Rack(2), Rack(2)
+    saved.stacks[1].half()
+    model.stacks[1].half()
+    folder = preheat.save(tmp_path, saved, epoch=1, name="rack", part="stacks.1")
+    assert set(inspect(folder).tensors) == {f"stacks.1.{name}" for name in saved.stacks[1].state_dict()}
+    assert {tensor.dtype for tensor in inspect(folder).tensors.values()} == {"F16"}
+    before = copied(model.stacks[0])
+    done = load(model, folder, {"weightsOnly": {"parts": ["stacks.1"]}})
+    assert same(model.stacks[1], saved.stacks[1])
+    assert done.metadata["dtype_casts"] == {}
+    assert untouched(model.stacks[0], before)
+
+
+def test_a_progressive_training_goes_on_from_what_preheat_saved_of_it(tmp_path: Path) -> None:
+    saved, model = Rack(1), Rack(2)
+    optimizer = trained(saved)
+    preheat.save(tmp_path, saved, optimizer, epoch=1, metrics={"loss": 0.5}, name="rack")
+    own = torch.optim.AdamW(model.stacks[0].parameters(), lr=0.5)
+    source = {"run": {"root": {"local": {"path": str(tmp_path)}}, "select": "latest"}}
+    context = CheckpointContext(model=model, optimizer=own)
+    strategy = {"warmStart": {"parts": ["stacks.0", "embedding", "ln_f", "lm_head"]}}
+    done = CheckpointPipeline([source, strategy]).execute_sync(context)
+    assert same(model.stacks[0], saved.stacks[0])
+    assert done.metadata["epoch"] == 1
+    assert own.param_groups[0]["lr"] == 0.01
+    assert {name.split(".blocks")[0] for name in done.metadata["initial_params"]} == {"stacks.1"}
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    """training.checkpoint_dir after three stacks, written in another order than their numbers say."""
+    for when, number in enumerate((2, 0, 1)):
+        path = progressive(tmp_path / f"progressive_stack_{number}.pt", Rack(number + 1))
+        os.utime(path, (when + 1, when + 1))
+    return tmp_path
+
+
+def test_checkpoints_are_listed_newest_first(checkpoints: Path) -> None:
+    """There every file is loaded whole for it."""
+    run = RunSource(LocalSource(str(checkpoints)), layout="stackwise")
+    names = [candidate.checkpoint.name for candidate in run.candidates(Patience())]
+    assert names == [f"progressive_stack_{number}.pt" for number in (1, 0, 2)]
+
+
+def test_the_only_checkpoint_of_a_stack_is_never_removed_for_being_old(checkpoints: Path) -> None:
+    """There the guide removes all but the newest files, each of which is the only one of its stack."""
+    listed = [c.checkpoint for c in RunSource(LocalSource(str(checkpoints)), layout="stackwise").candidates(Patience())]
+    assert all(each.stays for each in rule(listed, Retention(last=1), Known()))
+
+
+def test_the_newest_checkpoint_of_a_folder_is_restored(checkpoints: Path) -> None:
+    model = Rack(2)
+    source = {"run": {"root": {"local": {"path": str(checkpoints)}}, "layout": "stackwise"}}
+    context = CheckpointContext(model=model)
+    CheckpointPipeline([source, {"weightsOnly": {"parts": ["stacks"]}}]).execute_sync(context)
+    stacks = torch.load(checkpoints / "progressive_stack_1.pt")["rack_builder"]["stacks"]
+    assert torch.equal(model.stacks[1].blocks[0].norm1.weight, stacks[1]["blocks.0.norm1.weight"])
 
 
 # Traps
