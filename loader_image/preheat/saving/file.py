@@ -1,14 +1,20 @@
-"""Writes tensors as a safetensors file, straight from the memory that they are in.
+"""Writes tensors as a safetensors file, from the memory that they are in.
 
-The file is written in large pieces that begin where pages do, by a few threads; each computes its pieces' checksums
-while they are in the processor's cache. No tensor is copied.
+A few threads take pieces that begin where pages do: each copies its piece into memory that is aligned, computes
+checksums while it is in the processor's cache, and writes past the page cache, where the volume allows it. That is
+several times as fast as through it, and leaves the data of the training there.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,18 +22,16 @@ from queue import SimpleQueue
 import torch
 
 from preheat.errors import StorageError
-from preheat.formats.safetensors import Declared, Header, offsets
-from preheat.strategies.filling.tensors import memory_of
+from preheat.formats.safetensors import PAGE, Declared, Header, offsets
 from preheat.transfer.checksum import combine, crc32
 from preheat.transfer.output import opened
 
-PIECE = 8 << 20
-THREADS = 2
+PIECE = 16 << 20
+THREADS = 4
 _METADATA = {"format": "pt"}  # Transformers refuses a file that does not say it
-MOST_PARTS = 1000  # of one call; the kernel takes 1024
 
-#: A tensor's part of a piece: its name, the tensor, which keeps the memory, and the bytes.
-Part = tuple[str, torch.Tensor | None, memoryview]
+#: A tensor's part of a piece: its name, the tensor, first byte and length.
+Part = tuple[str, torch.Tensor, int, int]
 #: What was written of it: its name, CRC-32 and length.
 Passed = tuple[str, int, int]
 
@@ -55,18 +59,19 @@ def write_tensors(path: Path, tensors: Declared, bring: Callable[[str], torch.Te
     What it brings is on the host and contiguous. The file is on the disk when it returns; raises OSError and
     NoSpaceError.
     """
-    header = Header(tensors, _METADATA)
+    header = bytes(Header(tensors, _METADATA))
     places = list(offsets(tensors))
-    written = Written(header.size + (places[-1][2] if places else 0), checksums=_of_nothing(tensors))
-    with opened(path, written.size, None) as target, _Writers(target, written) as writers:
-        at = 0
-        for text in header.pieces():
-            writers.put([("", None, memoryview(text))], at)
-            at += len(text)
-        for parts in _pieces((name, bring(name)) for name, _, _ in places):
-            writers.put(parts, at)
-            at += sum(len(view) for _, _, view in parts)
-        writers.finish()
+    size = len(header) + (places[-1][2] if places else 0)
+    written = Written(size, crc32(header), _of_nothing(tensors))
+    with opened(path, size, None) as target:
+        _write_all(target, memoryview(header), 0)
+        with _past_the_cache(target), _Writers(target, written) as writers:
+            at = len(header)
+            for parts in _pieces((name, bring(name)) for name, _, _ in places):
+                writers.put(parts, at)
+                at += PIECE
+            writers.finish()
+        os.truncate(target, size)  # the last piece was filled up to a page
         os.fsync(target)
     return written
 
@@ -76,19 +81,40 @@ def _of_nothing(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str,
 
 
 def _pieces(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[list[Part]]:
+    """All of the same length but the last."""
     parts: list[Part] = []
     room = PIECE
     for name, tensor in tensors:
-        view = memory_of(tensor)
-        while view:
-            parts.append((name, tensor, view[:room]))
-            room -= len(parts[-1][2])
-            view = view[len(parts[-1][2]) :]
-            if not room or len(parts) == MOST_PARTS:
+        at, size = 0, tensor.nbytes
+        while at < size:
+            length = min(room, size - at)
+            parts.append((name, tensor, at, length))
+            room, at = room - length, at + length
+            if not room:
                 yield parts
                 parts, room = [], PIECE
     if parts:
         yield parts
+
+
+class _past_the_cache:  # noqa: N801 - a context manager, read as one
+    """Direct writes to an open file, if it takes them: its pieces then have to be aligned."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+
+    def __enter__(self) -> None:
+        with suppress(OSError, AttributeError):  # tmpfs; a system without such writes
+            fcntl.fcntl(self._target, fcntl.F_SETFL, fcntl.fcntl(self._target, fcntl.F_GETFL) | os.O_DIRECT)
+
+    def __exit__(self, *_: object) -> None:
+        through_the_cache(self._target)
+
+
+def through_the_cache(target: int) -> None:
+    """Ordinary writes to an open file again."""
+    flags = fcntl.fcntl(target, fcntl.F_GETFL)
+    fcntl.fcntl(target, fcntl.F_SETFL, flags & ~getattr(os, "O_DIRECT", 0))
 
 
 class _Writers:
@@ -134,12 +160,12 @@ class _Writers:
             raise self._error
 
     def _work(self) -> None:
+        buffer = memoryview(mmap.mmap(-1, PIECE))  # begins where a page does
         while item := self._queue.get():
             number, parts, at = item
             try:
                 if not self._error:
-                    self._passed[number] = [(name, crc32(view), len(view)) for name, _, view in parts]
-                    _write_all(self._target, [view for _, _, view in parts], at)
+                    self._passed[number] = _write(self._target, parts, at, buffer)
             except BaseException as error:
                 self._error = error
             finally:
@@ -147,13 +173,28 @@ class _Writers:
                 self._room.release()
 
 
-def _write_all(target: int, views: list[memoryview], at: int) -> None:
-    while views:
-        count = os.pwritev(target, views, at)
+def _write(target: int, parts: list[Part], at: int, buffer: memoryview) -> list[Passed]:
+    start = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    passed, end = [], 0
+    for name, tensor, first, length in parts:
+        ctypes.memmove(start + end, tensor.data_ptr() + first, length)  # lets other threads run, unlike a slice
+        passed.append((name, crc32(buffer[end : end + length]), length))
+        end += length
+    whole = -(-end // PAGE) * PAGE
+    buffer[end:whole] = bytes(whole - end)
+    _write_all(target, buffer[:whole], at)
+    return passed
+
+
+def _write_all(target: int, view: memoryview, at: int) -> None:
+    while view:
+        try:
+            count = os.pwrite(target, view, at)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            through_the_cache(target)  # a volume that takes no direct writes, and did not say so before
+            count = os.pwrite(target, view, at)
         if not count:
             raise StorageError("the volume took none of the bytes", remedy="Check the volume")
-        at += count
-        while views and count >= len(views[0]):
-            count -= len(views.pop(0))
-        if views:
-            views[0] = views[0][count:]
+        view, at = view[count:], at + count
