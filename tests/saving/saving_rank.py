@@ -53,7 +53,9 @@ class Training:
 def goes_on(root: Path, *, sharded: bool, wait: bool) -> bool:
     """Whether a training that stopped for a checkpoint ends as one that did not."""
     straight = Training(1, sharded=sharded).steps(3)
-    folder = preheat.save(root, straight.trained, straight.optimizer, update=3, wait=wait)
+    average = preheat.Average(straight.trained, 0.5)
+    average.update()
+    folder = preheat.save(root, straight.trained, straight.optimizer, update=3, averages=average, wait=wait)
     wanted = straight.steps(2).facts()
     preheat.flush()
     dist.barrier()

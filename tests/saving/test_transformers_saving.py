@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from saving.loops import pointed, same
 from shim.trainings import TRAINER, defined_by, hooked
 
@@ -44,7 +45,7 @@ def finished(training: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
     from preheat.saving.transformers import Saving
 
     root = tmp_path_factory.mktemp("saved")
-    trainer = trainer_of(training, root, Saving(root, every_updates=2, metric="eval_loss", wait=False))
+    trainer = trainer_of(training, root, Saving(root, every_updates=2, metric="eval_loss", ema=0.9, wait=False))
     trainer.train()
     return SimpleNamespace(home=root / "checkpoints", facts=facts(training, trainer))
 
@@ -53,15 +54,19 @@ def finished(training: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
 def test_a_training_goes_on_as_if_it_had_never_stopped(
     training: SimpleNamespace, finished: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    from preheat.saving.transformers import Saving
     from preheat.shim import transformers as shim
 
     monkeypatch.setenv("PREHEAT_BUNDLE", str(finished.home / name))
     monkeypatch.setenv("PREHEAT_REPORT", str(tmp_path / "report.json"))
     with hooked(shim, training.Trainer, monkeypatch):
-        trainer = trainer_of(training, tmp_path, seed=5)
+        trainer = trainer_of(training, tmp_path, Saving(tmp_path, every_updates=99, ema=0.9), seed=5)
         trainer.train()
     assert same(facts(training, trainer), finished.facts)
-    assert "with optimizer, scheduler, random states of the checkpoint" in (tmp_path / "report.json").read_text()
+    homes = finished.home, tmp_path / "checkpoints"
+    assert same(*(load_file(home / "model_ema=0.9_cp=E2_U12" / "model.safetensors") for home in homes))
+    said = (tmp_path / "report.json").read_text()
+    assert "with optimizer, scheduler, averages, random states of the checkpoint" in said
 
 
 def test_saving_changes_nothing_of_the_training(
@@ -74,7 +79,7 @@ def test_saving_changes_nothing_of_the_training(
 
 def test_what_is_there_and_what_names_it(training: SimpleNamespace, finished: SimpleNamespace) -> None:
     folders = sorted(each.name for each in finished.home.iterdir() if each.is_dir())
-    assert folders == sorted(f"model_cp=E{n // 6}_U{n}" for n in range(2, 13, 2))
+    assert folders == sorted(f"model{info}_cp=E{n // 6}_U{n}" for n in range(2, 13, 2) for info in ("", "_ema=0.9"))
     assert {pointed(finished.home, tag).name for tag in ("latest", "last")} == {"model_cp=E2_U12"}
     assert pointed(finished.home, "best.eval_loss").is_dir()
     model = training.BertForSequenceClassification.from_pretrained(finished.home / "model_cp=E2_U12")
