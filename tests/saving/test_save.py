@@ -211,6 +211,10 @@ def test_what_cannot_be_saved_is_named_and_leaves_nothing(tmp_path: Path) -> Non
         preheat.save(tmp_path, loop.model)
     with pytest.raises(CheckpointConfigError, match="update is -1, not a count"):
         preheat.save(tmp_path, loop.model, update=-1)
+    with pytest.raises(CheckpointConfigError, match=r"s3:/bucket/runs is no folder"):
+        preheat.save("s3://bucket/runs", loop.model, update=1)
+    with pytest.raises(CheckpointConfigError, match="scheduler, scaler and extra are of a training"):
+        preheat.save(tmp_path, loop.model, scheduler=loop.scheduler, update=1)
     with pytest.raises(CheckpointConfigError, match=r"run_id: '\.\./x' cannot be the name of a folder"):
         preheat.save(tmp_path, loop.model, update=1, run_id="../x")
     assert not list(tmp_path.iterdir())

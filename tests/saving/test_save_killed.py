@@ -132,9 +132,13 @@ def test_a_termination_is_obeyed_when_the_checkpoint_is_there(tmp_path: Path) ->
                     assert not obeyed
                     loop.save(tmp_path)
                     termination.obey()
+        with Termination():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert obeyed == [3]
+            os.kill(os.getpid(), signal.SIGTERM)  # nobody asked in between
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert obeyed == [3]
+    assert obeyed == [3, 3]
     assert pointed(tmp_path / "checkpoints", "latest").name == "model_cp=E0_U3_S12"
 
 

@@ -13,6 +13,7 @@ from preheat.runs.position import Position
 CHECKPOINTS = "checkpoints"
 DEFAULT_MODEL = "model"
 
+_ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]+:/")  # what a path makes of s3://bucket
 _PART = re.compile(r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,254}$")
 
 
@@ -28,6 +29,14 @@ class Place:
     run_id: str = ""
     stage: str = ""
     template: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an address: it would become a folder of that name."""
+        if _ADDRESS.match(str(self.root)):
+            raise CheckpointConfigError(
+                f"{self.root} is no folder: a checkpoint is saved to a volume or a disk",
+                remedy="Save to a folder, and copy what is finished from there",
+            )
 
     @property
     def home(self) -> Path:

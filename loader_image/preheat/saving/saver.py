@@ -26,6 +26,7 @@ from preheat.saving.state import spelled
 from preheat.saving.weights import Weights
 from preheat.shim.ranks import Ranks, group, present
 from preheat.strategies import random_states
+from preheat.strategies.collector import collector_paused
 
 #: Makes the training state of all that a training has, given the random states of its processes.
 MakeState = Callable[[list[Any]], Mapping[str, Any]]
@@ -66,7 +67,7 @@ class Saver:
             drawn = any(wish.random_states and wish.tree for wish in wishes)
             if ranks and drawn:
                 ranks.tell("random", random_states.packed(random_states.taken()))
-        with _together(ranks, "gather"):
+        with collector_paused(), _together(ranks, "gather"):
             states = _random_states(ranks) if drawn else []
             snapshots = [_snapshot(wish, states) for wish in wishes]
         gathering = Gathering([tensors for snapshot in snapshots for tensors in snapshot.files])

@@ -50,6 +50,8 @@ class Termination:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
+        if self._received:  # told again: whoever asks does not want to wait
+            self.obey()
         self._received = True
 
     def _agreed(self, step: int) -> int | None:
