@@ -9,8 +9,8 @@ HERE = Path(__file__).parent
 CONFIGS, GOLDEN = HERE / "configs", HERE / "golden"
 #: Configurations that a training is started with; the other files there are included by them.
 NAMES = (
-    "anemoi/train", "anemoi/guide", "anemoi/typed", "linnaeus/experiment", "linnaeus/resume",
-    "noether/resume", "noether/initializer", "noether/fetched", "stackwise/config",
+    "anemoi/train", "anemoi/guide", "anemoi/typed", "linnaeus/experiment", "linnaeus/resume", "linnaeus/stitched",
+    "noether/resume", "noether/initializer", "noether/composite", "noether/fetched", "stackwise/config",
     "stackwise/restore", "stackwise/stack",
 )  # fmt: skip
 

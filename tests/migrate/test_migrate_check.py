@@ -119,6 +119,23 @@ def test_noethers_lookup_may_take_what_a_signal_wrote(check, run, monkeypatch):
     assert "the first of 2 that the folder lists" in answer["because"]
 
 
+def test_stackwise_newest_is_told_by_what_files_say_of_themselves(check, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for index in (0, 1):
+        stacks = [model(number).state_dict() for number in range(index + 1)]
+        content = {
+            "stack_idx": index,
+            "timestamp": f"2026-01-0{index + 1}T00:00:00",
+            "rack_builder": {"stacks": stacks},
+        }
+        path = tmp_path / f"checkpoints/progressive_stack_{index}.pt"
+        torch.save(content, path)
+        os.utime(path, (1000 + index, 1000 + index))
+    answer = check("training: {checkpoint_dir: checkpoints}\n", "stackwise")
+    assert answer["same"]
+    assert answer["preheat"]["path"].endswith("progressive_stack_1.pt")
+
+
 def test_where_there_is_no_one_checkpoint_nothing_is_compared(tmp_path):
     (tmp_path / "c.yaml").write_text("training: {run_id: null}\n")
     done = CliRunner().invoke(app, ["migrate", str(tmp_path / "c.yaml"), "--from", "anemoi", "--check"])

@@ -139,6 +139,28 @@ def test_noethers_transformations_are_done_in_its_order(tmp_path):
     assert same(into["head"], before["head"])
 
 
+def test_parts_of_a_composite_model_come_from_their_own_runs(tmp_path):
+    torch.manual_seed(1)
+    parts = {"encoder": torch.nn.Linear(3, 2), "head": torch.nn.Linear(2, 2)}
+    for run_id, tag, part in (("run-a", "latest", "encoder"), ("run-b", noether_files.position(1), "head")):
+        folder = tmp_path / run_id / "checkpoints"
+        noether_files.save_weights(folder, "upt", tag, parts[part].state_dict())
+    text = f"""
+    output_path: {tmp_path}
+    model:
+      name: composite
+      encoder:
+        is_frozen: true
+        initializers: [{{kind: a.PreviousRunInitializer, run_id: run-a, model_name: upt, checkpoint: latest}}]
+      head:
+        initializers: [{{kind: a.PreviousRunInitializer, run_id: run-b, model_name: upt, checkpoint: E1}}]
+    """
+    into = network(99)
+    loaded(text, "noether", into)
+    assert all(same(into[name], part) for name, part in parts.items())
+    assert [parameter.requires_grad for parameter in into.parameters()] == [False, False, True, True]
+
+
 # Anemoi's trainer: model.model is the interface, model.model.model the network.
 
 
