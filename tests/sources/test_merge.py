@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from preheat.shim.reports.table import table
 from preheat.sources.http import HTTPSource
 from preheat.sources.local import LocalSource
 from preheat.sources.merge import MergedSource, MergeSource
+from preheat.sources.run import RunSource
 from preheat.sources.s3 import S3Source
 from preheat.spec import parse
 from preheat.verbs.forecast import plan_pipeline
@@ -195,6 +197,28 @@ def test_a_conversion_of_the_whole_keeps_in_mind_who_gave_what(tmp_path: Path) -
     assert document["origins"]["net.token"] == 1
     assert [each["tensors"] for each in document["source"]["merged"]] == [1, 5]
     assert document["tensors"]["net.token"]["dtype"] == "BF16"
+
+
+def test_parts_of_a_model_come_from_different_runs(tmp_path: Path) -> None:
+    """What Anemoi's users ask for: encoder and processor of one run, the decoder of another, each its newest."""
+    sizes = {"encoder": (8, 4), "processor": (4, 4), "decoder": (4, 8)}
+    runs = {}
+    for run in ("a", "b"):
+        runs[run] = torch.nn.ModuleDict({name: torch.nn.Linear(*size) for name, size in sizes.items()})
+        (tmp_path / run).mkdir()
+        weights = {f"model.{name}": tensor for name, tensor in runs[run].state_dict().items()}
+        torch.save({"state_dict": weights, "pytorch-lightning_version": "2.6.0", "epoch": 3, "global_step": 30,
+                    "callbacks": {}, "loops": {}}, tmp_path / run / "last.ckpt")  # fmt: skip
+    root = {"local": {"path": str(tmp_path)}}
+    names = {"a": [r"^model\.encoder", r"^model\.processor"], "b": [r"^model\.decoder"]}
+    parts = [{"from": {"run": {"root": root, "runId": run, "select": "last"}}, "select": names[run],
+              "stripPrefix": ["model."]} for run in names]  # fmt: skip
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(*size) for name, size in sizes.items()})
+    done = CheckpointPipeline([merge(*parts), {"weightsOnly": {}}]).execute_sync(CheckpointContext(model=model))
+    for name, run in (("encoder", "a"), ("processor", "a"), ("decoder", "b")):
+        assert torch.equal(model[name].weight, runs[run][name].weight)
+    assert done.metadata["origins"]["decoder.weight"] == 1
+    assert [each.uri for each in done.checkpoint_data.merged] == [str(tmp_path / run / "last.ckpt") for run in "ab"]
 
 
 # Who gave what, for people
@@ -398,6 +422,8 @@ def test_credentials_of_all_are_asked_for_and_must_not_be_each_others() -> None:
     one, other = S3Source("a", "k", secret_ref="one"), S3Source("b", "k", secret_ref="other")
     with pytest.raises(CheckpointConfigError, match="Name the same Secret in both"):
         MergeSource((MergedSource(from_=one), MergedSource(from_=other)))
+    with pytest.raises(CheckpointConfigError, match="Name the same Secret in both"):
+        MergeSource((MergedSource(from_=RunSource(replace(one, key="runs/"))), MergedSource(from_=other)))
     web = HTTPSource("https://h/k", secret_ref="token")
     both = MergeSource((MergedSource(from_=one), MergedSource(from_=web), MergedSource(from_=one, add_prefix="x.")))
     assert {secret for secret, _ in both.secrets} == {"one", "token"}

@@ -6,10 +6,9 @@ are refused, because which of them is meant nobody can tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from preheat.blob import Blob
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, about
@@ -29,7 +28,7 @@ _LONGEST_URI = 800
 _SHOWN = 3  # names in a message
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Taking:
     """What is taken of one of the checkpoints; the same one may give tensors twice, under different names."""
 
@@ -59,17 +58,25 @@ def listed(uris: Iterable[str]) -> str:
     return BESIDE.join([*uris[:shown], *([f"{len(uris) - shown} more"] if shown < len(uris) else [])])
 
 
-def read_merged(blob: MergedBlob, read_index: Callable[[Blob], Index]) -> Index:
-    """The index of all that is taken; raises CheckpointIncompatibleError where two would have the same name."""
-    found = [_read(member.blob, read_index) for member in blob.members]
-    tensors, used = PackedTensors(), [set[str]() for _ in found]
-    for taking in blob.takings:
-        member, index = blob.members[taking.checkpoint], _weights(taking, found)
-        for new, old in _mapped(blob, taking, index).items():
-            if new in tensors:
-                raise _given_twice(blob, found, taking, tensors)
-            tensors.add(new, _placed(index.tensors[old], member, {old: new}))
-            used[taking.checkpoint].add(old)
+Read = Callable[[Blob], Index]
+
+
+def read_merged(blob: MergedBlob, read_index: Read) -> Index:
+    """The index of all that is taken; raises CheckpointIncompatibleError where two would have the same name.
+
+    One checkpoint's index is read after the other's, and kept for no longer than it takes.
+    """
+    tensors, found = PackedTensors(), list[Index]()
+    for number, member in enumerate(blob.members):
+        index, used = _read(member.blob, read_index), set[str]()
+        for taking in (each for each in blob.takings if each.checkpoint == number):
+            weights = _weights(taking, index)
+            for new, old in _mapped(blob, taking, weights).items():
+                if new in tensors:
+                    raise _given_twice(blob, taking, tensors, read_index)
+                tensors.add(new, _placed(weights.tensors[old], member, {old: new}))
+                used.add(old)
+        found.append(replace(index, tensors={}, origins=(_origin(member, index, used),)))
     return Index(
         format=", ".join(dict.fromkeys(index.format for index in found)),
         layout="merge",
@@ -77,17 +84,16 @@ def read_merged(blob: MergedBlob, read_index: Callable[[Blob], Index]) -> Index:
         state={"sources": [index.state for index in found]},
         opaque=tuple(sorted({name for index in found for name in index.opaque})),
         metadata_bytes=sum(index.metadata_bytes for index in found),
-        origins=tuple(map(_origin, blob.members, found, used)),
+        origins=tuple(origin for index in found for origin in index.origins),
     )
 
 
-def _read(blob: Blob, read_index: Callable[[Blob], Index]) -> Index:
+def _read(blob: Blob, read_index: Read) -> Index:
     with about(blob.uri):
         return read_index(blob)
 
 
-def _weights(taking: Taking, found: Sequence[Index]) -> Index:
-    index = found[taking.checkpoint]
+def _weights(taking: Taking, index: Index) -> Index:
     return averaged(index, taking.ema) if taking.ema else index
 
 
@@ -126,19 +132,24 @@ def _origin(member: Member, index: Index, used: set[str]) -> Origin:
 
 
 def _given_twice(
-    blob: MergedBlob, found: Sequence[Index], taking: Taking, tensors: Mapping[str, Tensor]
+    blob: MergedBlob, taking: Taking, tensors: Container[str], read_index: Read
 ) -> CheckpointIncompatibleError:
-    """Who the two are; asked only when it has happened, so that nobody has to remember who gave what."""
-    given = _mapped(blob, taking, _weights(taking, found))
-    twice = [name for name in given if name in tensors]
-    for other in blob.takings[: blob.takings.index(taking)]:
-        theirs = _mapped(blob, other, _weights(other, found))
-        if both := [name for name in twice if name in theirs]:
-            uris = (blob.members[each.checkpoint].blob.uri for each in (other, taking))
-            one, two = (f"{each.where} ({uri})" for each, uri in zip((other, taking), uris, strict=True))
-            more = f" and {len(both) - _SHOWN} more" if len(both) > _SHOWN else ""
-            return CheckpointIncompatibleError(
-                f"{one} and {two} both give {', '.join(islice(both, _SHOWN))}{more}",
-                remedy="Select or exclude in one of them, or tell them apart with addPrefix or rename",
-            )
-    raise AssertionError("a name that nobody gave")  # NameMapping refuses two of its own
+    """Who the two are; found out when it has happened, so that nobody has to remember who gave what."""
+    names = {each: _given(blob, each, read_index) for each in blob.takings}
+    twice = [name for name in names[taking] if name in tensors]
+    other = next(each for each in blob.takings if each is not taking and names[each].keys() & set(twice))
+    both = [name for name in twice if name in names[other]]
+    one, two = (
+        f"{each.where} ({blob.members[each.checkpoint].blob.uri})" for each in blob.takings if each in (taking, other)
+    )
+    more = f" and {len(both) - _SHOWN} more" if len(both) > _SHOWN else ""
+    return CheckpointIncompatibleError(
+        f"{one} and {two} both give {', '.join(both[:_SHOWN])}{more}",
+        remedy="Select or exclude in one of them, or tell them apart with addPrefix or rename",
+    )
+
+
+def _given(blob: MergedBlob, taking: Taking, read_index: Read) -> dict[str, None]:
+    """The names that a source gives, in their order."""
+    index = _weights(taking, _read(blob.members[taking.checkpoint].blob, read_index))
+    return dict.fromkeys(_mapped(blob, taking, index))
