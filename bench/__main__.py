@@ -31,7 +31,7 @@ from results import Figure, show, write, write_tables
 from saving import saving
 from scale import scale
 from scattered import scattered
-from servers import CERTIFICATE, file_server, s3_server, s3_server_with_tls, slowed
+from servers import CERTIFICATE, file_server, s3_server, s3_server_with_tls, slowed, versitygw
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("PREHEAT_CACHE", Path.home() / ".cache" / "preheat")) / "bench"
@@ -167,7 +167,7 @@ def _far_ranges(bench: Bench) -> list[Figure]:
 
 def _choosing(bench: Bench) -> list[Figure]:
     make_run(FOLDER)
-    with s3_server(FOLDER) as endpoint:
+    with versitygw(FOLDER, "http") as endpoint:
         return choosing(endpoint, bench.repetitions)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from servers import BUCKET
 from preheat.sources.s3_listing import PAGE
 
 HERE = Path(__file__).parent
-CHECKPOINTS = 3_334  # of three files each
+CHECKPOINTS = 3_333  # of three files each
 RUN = "many-names"
 FILES = ("model", "optim", "trainer")
 
@@ -21,10 +22,12 @@ FILES = ("model", "optim", "trainer")
 def make_run(folder: Path) -> None:
     """The run's names, as empty as names are: nothing of them is opened."""
     run = folder / "s3" / BUCKET / RUN
-    run.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True)
     for epoch in range(CHECKPOINTS):
         for kind in FILES:
             (run / f"transformer_cp=E{epoch}_U{epoch * 100}_S{epoch * 800}_{kind}.th").write_bytes(b"x")
+    (run / "hp_resolved.yaml").write_bytes(b"x")
 
 
 def choosing(endpoint: str, repetitions: int) -> list[Figure]:

@@ -37,7 +37,7 @@ def file_server(folder: Path) -> Iterator[str]:
 @contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
     """URL of a versitygw whose bucket holds the folder's checkpoints; its keys are put into the environment."""
-    with _versitygw(folder, "http") as url:
+    with versitygw(folder, "http") as url:
         files = [path for path in folder.iterdir() if path.suffix in (".ckpt", ".pt", ".safetensors")]
         measure([python(), HERE / "upload.py", url, BUCKET, folder / "s3" / BUCKET, *files])
         yield url
@@ -50,7 +50,7 @@ def s3_server_with_tls(folder: Path) -> Iterator[str]:
     trusted = str(folder / CERTIFICATE)
     os.environ |= {"AWS_CA_BUNDLE": trusted, "SSL_CERT_FILE": trusted}
     try:
-        with _versitygw(folder, "https", "--cert", folder / CERTIFICATE, "--key", folder / KEY) as url:
+        with versitygw(folder, "https", "--cert", folder / CERTIFICATE, "--key", folder / KEY) as url:
             yield url
     finally:
         del os.environ["AWS_CA_BUNDLE"], os.environ["SSL_CERT_FILE"]
@@ -65,7 +65,7 @@ def slowed(url: str) -> Iterator[str]:
 
 
 @contextmanager
-def _versitygw(folder: Path, scheme: str, *options: object) -> Iterator[str]:
+def versitygw(folder: Path, scheme: str, *options: object) -> Iterator[str]:
     os.environ |= KEYS
     (folder / "s3").mkdir(exist_ok=True)
     port = free_port()

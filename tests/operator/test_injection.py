@@ -24,6 +24,7 @@ from preheat_operator.settings import Settings
 
 DATA = Path(__file__).parent / "data"
 CASES = sorted(path.name.removesuffix(".in.yaml") for path in DATA.glob("*.in.yaml"))
+KEPT = {"s3": {"bucket": "b", "key": "runs/", "secretRef": "keys"}}
 SETTINGS = Settings(namespace="preheat-system", loader_image="registry.example.org/preheat-loader:0.1.0")
 
 
@@ -313,6 +314,19 @@ def test_secrets_of_every_source_of_a_fallback_reach_the_loader(pod: dict[str, A
     assert given["PREHEAT_HTTP_TOKEN"] == given["PREHEAT_HTTP_PASSWORD"] == "web"
     [described] = [json.loads(entry["value"]) for entry in env if entry["name"] == "PREHEAT_PIPELINE"]
     assert described["spec"]["stages"] == spec["stages"]
+
+
+@pytest.mark.parametrize(
+    "stage", [{"run": {"root": KEPT, "runId": "r"}}, {"named": {"name": "x.pth", "bucket": KEPT}}], ids=["run", "named"]
+)
+def test_secrets_of_the_place_where_a_checkpoint_is_looked_for_reach_the_loader(
+    pod: dict[str, Any], stage: dict[str, Any]
+) -> None:
+    spec = {"stages": [{"fallback": {"sources": [stage]}}]}
+    pipeline = Pipeline.parse({"metadata": {"name": "finetune", "namespace": "team-a"}, "spec": spec})
+    env = inject(pod, pipeline, SETTINGS)["spec"]["initContainers"][-1]["env"]
+    given = {entry["name"]: entry["valueFrom"]["secretKeyRef"]["name"] for entry in env if "secretKeyRef" in str(entry)}
+    assert given["AWS_ACCESS_KEY_ID"] == given["AWS_SECRET_ACCESS_KEY"] == "keys"
 
 
 def test_the_installations_environment_reaches_the_loader_and_nobody_else(

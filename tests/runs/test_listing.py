@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from legacy import noether_files
+from legacy.noether_files import RUN, position
 from sources import s3_server
 
+from preheat import CheckpointContext, CheckpointPipeline
 from preheat.blob import Patience
 from preheat.errors import AccessDeniedError, CheckpointConfigError, CheckpointNotFoundError, CheckpointSourceError
 from preheat.runs.listing import Listing
@@ -21,6 +25,7 @@ from preheat.sources.local import LocalSource
 from preheat.sources.run import RunSource
 from preheat.sources.s3 import S3Source
 from preheat.stage import Place
+from preheat.strategies.warm_start import WarmStartLoader
 
 FILES = ("run/checkpoints/a.ckpt", "run/checkpoints/b +1.ckpt", "run/log/x/y.txt", "other/last.ckpt")
 needs_server = pytest.mark.skipif(
@@ -123,6 +128,23 @@ def test_a_thousand_keys_take_one_request_and_more_another(bucket: S3Source, mon
     assert newest.checkpoint.tag == "E1199_U1199_S1199"
     assert next(iter(newest.source.candidates(Patience(1, 10)))).checkpoint == newest.checkpoint
     assert len(pages) == 2, "what was listed need not be listed again"
+
+
+@needs_server
+def test_a_run_in_a_bucket_is_loaded_as_one_on_a_disk(bucket: S3Source, tmp_path: Path) -> None:
+    saved = torch.nn.Linear(3, 2)
+    noether_files.save_all(tmp_path, "m", position(4), saved)
+    client = s3_server.client(str(bucket.endpoint))
+    for file in tmp_path.iterdir():
+        client.upload_file(str(file), "runs", f"out/{RUN}/checkpoints/{file.name}")
+    client.put_object(Bucket="runs", Key=f"out/{RUN}/checkpoints/m_cp={position(5)}_model.th", Body=b"")
+    target = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(target.parameters())
+    stages = [RunSource(bucket.below("out/"), run_id=RUN), WarmStartLoader()]
+    context = CheckpointPipeline(stages).execute_sync(CheckpointContext(model=target, optimizer=optimizer))
+    assert torch.equal(target.weight, saved.weight)
+    assert context.get_metadata("source_uri") == f"s3://runs/out/{RUN}/checkpoints/m_cp={position(4)}_model.th"
+    assert context.get_metadata("global_step") == 40
 
 
 @needs_server

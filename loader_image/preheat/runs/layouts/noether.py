@@ -33,6 +33,7 @@ class _Folder:
     models: dict[CheckpointName, Entry] = field(default_factory=dict)
     optimizers: dict[tuple[str, str], Entry] = field(default_factory=dict)  # by model and tag
     trainers: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)  # models with an optimizer at any time
 
     @classmethod
     def of(cls, path: str, files: Sequence[Entry]) -> _Folder:
@@ -45,6 +46,7 @@ class _Folder:
                 elif name:
                     kept = folder.optimizers if suffix == OPTIMIZER else folder.trainers
                     kept[name.model, name.tag] = entry
+        folder.trained = {model for model, _ in folder.optimizers}
         return folder
 
     def all(self) -> Iterator[Checkpoint]:
@@ -99,14 +101,11 @@ class _Folder:
         Variants of the weights have none: the optimizer's state belongs to the raw ones. Parts that are frozen have no
         optimizer at any time.
         """
-        trained = [model for model in models if any(model == other for other, _ in self.optimizers)] or list(models)
-        wanted = [
-            *(
-                (f"{CheckpointName(each, name.tag)}{OPTIMIZER}", self.optimizers.get((each, name.tag)))
-                for each in trained
-            ),
-            (f"{CheckpointName(whole, name.tag)}{TRAINER}", self.trainers.get((whole, name.tag))),
-        ]
+        trained = [model for model in models if model in self.trained] or list(models)
+        wanted = {
+            f"{CheckpointName(each, name.tag)}{OPTIMIZER}": self.optimizers.get((each, name.tag)) for each in trained
+        }
+        wanted[f"{CheckpointName(whole, name.tag)}{TRAINER}"] = self.trainers.get((whole, name.tag))
         if name.info:
-            return [], [file for file, _ in wanted]
-        return [entry for _, entry in wanted if entry], [file for file, entry in wanted if not entry]
+            return [], list(wanted)
+        return [entry for entry in wanted.values() if entry], [file for file, entry in wanted.items() if not entry]

@@ -76,7 +76,7 @@ def _checkpoint(folder: str, called: str, name: CheckpointName, files: Sequence[
 
 
 def _pointer(entry: Entry) -> Pointer | None:
-    name = CheckpointName.parse(entry.name.removesuffix(SUFFIX))
-    if not entry.name.endswith(SUFFIX) or entry.name.startswith(".") or not name:
+    if not entry.name.endswith(SUFFIX) or entry.name.startswith("."):
         return None
-    return Pointer(NAME, entry, name.tag, name.model, name.info)
+    name = CheckpointName.parse(entry.name.removesuffix(SUFFIX))
+    return Pointer(NAME, entry, name.tag, name.model, name.info) if name else None
