@@ -8,13 +8,19 @@ from typing import Any
 import torch
 
 
-def save_training(path: Path, module: torch.nn.Module, *, epoch: int = 3, step: int = 400) -> torch.optim.AdamW:
-    """All that a Trainer saves: weights, optimizer, schedulers, loops, and what the module was made with."""
+def save_training(
+    path: Path, module: torch.nn.Module, *, epoch: int = 3, step: int = 400, best: str = ""
+) -> torch.optim.AdamW:
+    """All that a Trainer saves: weights, optimizer, schedulers, loops, and what the module was made with.
+
+    `best` is the path of the checkpoint with the least `val_loss` so far.
+    """
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     path.parent.mkdir(parents=True, exist_ok=True)
+    kept = {"monitor": "val_loss", "best_model_path": best, "best_model_score": torch.tensor(0.25)}
     content: dict[str, Any] = {
         "pytorch-lightning_version": "2.6.0",
         "epoch": epoch,
@@ -22,7 +28,7 @@ def save_training(path: Path, module: torch.nn.Module, *, epoch: int = 3, step: 
         "state_dict": module.state_dict(),
         "optimizer_states": [optimizer.state_dict()],
         "lr_schedulers": [],
-        "callbacks": {},
+        "callbacks": {"ModelCheckpoint{'monitor': 'val_loss'}": kept} if best else {},
         "loops": {},
         "hyper_parameters": {"width": 4},
     }

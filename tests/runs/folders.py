@@ -20,7 +20,7 @@ def found(entries: Iterable[Entry], layout: str = "auto") -> Found:
 
 
 def chosen(entries: Iterable[Entry], select: str = "latest", layout: str = "auto", **wanted: object) -> Choice:
-    """What a selector means; pointers name what is behind the last slash of their path, for the want of contents."""
+    """What a selector means where no pointer has to be read."""
     return choose(found(entries, layout), Wanted(select, **wanted), "/run/", unread)  # type: ignore[arg-type]
 
 

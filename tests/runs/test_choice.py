@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs.folders import chosen, found, listed, names
 
-from preheat.errors import CheckpointConfigError, CheckpointNotFoundError
+from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointNotFoundError
+from preheat.runs.checkpoint import Pointer
 from preheat.runs.choice import Wanted, choose, newest_first
 from preheat.runs.listing import Entry
 
@@ -155,8 +156,17 @@ def test_extremes_of_what_names_tell() -> None:
     assert names(chosen(entries, "min.val_loss"))[0] == "epoch=3-val_loss=1e-1.ckpt"
     assert names(chosen(entries[:3], "min.val_loss"))[0] == "epoch=2-val_loss=0.2.ckpt", "the newer of two equal ones"
     assert names(chosen(entries, "max.val_loss"))[0] == "epoch=0-val_loss=0.50.ckpt"
-    with pytest.raises(CheckpointNotFoundError, match=r"select min\.val_loss or max\.val_loss"):
-        chosen(entries, "best.val_loss")
+
+
+def test_the_best_by_a_metric_that_nobody_kept_is_told_what_names_tell() -> None:
+    def unknown(pointer: Pointer) -> str:
+        raise CheckpointLoadError(f"it knows no {pointer.tag}", remedy="Select another one")
+
+    files = found(listed("epoch=1-val_loss=0.50.ckpt"))
+    with pytest.raises(CheckpointLoadError, match=r"no best\.val_loss\. .*select min\.val_loss or max\.val_loss"):
+        choose(files, Wanted("best.val_loss"), "/run/", unknown)
+    with pytest.raises(CheckpointLoadError, match=r"Select another one"):
+        choose(files, Wanted("best.other"), "/run/", unknown)
 
 
 def test_an_incomplete_one_is_never_chosen_and_the_reason_is_told() -> None:

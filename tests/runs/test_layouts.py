@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from runs.folders import chosen, found, listed, names
 
+from preheat.blob import Patience
 from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointNotFoundError
 from preheat.runs import layouts
 from preheat.runs.checkpoint import Pointer
 from preheat.runs.choice import Wanted, choose
-from preheat.runs.listing import Entry
+from preheat.runs.layouts import lightning, transformers
+from preheat.runs.listing import Entry, Listing
+from preheat.runs.names import metric_of
 from preheat.runs.position import Position
+from preheat.sources.local import LocalSource
 
 TRAINER = (
     "model.safetensors",
@@ -173,17 +178,40 @@ def test_steps_are_numbers_and_the_best_is_what_the_trainer_says() -> None:
 
     def said(pointer: Pointer) -> str:
         read.append(pointer.entry.path)
-        return layouts.named_by(pointer, json.dumps({"best_model_checkpoint": "/their/disk/checkpoint-500"}).encode())
+        content = json.dumps({"best_model_checkpoint": "/their/disk/checkpoint-500"}).encode()
+        return transformers.named_by(content, metric_of(pointer.tag))
 
     assert names(choose(found(files), Wanted("best"), "/run/", said)) == ["checkpoint-500/"]
     assert read == ["checkpoint-1000/trainer_state.json"]
+    with pytest.raises(ValueError, match="does not keep by which metric"):
+        choose(found(files), Wanted("best.eval_loss"), "/run/", said)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"checkpoint": 3}', b'{"best_model_checkpoint": null}', b"\xff"])
 @pytest.mark.parametrize("layout", ["preheat", "transformers"])
-def test_a_pointer_that_makes_no_sense_is_named(content: bytes, layout: str) -> None:
+def test_a_pointer_that_makes_no_sense_is_named(content: bytes, layout: str, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_bytes(content)
+    listing = Listing(LocalSource(str(tmp_path)).tree(Patience()))
     with pytest.raises(CheckpointLoadError, match=r"p\.json names no checkpoint"):
-        layouts.named_by(Pointer(layout, Entry("p.json", 1, 0), "best"), content)
+        layouts.named_by(listing, Pointer(layout, Entry("p.json", 1, 0), "best"))
+
+
+@pytest.mark.parametrize(
+    ("state", "metric", "named"),
+    [
+        ({"a": {"monitor": "val/loss", "best_model_path": "/their/disk/e=1.ckpt"}}, "val.loss", "e=1.ckpt"),
+        ({"a": {"monitor": "val/loss", "best_model_path": "C:\\disk\\e=1.ckpt"}}, None, "e=1.ckpt"),
+        ({"a": {"monitor": "x", "best_model_path": "a"}, "b": {"monitor": "y", "best_model_path": "b"}}, "y", "b"),
+    ],
+)
+def test_the_best_of_lightning_is_what_its_callback_kept(state: object, metric: str | None, named: str) -> None:
+    assert lightning.named_by({"callbacks": state}, metric) == named
+
+
+@pytest.mark.parametrize("state", [None, {}, {"callbacks": {"a": {"monitor": "x", "best_model_path": ""}}}])
+def test_where_lightning_kept_no_best_it_says_so(state: object) -> None:
+    with pytest.raises(ValueError, match="it knows the best by nothing"):
+        lightning.named_by(state, "x")
 
 
 def test_stacks_are_parts_and_times_order_the_rest() -> None:

@@ -184,6 +184,17 @@ def test_anemois_run_goes_on_from_its_last(tmp_path: Path, layout: str) -> None:
     assert context.get_metadata("global_step") == 400
 
 
+def test_the_best_of_lightnings_is_what_its_callback_says(tmp_path: Path) -> None:
+    for step in (100, 200, 300):
+        best = f"/elsewhere/epoch={min(step, 200) // 100}-step={min(step, 200)}.ckpt"
+        lightning_files.save_training(tmp_path / f"epoch={step // 100}-step={step}.ckpt", model(step), best=best)
+    root = LocalSource(str(tmp_path))
+    assert opened(RunSource(root, select="best.val_loss")) == f"{tmp_path}/epoch=2-step=200.ckpt"
+    assert opened(RunSource(root, select="best")) == f"{tmp_path}/epoch=2-step=200.ckpt"
+    with pytest.raises(CheckpointLoadError, match=r"step=300\.ckpt names no checkpoint.*knows the best by val_loss"):
+        opened(RunSource(root, select="best.accuracy"))
+
+
 def test_a_fork_takes_the_weights_and_begins_anew(tmp_path: Path) -> None:
     lightning_files.save_training(tmp_path / "parent" / "last.ckpt", saved := model(1))
     target = model(99)

@@ -56,9 +56,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Pointer:
-    """A small file that names a checkpoint beside it: what `latest`, `best.loss` and tags are where they are no copies.
+    """A file that names a checkpoint beside it: what `latest`, `best.loss` and tags are where they are no copies.
 
-    What it says has to be read; `layout` knows how.
+    What it says has to be read; `layout` knows how. One whose tag is `best` may know the best by several metrics: it is
+    asked for one by the tag `best.<metric>`.
     """
 
     layout: str

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TypeVar
 
-from preheat.errors import CheckpointConfigError, CheckpointNotFoundError
+from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointNotFoundError
 from preheat.runs.checkpoint import Checkpoint, Found, Pointer
 from preheat.runs.names import BEST, LATEST, metric_of, same_info
 from preheat.runs.position import Position
@@ -24,6 +24,7 @@ _SUFFIX = re.compile(r"\.[A-Za-z]+/?$")  # a version, -v1, stands before it and 
 _EXTREME = re.compile(r"^(min|max)\.(.+)$")
 _FOLDER = "checkpoints"
 
+#: Tells the name of the checkpoint that a pointer names.
 Read = Callable[[Pointer], str]
 Either = TypeVar("Either", Checkpoint, Pointer)
 
@@ -127,14 +128,20 @@ class _Scope:
         return (each for each in self.checkpoints if self.named or not each.part)
 
     def _tagged(self, tag: str, read: Read) -> list[Checkpoint]:
-        tagged = newest_first(each for each in self.checkpoints if _same_tag(each.tag, tag))
+        found = [each for each in self.checkpoints if _same_tag(each.tag, tag)]
         for pointer in self.pointers:
-            if _same_tag(pointer.tag, tag):
-                tagged += self._pointed_at(pointer, read)
-        return list(dict.fromkeys(tagged))
+            if pointer.tag != BEST and _same_tag(pointer.tag, tag):
+                found += self._named_by(pointer, read)
+        if not found and _is_best(tag):
+            for pointer in self.pointers:
+                found += self._named_by(replace(pointer, tag=tag), read) if pointer.tag == BEST else []
+        return newest_first(dict.fromkeys(found))
 
-    def _pointed_at(self, pointer: Pointer, read: Read) -> list[Checkpoint]:
-        name = read(pointer)
+    def _named_by(self, pointer: Pointer, read: Read) -> list[Checkpoint]:
+        try:
+            name = read(pointer)
+        except CheckpointLoadError as error:
+            raise type(error)(error.args[0], remedy=self._which_way(pointer.tag) or error.remedy) from error
         found = [each for each in self.checkpoints if each.name == name and each.layout == pointer.layout]
         if not found:
             raise CheckpointNotFoundError(
@@ -163,13 +170,18 @@ class _Scope:
         return [each.tag for each in self.pointers] + [each.tag for each in self.checkpoints if each.tag]
 
     def _hint(self, select: str) -> str:
-        metric = metric_of(select)
-        if metric and any(metric in each.metrics for each in self.checkpoints):
-            return f"The names hold {metric}, not which way is better: select min.{metric} or max.{metric}"
+        if said := self._which_way(select):
+            return said
         if Position.parse(select.upper()) and not Position.parse(select):
             return f"Positions are written {select.upper()}"
         near = get_close_matches(select, self._tags(), n=1)
         return f"Did you mean {near[0]}?" if near else ""
+
+    def _which_way(self, select: str) -> str:
+        metric = metric_of(select)
+        if metric and any(metric in each.metrics for each in self.checkpoints):
+            return f"The names hold {metric}, not which way is better: select min.{metric} or max.{metric}"
+        return ""
 
 
 def _reason_against(checkpoint: Checkpoint, wanted: Wanted) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from preheat.blob import Blob, Patience
@@ -137,8 +138,8 @@ run:
         if not found.checkpoints:
             raise _nothing(listing, self)
         wanted = Wanted(self.select, self.model, self.info, self.training_state)
-        choice = choose(found, wanted, listing.uri, lambda each: layouts.named_by(each, listing.read(each.entry.path)))
-        return Candidates(self, listing, choice)
+        read = partial(layouts.named_by, listing)
+        return Candidates(self, listing, choose(found, wanted, listing.uri, read))
 
     def open(self, patience: Patience) -> Blob:
         """Open the best candidate that is a checkpoint; the log says which, and why others were passed over."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from preheat.errors import CheckpointConfigError, CheckpointLoadError
+from preheat.errors import CheckpointConfigError, CheckpointLoadError, about
 from preheat.runs.checkpoint import Found, Pointer
 from preheat.runs.layouts import lightning, linnaeus, noether, preheat, stackwise, transformers
-from preheat.runs.listing import Entry
+from preheat.runs.listing import Entry, Listing
+from preheat.runs.names import metric_of
 
 AUTO = "auto"
 
@@ -18,20 +20,22 @@ class Layout:
     """A way in which trainings name their checkpoints.
 
     `find` takes what is certainly one of its files; `widely` those, too, that only somebody who names the layout means.
-    `read` says which checkpoint a pointer names.
+    `read` says which checkpoint a pointer names, from its content or, `of_state`, from what a checkpoint keeps besides
+    its weights; it may be asked for the best by a metric.
     """
 
     find: Callable[[Sequence[Entry]], Found]
     widely: Callable[[Sequence[Entry]], Found] | None = None
-    read: Callable[[bytes], str] | None = None
+    read: Callable[[Any, str | None], str] | None = None
+    of_state: bool = False
     files: str = ""  # what they are called, for a person
 
 
 LAYOUTS: dict[str, Layout] = {
     "preheat": Layout(preheat.find, read=preheat.named_by, files="<model>_cp=<tag>/manifest.json"),
     "noether": Layout(noether.find, files="<model>_cp=<tag>_model.th"),
-    "anemoi": Layout(lightning.find, files="last.ckpt"),
-    "lightning": Layout(lightning.find, files="*.ckpt"),
+    "anemoi": Layout(lightning.find, read=lightning.named_by, of_state=True, files="last.ckpt"),
+    "lightning": Layout(lightning.find, read=lightning.named_by, of_state=True, files="*.ckpt"),
     "transformers": Layout(transformers.find, read=transformers.named_by, files="checkpoint-<step>/"),
     "linnaeus": Layout(linnaeus.find, linnaeus.find_widely, files="ckpt_epoch_<n>.pth, latest.pth"),
     "stackwise": Layout(
@@ -55,16 +59,29 @@ def find(entries: Iterable[Entry], layout: str = AUTO) -> Found:
     )
 
 
-def named_by(pointer: Pointer, content: bytes) -> str:
+def named_by(listing: Listing, pointer: Pointer) -> str:
     """The name of the checkpoint that a pointer names; raises CheckpointLoadError for one that makes no sense."""
-    read = _known(pointer.layout).read
+    layout = _known(pointer.layout)
+    said: Any = _state(listing, pointer.entry.path) if layout.of_state else listing.read(pointer.entry.path)
     try:
-        assert read is not None  # noqa: S101 - its layout has made it
-        return read(content)
+        assert layout.read is not None  # noqa: S101 - its layout has made it
+        return layout.read(said, metric_of(pointer.tag))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointLoadError(
-            f"{pointer.entry.path} names no checkpoint: {type(error).__name__}", remedy="Save or tag it again"
+            f"{listing.uri}{pointer.entry.path} names no checkpoint: {type(error).__name__}: {error}",
+            remedy="Select another one, or save or tag it again",
         ) from error
+
+
+def _state(listing: Listing, path: str) -> Any:
+    from preheat.formats import read_index
+
+    blob = listing.open(path)
+    try:
+        with about(blob.uri):
+            return read_index(blob).state
+    finally:
+        blob.close()
 
 
 def described(layout: str) -> str:

@@ -1,7 +1,7 @@
 """Files of Lightning's ModelCheckpoint, Anemoi's among them: `epoch=3-step=400.ckpt`, `last.ckpt`.
 
 Sharded ones are folders of that name. Anemoi writes, beside each, one for inference: a pickled model without a
-training's state.
+training's state. Which is the best, and by what, ModelCheckpoint keeps in every file that it writes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from preheat.runs.checkpoint import Checkpoint, Found
+from preheat.runs.checkpoint import Checkpoint, Found, Pointer
 from preheat.runs.layouts.grouping import below, by_folder, empty_one
 from preheat.runs.listing import Entry
-from preheat.runs.names import LAST
+from preheat.runs.names import BEST, LAST
 from preheat.runs.position import Position
 
 NAME = "lightning"
@@ -32,7 +33,22 @@ def find(entries: Sequence[Entry]) -> Found:
     files = [_checkpoint(entry.name, (entry,), entry.folder) for entry in entries if entry.name.endswith(SUFFIX)]
     folders = {folder for folder in _folders(entries) if folder.endswith(SUFFIX)}
     outer = [each for each in files if not any(f"{each.folder}/".startswith(f"{folder}/") for folder in folders)]
-    return Found((*outer, *(_sharded(folder, below(entries, folder)) for folder in sorted(folders))))
+    checkpoints = (*outer, *(_sharded(folder, below(entries, folder)) for folder in sorted(folders)))
+    newest: dict[str, Checkpoint] = {}
+    for each in outer:
+        if not each.part and not each.incomplete and each.modified >= newest.get(each.home, each).modified:
+            newest[each.home] = each
+    return Found(checkpoints, tuple(Pointer(NAME, each.files[0], BEST) for each in newest.values()))
+
+
+def named_by(state: Any, metric: str | None = None) -> str:
+    """The checkpoint that ModelCheckpoint calls the best; of several, the one that monitors the metric."""
+    callbacks = state.get("callbacks") if isinstance(state, Mapping) else None
+    kept = [each for each in (callbacks or {}).values() if isinstance(each, Mapping) and each.get("best_model_path")]
+    monitored = {str(each.get("monitor")).replace("/", "."): str(each["best_model_path"]) for each in kept}
+    if metric in monitored or (metric is None and len(monitored) == 1):
+        return re.split(r"[/\\]", monitored[metric] if metric else next(iter(monitored.values())))[-1]
+    raise ValueError(f"it knows the best by {', '.join(monitored) or 'nothing'}")
 
 
 def _folders(entries: Sequence[Entry]) -> set[str]:

@@ -47,8 +47,8 @@ def _with_parts(checkpoints: Sequence[Checkpoint]) -> Iterator[Checkpoint]:
         yield replace(each, part=True) if dot and (each.home, whole) in models else each
 
 
-def named_by(content: bytes) -> str:
-    """The checkpoint that a pointer names."""
+def named_by(content: bytes, metric: str | None = None) -> str:
+    """The checkpoint that a pointer names; its tag has said by which metric."""
     name = json.loads(content)["checkpoint"]
     if not isinstance(name, str):
         raise TypeError("a name is a text")

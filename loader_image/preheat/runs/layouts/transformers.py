@@ -39,8 +39,10 @@ def find(entries: Sequence[Entry]) -> Found:
     return Found(checkpoints, tuple(Pointer(NAME, state, BEST, beside=home) for home, (_, state) in homes.items()))
 
 
-def named_by(content: bytes) -> str:
+def named_by(content: bytes, metric: str | None = None) -> str:
     """The checkpoint that the Trainer's state calls the best; the path in it is that of the machine that trained."""
+    if metric:
+        raise ValueError("the Trainer does not keep by which metric it chose the best: select best")
     best = json.loads(content)["best_model_checkpoint"]
     if not isinstance(best, str):
         raise TypeError("no best checkpoint was kept: train with load_best_model_at_end and metric_for_best_model")
