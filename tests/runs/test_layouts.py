@@ -234,6 +234,11 @@ def test_a_run_that_went_over_to_preheat_goes_on_from_either() -> None:
     assert names(chosen(files, layout="noether")) == ["c/m_cp=E1_U1_S1_model.th"]
 
 
+def test_names_that_would_forge_a_log_are_no_names() -> None:
+    assert found(listed("ckpt_epoch_1\n2026 loaded.pth", "\x1b[2Jlast.ckpt", "last\u202e.ckpt")).checkpoints == ()
+    assert names(chosen(listed("läst/épôch=1.ckpt"))) == ["läst/épôch=1.ckpt"]
+
+
 def test_an_unknown_layout_lists_the_known_ones() -> None:
     with pytest.raises(CheckpointConfigError, match="Known: auto, preheat, noether, anemoi"):
         found([], "torch")

@@ -306,8 +306,10 @@ def test_pods_get_the_checkpoint_that_the_check_has_found(tmp_path: Path) -> Non
 
 def test_a_composite_or_a_folder_is_pinned_as_well(tmp_path: Path) -> None:
     noether_files.save_composite(tmp_path / "n", "upt", position(1), {name: model() for name in EVERY})
-    save_trainer(tmp_path / "t" / "checkpoint-500", model(), 500)
-    for root in (tmp_path / "n", tmp_path / "t"):
+    for name in ("t", "w"):
+        save_trainer(tmp_path / name / "checkpoint-500", model(), 500)
+    (tmp_path / "w" / "checkpoint-500" / "optimizer.pt").unlink()  # its weights alone are what is opened
+    for root in (tmp_path / "n", tmp_path / "t", tmp_path / "w"):
         spec = parse({"stages": [run_of(root), {"weightsOnly": {}}]})
         found = plan_pipeline(spec)
         assert (

@@ -43,6 +43,12 @@ class Checkpoint:
         """Where it is below the root, for a person: its file, or its folder with a slash."""
         return f"{self.folder}/" if self.is_folder else self.files[0].path
 
+    def is_at(self, path: str) -> bool:
+        """Whether what was opened at a path below the root was this checkpoint, or the file with its weights."""
+        return (
+            path.startswith(f"{self.folder}/") if self.is_folder else path == f"{self.folder}/{self.name}".lstrip("/")
+        )
+
     @property
     def size(self) -> int:
         """Bytes of all its files."""

@@ -68,7 +68,7 @@ run:
     stage: Step | None = None
     """The stage's folder in that of the run."""
 
-    select: Annotated[str, Limit(min_length=1, max_length=512)] = "latest"
+    select: Annotated[str, Limit(min_length=1, max_length=1024)] = "latest"
     """latest, last, best.<metric>, min.<metric>, max.<metric>, a position such as E10, U100, S200 or E10_U100_S200, a
     tag, or the checkpoint's name."""
 
@@ -111,10 +111,11 @@ run:
 
     def at(self, uri: str, version: str) -> CheckpointSource:
         """The checkpoint that was selected before, whatever has come since."""
-        if not uri.startswith(f"{self.place.uri.rstrip('/')}/"):
+        folder = f"{self.place.uri.rstrip('/')}/"
+        if not uri.startswith(folder):
             return self
         parameters = {field.name: getattr(self, field.name) for field in fields(self)}
-        return _PinnedRun(**{**parameters, "select": uri.rstrip("/").rpartition("/")[2]})
+        return _PinnedRun(**{**parameters, "select": uri.removeprefix(folder)})
 
     def for_training(self) -> RunSource:
         """Only checkpoints from which a training can go on."""
@@ -221,7 +222,16 @@ class Candidates:
 
 
 class _PinnedRun(RunSource):
-    """A run of which one checkpoint was selected before: another one would not do."""
+    """A run of which one checkpoint was selected before, at the path that `select` is: another one would not do."""
+
+    def among(self, listing: Listing) -> Candidates:
+        from preheat.runs import layouts
+        from preheat.runs.choice import Choice
+
+        found = [each for each in layouts.find(listing.entries, self.layout).checkpoints if each.is_at(self.select)]
+        if not found:
+            raise CheckpointNotFoundError(f"{listing.uri} has it no more")
+        return Candidates(self, listing, Choice(tuple(found), ()))
 
     def open(self, patience: Patience) -> Blob:
         try:

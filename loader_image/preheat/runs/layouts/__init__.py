@@ -48,7 +48,8 @@ _AUTOMATIC = tuple(name for name in LAYOUTS if name != "anemoi")
 
 def find(entries: Iterable[Entry], layout: str = AUTO) -> Found:
     """The checkpoints and pointers of one layout, or of all that have any; the order of the entries is no matter."""
-    entries = sorted(entries, key=lambda entry: entry.path)
+    # Names come from whoever may write there, and go into logs and messages.
+    entries = sorted((each for each in entries if each.path.isprintable()), key=lambda entry: entry.path)
     if layout != AUTO:
         known = _known(layout)
         return (known.widely or known.find)(entries)
