@@ -239,6 +239,14 @@ def test_names_that_would_forge_a_log_are_no_names() -> None:
     assert names(chosen(listed("läst/épôch=1.ckpt"))) == ["läst/épôch=1.ckpt"]
 
 
+def test_hidden_folders_are_not_looked_into() -> None:
+    hidden = listed(
+        ".snapshot/hourly/ckpt_epoch_9.pth", "a/.trash/ckpt_epoch_9.pth", ".tmp/m_cp=E1_U1_S1/manifest.json"
+    )
+    assert found(hidden).checkpoints == ()
+    assert names(chosen([*hidden, *listed("e=1.ckpt/.metadata")])) == ["e=1.ckpt/"]
+
+
 def test_an_unknown_layout_lists_the_known_ones() -> None:
     with pytest.raises(CheckpointConfigError, match="Known: auto, preheat, noether, anemoi"):
         found([], "torch")

@@ -87,9 +87,12 @@ def test_links_are_followed_to_files_and_to_folders_beside_them(tmp_path: Path) 
     (run / "ancestor").symlink_to("../other")
     (run / "itself").symlink_to(".")
     (run / "broken").symlink_to("nothing")
+    for aside in (".snapshot", "lost+found"):
+        (run / aside).mkdir()
+        (run / aside / "last.ckpt").write_bytes(b"x")
     found = paths(LocalSource(str(tmp_path)), "run/")
     assert {"last.ckpt/.metadata", "newest.ckpt", "epoch=1.ckpt/.metadata"} <= found.keys()
-    assert not [path for path in found if path.startswith(("ancestor", "itself", "broken"))]
+    assert not [path for path in found if path.startswith(("ancestor", "itself", "broken", ".snap", "lost"))]
 
 
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from preheat.errors import (
 )
 from preheat.runs.listing import Entry, check_count
 
+#: What a file system has at its root for itself, and nobody else may read.
+_LOST = "lost+found"
 _VIEWS = 1024  # buffers that one call of the kernel fills at most
 
 
@@ -115,7 +117,7 @@ class LocalFolder:
         return FileBlob(self._path / name)
 
     def entries(self) -> Iterator[Entry]:
-        """Every file at any depth. Links to files are followed, and those to a folder beside them."""
+        """Every file at any depth but in hidden folders. Links to files are followed, and to folders beside them."""
         pending = [""]
         count = 0
         while pending:
@@ -141,6 +143,8 @@ class LocalFolder:
 
 def _leads_on(found: os.DirEntry[str]) -> bool:
     """Whether it is a folder whose files count; a link that leads elsewhere, such as to another run, is none."""
+    if found.name.startswith(".") or found.name == _LOST:
+        return False
     if found.is_dir(follow_symlinks=False):
         return True
     if not found.is_symlink() or not found.is_dir():

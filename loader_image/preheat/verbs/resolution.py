@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preheat.blob import Patience
+from preheat.bundle.storage import storage_errors
 from preheat.errors import CheckpointConfigError
 from preheat.joined_blob import JoinedBlob
 from preheat.progress import Progress, watched
@@ -53,7 +54,8 @@ def resolve_checkpoint_path(
         if not source.cache_dir:
             raise CheckpointConfigError(f"{blob.uri} has to be put somewhere", remedy="Give a cache directory")
         target = Path(source.cache_dir).expanduser() / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
         log.info("fetching %s to %s", blob.uri, target)
         with appearing([target], True) as [scratch, *_], watched(progress, blob.size) as advance:
             copy(blob, scratch, advance)

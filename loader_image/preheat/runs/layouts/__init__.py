@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,14 +43,14 @@ LAYOUTS: dict[str, Layout] = {
         stackwise.find, stackwise.find_widely, files="progressive_stack_<n>.pt, rack_complete_<n>.pt, stack_<n>.pt"
     ),
 }
+_HIDDEN = re.compile(r"(?:^|/)\.[^/]*/")
 #: Anemoi's files are Lightning's, so they are looked for once.
 _AUTOMATIC = tuple(name for name in LAYOUTS if name != "anemoi")
 
 
 def find(entries: Iterable[Entry], layout: str = AUTO) -> Found:
     """The checkpoints and pointers of one layout, or of all that have any; the order of the entries is no matter."""
-    # Names come from whoever may write there, and go into logs and messages.
-    entries = sorted((each for each in entries if each.path.isprintable()), key=lambda entry: entry.path)
+    entries = sorted(filter(_is_meant, entries), key=lambda entry: entry.path)
     if layout != AUTO:
         known = _known(layout)
         return (known.widely or known.find)(entries)
@@ -58,6 +59,14 @@ def find(entries: Iterable[Entry], layout: str = AUTO) -> Found:
         tuple(checkpoint for each in found for checkpoint in each.checkpoints),
         tuple(pointer for each in found for pointer in each.pointers),
     )
+
+
+def _is_meant(entry: Entry) -> bool:
+    """Whether anybody may look at it: hidden folders hold what is being written, snapshots and the like.
+
+    Names come from whoever may write there, and go into logs and messages.
+    """
+    return entry.path.isprintable() and _HIDDEN.search(entry.path) is None
 
 
 def named_by(listing: Listing, pointer: Pointer) -> str:
