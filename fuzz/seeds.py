@@ -118,9 +118,9 @@ def manifests() -> Iterator[bytes]:
         {"model.safetensors": 8192},
         tensors,
         {"tied": "a"},
-        Totals(2, 7, 30, 40),
-        Left(1, 4, ("collections.Counter",), 1, 8),
-        {"epoch": 3, "lr": {"$float": "nan"}},
+        totals=Totals(2, 7, 30, 40),
+        left=Left(1, 4, ("collections.Counter",), 1, 8),
+        state={"epoch": 3, "lr": {"$float": "nan"}},
         stages=({"freezing": {"layers": ["a"]}},),
         seconds={"transfer": 0.5},
     )
