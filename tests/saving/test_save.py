@@ -180,6 +180,8 @@ def test_a_part_keeps_its_names_and_its_precision(tmp_path: Path) -> None:
     assert set(load_file(chosen / "model.safetensors")) == {"encoder.weight", "head.weight"}
     with pytest.raises(NothingMatchedError, match=r"no weights in 'encoders' \(did you mean 'encoder'\?\)"):
         preheat.save(tmp_path, model, epoch=2, part="encoders")
+    with pytest.raises(CheckpointConfigError, match="would have the name of the whole checkpoint"):
+        preheat.save(tmp_path, model, epoch=2, select=["head"])
     with pytest.raises(CheckpointConfigError, match="no training goes on from a part"):
         preheat.save(tmp_path, model, torch.optim.SGD(model.parameters()), epoch=2, part="encoder")
 

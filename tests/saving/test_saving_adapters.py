@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from saving.loops import same
 
 import preheat
-from preheat.errors import NothingMatchedError
+from preheat.errors import CheckpointConfigError, NothingMatchedError
+from preheat.runs.position import Position
+from preheat.saving.plan import SavePlan
+from preheat.saving.save import saver
 from preheat.verbs.verification import verify_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of peft
@@ -55,6 +58,19 @@ def test_lora_puts_them_into_a_model_without(saved: tuple[Path, Any]) -> None:
     other, rows = base(), torch.randn(3, 4)
     preheat.apply(other, pipeline=[{"local": {"path": str(folder)}}, {"lora": {}}])
     assert torch.equal(other(rows), model(rows))
+
+
+def test_they_stand_beside_the_whole_and_callbacks_save_the_same(saved: tuple[Path, Any], tmp_path: Path) -> None:
+    folder, model = saved
+    whole = preheat.save(folder.parents[1], model, update=3)
+    assert (folder.name, whole.name) == ("model.adapters_cp=U3", "model_cp=U3")
+    plan = SavePlan(tmp_path, adapters_only=True)
+    wishes = lambda: list(plan.wishes(model, Position(1), lambda states: {}, {}, []))  # noqa: E731
+    [other] = saver.save(wishes, wait=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (other / name).read_bytes() == (folder / name).read_bytes()
+    with pytest.raises(CheckpointConfigError, match="adapters_only leaves out parts and ema"):
+        SavePlan(tmp_path, adapters_only=True, ema=0.9)
 
 
 def test_a_model_without_adapters_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import HashStore, PrefixStore
 
 from preheat.errors import CheckpointError, CheckpointIncompatibleError, CheckpointTimeoutError, NothingMatchedError
 from preheat.shim.ranks import Ranks, present
@@ -106,3 +106,28 @@ def test_a_rank_that_may_not_go_on_keeps_the_others_from_it():
     assert str(first) == "rank 1: no name"
     assert str(second) == "no name"
     assert together(willing, willing) == [None, None]
+
+
+def test_what_ranks_that_save_have_said_does_not_pile_up():
+    store, heard = HashStore(), []
+
+    def save(number):
+        ranks = Ranks(PrefixStore("1", store), number, 2, 20.0, "preheat.save", "save")
+        with ranks.together("open"):
+            ranks.tell("random", f"of {number}")
+        with ranks.together("save"):
+            if number == 0:
+                heard.extend(ranks.told("random"))
+        ranks.leave("open", "save")
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(save, range(2)))
+    assert heard == ["of 0", "of 1"]
+    assert store.num_keys() == 0
+
+
+def test_a_rank_that_does_not_come_to_save_is_named():
+    ranks = Ranks(HashStore(), 0, 2, 0.1, "preheat.save", "save")
+    said = r"rank 1 did not come to save \(open\).*Call preheat\.save at"
+    with pytest.raises(CheckpointTimeoutError, match=said), ranks.together("open"):
+        pass

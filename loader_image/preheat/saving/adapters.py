@@ -10,6 +10,9 @@ import torch
 from preheat.errors import NothingMatchedError
 from preheat.saving.weights import Weights, distinct
 
+#: The part of a model that its adapters are: a checkpoint of them stands beside that of the whole.
+PART = "adapters"
+
 
 def weights_of(model: torch.nn.Module) -> Weights:
     """The weights of the model's one adapter, under the names of peft's files."""

@@ -46,6 +46,8 @@ class SavePlan:
         for what in ("every_epochs", "every_updates"):
             if (number := getattr(self, what)) is not None and (type(number) is not int or number < 1):
                 raise CheckpointConfigError(f"{what} is {number!r:.40}; give a number from 1 on, or None")
+        if self.adapters_only and (self.parts or self.ema):
+            raise CheckpointConfigError("adapters_only leaves out parts and ema", remedy="Leave out one or the other")
         if self.metric:
             check_modes({self.metric: self.mode}, {self.metric: 0.0})
         for part in ("", *self.parts):
@@ -86,7 +88,7 @@ class SavePlan:
         named: dict[str, Any] = {"metrics": metrics, "best": best, "tolerances": self.tolerances, "tags": tags}
         if self.adapters_only:
             files = {CONFIG: adapters.configuration_of(model)}
-            yield Wish(self.place(position), adapters.weights_of(model), **named, documents=files)
+            yield Wish(self.place(position, adapters.PART), adapters.weights_of(model), **named, documents=files)
             return
         weights = weights_of(model)
         files = dict(documents or {})

@@ -67,7 +67,13 @@ def save(
     position = Position(*(_count(what, value) for what, value in _counts(epoch, update, sample)))
     if not str(position):
         raise CheckpointConfigError("preheat.save: say where the training is, by epoch, update or sample")
-    place = Place(Path(root), position, name, info, part, run_id, stage, template)
+    if select and not (info or part):
+        raise CheckpointConfigError(
+            "preheat.save: what is selected would have the name of the whole checkpoint",
+            remedy="Give it an info of its own, such as info='only=weights'",
+        )
+    part_of = adapters.PART if adapters_only else part
+    place = Place(Path(root), position, name, info, part_of, run_id, stage, template)
     averages = listed(averages)
     training = _Training(given, optimizer, scheduler, scaler, position, averages, extra or {})
     training.check(alone=bool(part or select or adapters_only))
