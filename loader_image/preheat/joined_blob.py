@@ -29,6 +29,9 @@ class JoinedBlob:
     `beside` are those at the end that hold no weights and that the first knows nothing of.
     """
 
+    #: What to do about a digest that was declared of several files as one.
+    verified_by = "Verify a checkpoint of several files by its signature"
+
     def __init__(self, uri: str, files: Sequence[tuple[str, Blob]], beside: Sequence[tuple[str, Blob]] = ()) -> None:
         self.uri = uri
         members, size = [], 0

@@ -150,7 +150,7 @@ def test_a_pattern_of_theirs_that_never_drops_anything_is_an_error_here(zoo: Pat
 def test_tables_of_relative_positions_are_interpolated(tmp_path: Path, ours: int) -> None:
     theirs = metaformer(tmp_path / "metafg_0.pth", 3)
     model = MFormerV0(ours)
-    leaving = {"exclude": ["^head", "^meta_"], "keep": ["^head"]}
+    leaving = {"exclude": [r"^head|head\.fc", "meta_.*head_[12]"], "keep": ["^head"]}
     table = {"interpolate": ["relative_position_bias_table$"]}
     done = load(model, place(tmp_path / "metafg_0.pth"), {"weightsOnly": {**leaving, **table}})
     name = "stage_3.0.attn.relative_position_bias_table"

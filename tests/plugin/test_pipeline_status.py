@@ -16,6 +16,7 @@ from preheat_operator.plugin.pipeline_view import PipelineView, view
 from preheat_operator.plugin.status_text import shown
 from preheat_operator.plugin.text import as_lines
 from preheat_operator.status import wanted_status
+from preheat_operator.status_model import Status
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 SOURCE = {
@@ -81,6 +82,20 @@ def test_everything_that_is_known_is_on_a_line_of_its_own() -> None:
     assert words["loaded"] == "loaded 1 h 2.5 s 200.1 MB 80.0 MB/s 1 2"
     assert words["loading"] == "loading 1 min 40.0 s 1 2"
     assert words["missed"] == "missed 2 h"
+
+
+def test_a_merge_shows_how_many_tensors_are_from_each_source() -> None:
+    merged = [
+        {"uri": "s3://zoo/stem.pth", "version": "etag-1", "tensors": 1},
+        {"uri": "s3://zoo/vit.pth", "tensors": 41},
+    ]
+    told = json.dumps({**REPORT, "source": {**SOURCE, "merged": [*merged, "no source"]}})
+    text = [" ".join(line.split()) for line in lines(seen([pod("loaded", ended(0, told))]))]
+    assert "merged 1 tensor of s3://zoo/stem.pth" in text
+    assert "merged 41 tensors of s3://zoo/vit.pth" in text
+    status = pipeline([pod("loaded", ended(0, told))])["status"]
+    assert status["source"]["merged"] == merged
+    assert Status.model_validate(status)
 
 
 def test_a_running_loader_shows_how_far_it_is() -> None:

@@ -381,6 +381,20 @@ def test_a_warm_start_and_averages_of_the_whole_are_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "verify",
+    [
+        {"sha256": "0" * 64},
+        {"signature": {"publicKey": "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"}},
+    ],
+    ids=["digest", "signature"],
+)
+def test_what_vouches_for_one_file_is_refused(verify: Mapping[str, Any], tmp_path: Path) -> None:
+    source = merged_from(*((path, {}) for path in written(tmp_path, stem=STEM, blocks=BLOCKS)))
+    with pytest.raises(CheckpointConfigError, match="what is merged has no digest or signature of its own"):
+        made(tmp_path / "volume", spell(source), {"verify": verify}, {"weightsOnly": {}})
+
+
+@pytest.mark.parametrize(
     ("sources", "says"),
     [
         ([], "must not be empty"),

@@ -20,6 +20,8 @@ from preheat.packed import PackedTensors
 
 NO_TRAINING = "a warm start goes on with one training, a merge is of several: use weightsOnly, or coldStart"
 
+NOT_VOUCHED_FOR = "Leave it out: what is merged has no digest or signature of its own"
+
 #: What stands between the URIs, and the versions, of those that were merged.
 BESIDE = " + "
 #: Characters of all versions together, beyond which a digest of them takes their place.
@@ -40,6 +42,8 @@ class Taking:
 
 class MergedBlob(JoinedBlob):
     """The bytes of several checkpoints, and what is taken of each."""
+
+    verified_by = NOT_VOUCHED_FOR
 
     def __init__(self, checkpoints: Sequence[Blob], takings: Sequence[Taking]) -> None:
         super().__init__(listed(blob.uri for blob in checkpoints), [(blob.uri, blob) for blob in checkpoints])

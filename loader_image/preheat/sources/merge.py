@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 from preheat.blob import Blob, Patience
 from preheat.construction import construct, snake_case
 from preheat.errors import CheckpointConfigError
-from preheat.formats.merged import BESIDE, MergedBlob, Taking, listed
+from preheat.formats.merged import BESIDE, NOT_VOUCHED_FOR, MergedBlob, Taking, listed
 from preheat.mapping import NameMapping
 from preheat.sources.credentials import check_credentials
 from preheat.stage import CheckpointSource, Limit
@@ -93,6 +93,10 @@ merge:
             return self
         pinned = [source.at(*found) for source, *found in zip(checkpoints, uris, versions, strict=True)]
         return MergeSource(tuple(replace(s, from_=pinned[checkpoints.index(s.from_)]) for s in self.sources))
+
+    def beside(self, name: str) -> CheckpointSource:
+        """Nothing lies beside several checkpoints, not even a signature."""
+        raise CheckpointConfigError(f"{name!r} would lie beside {self.uri}", remedy=NOT_VOUCHED_FOR)
 
     def open(self, patience: Patience) -> Blob:
         """Pin every one of them; raises the first one's error."""

@@ -112,7 +112,7 @@ def _files(blob: Blob, checks: Checks) -> list[_File]:
     if len(members) > 1 and declared:
         raise CheckpointConfigError(
             f"{blob.uri} has {len(members)} files, and {' and '.join(each.check for each in declared)} would be of one",
-            remedy="Verify a checkpoint of several files by its signature",
+            remedy=getattr(blob, "verified_by", ""),
         )
     signed = checks.signed or {}
     return [
