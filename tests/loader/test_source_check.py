@@ -95,6 +95,22 @@ def test_a_replaced_object_is_refused_where_its_version_was_checked(server: Faul
     assert load(stages, tmp_path / "volume").code == 0
 
 
+def test_pods_get_the_checkpoint_of_a_run_that_the_check_has_selected(tmp_path: Path) -> None:
+    run, volume = tmp_path / "run", tmp_path / "volume"
+    run.mkdir()
+    (run / "ckpt_epoch_1.pth").write_bytes(saved({"model": {"weight": torch.ones(100)}}))
+    (run / "ckpt_epoch_2.pth").write_bytes(b"")
+    stages = [{"run": {"root": {"local": {"path": str(run)}}}}, {"weightsOnly": {}}]
+    source = check(stages, volume).message["source"]
+    assert source["uri"] == f"{run}/ckpt_epoch_1.pth"
+    (run / "ckpt_epoch_2.pth").write_bytes(saved({"model": {"weight": torch.zeros(100)}}))
+    pin = {"uri": source["uri"], "version": source["version"]}
+    assert load(stages, volume, pin).message["source"]["uri"] == source["uri"]
+    (run / "ckpt_epoch_1.pth").unlink()
+    refused = load(stages, tmp_path / "another", pin).message
+    assert (refused["reason"], "ckpt_epoch_1.pth was selected" in refused["message"]) == ("SourceChanged", True)
+
+
 def test_another_source_of_a_fallback_is_not_held_to_the_version_of_the_first(
     server: FaultServer, tmp_path: Path
 ) -> None:

@@ -22,6 +22,8 @@ from preheat.sources import attempts
 from preheat.sources.fallback import FallbackSource
 from preheat.sources.http import HTTPSource
 from preheat.sources.local import LocalSource
+from preheat.sources.named import NamedSource
+from preheat.sources.run import RunSource
 from preheat.sources.s3 import S3Source
 from preheat.spec import parse
 
@@ -185,6 +187,14 @@ def test_two_secrets_for_the_same_variables_are_refused_with_the_way_out() -> No
         *(("one", f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")),
     }
     assert len(FallbackSource((one, one)).secrets) == 3
+
+
+def test_secrets_of_places_in_which_a_checkpoint_is_looked_for_count_as_well() -> None:
+    run = RunSource(S3Source("runs", "a/", secret_ref="one"))
+    named = NamedSource("x.pth", bucket=S3Source("zoo", "b/", secret_ref="other"))
+    with pytest.raises(CheckpointConfigError, match=r"Secret 'one', s3://zoo/b/ with Secret 'other'"):
+        FallbackSource((run, named))
+    assert {secret for secret, _ in FallbackSource((run, S3Source("b", "k", secret_ref="one"))).secrets} == {"one"}
 
 
 def test_an_anonymous_source_is_sent_no_credentials(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
