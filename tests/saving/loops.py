@@ -36,6 +36,10 @@ class Loop:
         self.update = 0
         self.losses: list[float] = []
 
+    @property
+    def objects(self) -> tuple[Any, Any, Any]:
+        return self.model, self.optimizer, self.scheduler
+
     def step(self) -> float:
         epoch, place = divmod(self.update, PER_EPOCH)
         order = torch.randperm(PER_EPOCH * 4, generator=torch.Generator().manual_seed(epoch))
@@ -57,15 +61,14 @@ class Loop:
         return self
 
     def save(self, root: Path, **settings: Any) -> Path:
-        objects = (self.model, self.optimizer, self.scheduler)
         at = {"epoch": self.update // PER_EPOCH, "update": self.update, "sample": self.update * 4}
         return preheat.save(
-            root, *objects, **{"scaler": self.scaler, **at, "extra": {"losses": self.losses}, **settings}
+            root, *self.objects, **{"scaler": self.scaler, **at, "extra": {"losses": self.losses}, **settings}
         )
 
     def resume(self, checkpoint: Path) -> Any:
         stages = [{"local": {"path": str(checkpoint)}}, {"warmStart": {}}]
-        report = preheat.apply(self.model, self.optimizer, self.scheduler, stages, scaler=self.scaler)
+        report = preheat.apply(*self.objects, stages, scaler=self.scaler)
         self.update = report.state["global_step"]
         self.losses = list(report.state["extra"]["losses"])
         return report

@@ -280,3 +280,15 @@ def test_what_a_state_dict_has_beside_tensors_is_said(tmp_path: Path, caplog: py
     caplog.set_level(logging.WARNING)
     preheat.save(tmp_path, Extra(2, 2), update=1)
     assert "not saved, since they are no tensors: _extra_state" in caplog.text
+
+
+@pytest.mark.parametrize(("select", "update"), [("latest", 7), ("E0", 3), ("U6", 6), ("best.loss", 6), ("last", 7)])
+def test_a_run_is_found_by_what_was_saved(tmp_path: Path, select: str, update: int) -> None:
+    loop = Loop()
+    for until, loss in ((3, 0.5), (6, 0.25), (7, 0.4)):
+        tags = ["last"] if until == 7 else []
+        loop.run(until).save(tmp_path, run_id="exp-7", metrics={"loss": loss}, best={"loss": "min"}, tags=tags)
+    run = {"root": {"local": {"path": str(tmp_path)}}, "runId": "exp-7", "select": select}
+    resumed = Loop(seed=9)
+    preheat.apply(*resumed.objects, [{"run": run}, {"warmStart": {}}], scaler=resumed.scaler)
+    assert resumed.scheduler.last_epoch == update

@@ -72,7 +72,9 @@ def _remove_forgotten(parent: Path) -> None:
 
 def _is_left(folder: Path) -> bool:
     try:
-        seen = folder.lstat().st_mtime
+        forgotten = time.time() - folder.lstat().st_mtime > FORGOTTEN
+        if not folder.is_dir():  # a pointer that somebody writes
+            return forgotten
         fd = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
@@ -80,8 +82,8 @@ def _is_left(folder: Path) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:
-        return time.time() - seen > FORGOTTEN
+    except OSError:  # a volume without locks
+        return forgotten
     finally:
         os.close(fd)
     return True

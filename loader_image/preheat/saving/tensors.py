@@ -9,13 +9,17 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.errors import UnsupportedFormatError
 from preheat.index import ITEMSIZE
-from preheat.strategies.filling.shards import is_spread, local
-from preheat.strategies.filling.tensors import dtype_name
+from preheat.strategies.filling.shards import is_plain, is_spread, local
+from preheat.strategies.filling.tensors import DTYPES, dtype_name
 from preheat.strategies.targets import is_dense
+
+_KNOWN = frozenset(DTYPES.values())
 
 
 def check_savable(name: str, tensor: torch.Tensor) -> None:
     """Raise UnsupportedFormatError for a tensor that safetensors cannot hold as it is."""
+    if is_plain(tensor) and tensor.layout == torch.strided and tensor.dtype in _KNOWN and not tensor.is_meta:
+        return  # as nearly all are
     held = local(tensor)
     if tensor.is_meta:
         why, remedy = "is on the meta device and has no values", "Fill the model before it is saved"
