@@ -39,7 +39,9 @@ def with_cache(stages: Sequence[PipelineStage], folder: Path | None, patience: P
 
 def _front(stages: Sequence[PipelineStage]) -> list[PipelineStage]:
     """The source and what is right behind it; nothing when there is none, or one that is read where it is."""
-    if not stages or not isinstance(stages[0], CheckpointSource) or stages[0].in_pod:
+    if not stages or not isinstance(stages[0], CheckpointSource):
+        return []
+    if all(place.in_pod for place in stages[0].places):
         return []
     return [stages[0], *takewhile(lambda stage: isinstance(stage, (Verify, Convert)), stages[1:])]
 

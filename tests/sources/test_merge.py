@@ -221,6 +221,20 @@ def test_parts_of_a_model_come_from_different_runs(tmp_path: Path) -> None:
     assert [each.uri for each in done.checkpoint_data.merged] == [str(tmp_path / run / "last.ckpt") for run in "ab"]
 
 
+def test_what_remote_sources_gave_to_a_merge_is_kept_in_a_cache(server: FaultServer, tmp_path: Path) -> None:
+    [local] = written(tmp_path, blocks=BLOCKS)
+    remote = {"http": {"url": f"{server.origin}/stem.ckpt"}}
+    stages = [merge({"from": remote}, {"from": {"local": {"path": local}}}), {"transferLearning": {}}]
+    for asked in (True, False):
+        before = server.sent
+        model = torch.nn.ModuleDict({"stem": torch.nn.Linear(30, 40, bias=False)})
+        pipeline = CheckpointPipeline(stages, cache_dir=tmp_path / "cache")
+        done = pipeline.execute_sync(CheckpointContext(model=model))
+        assert torch.equal(model["stem"].weight, STEM["stem.weight"])
+        assert done.metadata["origins"]["stem.weight"] == 0
+        assert (server.sent - before > STEM["head.weight"].nbytes) is asked
+
+
 # Who gave what, for people
 
 
@@ -313,6 +327,19 @@ def test_a_version_that_stays_readable_is_asked_for_source_by_source() -> None:
          MergedSource(from_=S3Source("a", "k", version_id="7"), add_prefix="x."))
     )  # fmt: skip
     assert source.at("s3://a/k + https://h/k", "folder:123") == source
+
+
+def test_a_run_is_held_to_the_checkpoint_that_was_checked(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    torch.save({"model": {"stem.weight": torch.ones(3)}}, tmp_path / "run" / "ckpt_epoch_1.pth")
+    [other] = written(tmp_path, blocks=BLOCKS)
+    run = {"run": {"root": {"local": {"path": str(tmp_path / "run")}}}}
+    stages = [merge({"from": run}, {"from": {"local": {"path": other}}}), {"weightsOnly": {}}]
+    found = plan_pipeline(parse({"stages": stages}))
+    torch.save({"model": {"stem.weight": torch.zeros(3)}}, tmp_path / "run" / "ckpt_epoch_2.pth")
+    for pin, value in ((Pin(found.uri, found.version), 1), (None, 0)):
+        outcome = made(tmp_path / "volume", *stages, pin=pin)
+        assert load_file(outcome.folder / "model.safetensors")["stem.weight"][0] == value
 
 
 # What is refused
