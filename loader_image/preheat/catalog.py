@@ -128,7 +128,7 @@ def spell(stage: PipelineStage) -> dict[str, Any]:
     """The mapping that `build` turns back into an equal stage; parameters at their default are left out."""
     if not is_dataclass(stage):
         raise CheckpointConfigError(f"{type(stage).__name__} is not a dataclass and cannot be written down")
-    parameters = _parameters(stage)
+    parameters = parameters_of(stage)
     if name := _name_of(type(stage)):
         return {camel_case(name): parameters}
     return {"_target_": dotted_path(type(stage)), **{snake_case(k): v for k, v in parameters.items()}}
@@ -140,7 +140,7 @@ def dotted_path(component: type) -> str:
 
 
 def camel_case(name: str) -> str:
-    """`weights_only` -> `weightsOnly`."""
+    """`weights_only` -> `weightsOnly`, `from_` -> `from`."""
     head, *tail = name.split("_")
     return head + "".join(word.capitalize() for word in tail)
 
@@ -186,10 +186,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, PipelineStage):
         return spell(value)
     if is_dataclass(value):
-        return _parameters(value)
+        return parameters_of(value)
     return value
 
 
-def _parameters(component: Any) -> dict[str, Any]:
+def parameters_of(component: Any) -> dict[str, Any]:
+    """The parameters of a dataclass as a resource writes them; those at their default are left out."""
     given = ((f, getattr(component, f.name)) for f in fields(component))
     return {camel_case(f.name): _plain(each) for f, each in given if each != f.default}

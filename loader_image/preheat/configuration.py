@@ -7,6 +7,7 @@ runs inside training processes, which it must not give libraries to import.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,8 +17,10 @@ from preheat.construction import construct, plain, snake_case
 from preheat.errors import CheckpointConfigError
 from preheat.stage import Limit, check_limits
 
+log = logging.getLogger(__name__)
+
 #: Settings of a resource that are about a training process and its pod, not about a pipeline that somebody runs.
-_OF_THE_TRAINING = frozenset({"volume", "loader", "on_failure", "service_account_name", "refresh_seconds"})
+_OF_THE_TRAINING = frozenset({"volume", "loader", "on_failure", "resume", "service_account_name", "refresh_seconds"})
 
 
 @dataclass
@@ -66,6 +69,8 @@ def configuration_of(config: Any) -> CheckpointPipelineConfig:
     if not isinstance(config, Mapping):
         raise CheckpointConfigError(f"{config!r:.200} is not a configuration", remedy="Give a mapping with `stages`")
     settings = {snake_case(name): value for name, value in plain(body_of(config)).items() if not name.startswith("_")}
+    if settings.get("resume"):
+        log.warning("resume is decided where a training's container starts; here the stages alone run")
     settings = {name: value for name, value in settings.items() if name not in _OF_THE_TRAINING}
     if "timeout_seconds" in settings:
         settings["timeout"] = settings.pop("timeout_seconds")

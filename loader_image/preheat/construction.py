@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 from preheat.errors import CheckpointConfigError
@@ -49,7 +50,11 @@ def part(component: Any, value: Any, where: str) -> Any:
     """A parameter that is an object of its own: as it is, or built from a mapping in either spelling."""
     if not isinstance(value, Mapping):
         return value
-    return construct(component, {snake_case(name): each for name, each in value.items()}, where)
+    parameters = {snake_case(name): each for name, each in value.items()}
+    # What Python keeps for itself, such as `from`, is spelled `from_` there.
+    return construct(
+        component, {f"{name}_" if iskeyword(name) else name: each for name, each in parameters.items()}, where
+    )
 
 
 def suggest(name: str, known: list[str]) -> str:

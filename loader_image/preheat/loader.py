@@ -14,11 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from types import FrameType
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from preheat.amounts import bytes_of, seconds_of
 from preheat.beacon import beacon
@@ -31,7 +31,12 @@ from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointTim
 from preheat.prepare import Outcome, Pin, prepare, reuse
 from preheat.progress import LogProgress, Progress
 from preheat.redaction import RedactingFormatter, Redaction
+from preheat.resume.resumption import RESUMPTION
 from preheat.spec import CONTINUE, PipelineSpec, parse
+
+if TYPE_CHECKING:
+    from preheat.resume.loading import Resuming
+    from preheat.resume.settings import Resume
 
 MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
 TERMINATED = 128 + signal.SIGTERM
@@ -93,11 +98,9 @@ def load(settings: Settings, progress: Progress | None = None) -> Outcome:
     """Give the pod its bundle; raises a CheckpointError, and then no bundle is left."""
     store = Store(settings.volume, settings.policy)
     for _ in range(ATTEMPTS):
-        outcome = reuse(settings.spec, store, settings.pod)
-        if outcome is None:
-            outcome = prepare(settings.spec, store, settings.pod, settings.pipeline, progress, settings.pin)
+        outcome = _provide(settings, store, progress)
         # Every time: of a shim that a crash of the machine has emptied nobody would hear, and it runs in the pod.
-        if store.attach(settings.pod, outcome.manifest.digest, settings.shim):
+        if _attach(settings, store, outcome):
             if not outcome.reused:
                 store.make_room()  # others may have been made at the same time
             return outcome
@@ -105,6 +108,33 @@ def load(settings: Settings, progress: Progress | None = None) -> Outcome:
     raise StorageError(
         "the bundle was removed again and again before the pod had it", remedy="See who removes bundles by force"
     )
+
+
+def _provide(settings: Settings, store: Store, progress: Progress | None) -> Outcome:
+    """The bundle of the run's newest good checkpoint, or that of the stages."""
+    if settings.spec.resume is None:
+        return _from_stages(settings, store, progress)
+    outcome, resumption = _resuming(settings, store, settings.spec.resume, progress).decide()
+    log.info("%s", resumption.line())
+    return replace(outcome or _from_stages(settings, store, progress), resumption=resumption)
+
+
+def _from_stages(settings: Settings, store: Store, progress: Progress | None) -> Outcome:
+    found = reuse(settings.spec, store, settings.pod)
+    return found or prepare(settings.spec, store, settings.pod, settings.pipeline, progress, settings.pin)
+
+
+def _attach(settings: Settings, store: Store, outcome: Outcome) -> Path | None:
+    documents = {RESUMPTION: outcome.resumption.to_json()} if outcome.resumption else {}
+    if outcome.folder.parent == store.bundles:
+        return store.attach(settings.pod, outcome.manifest.digest, settings.shim, documents)
+    return store.attach_elsewhere(settings.pod, outcome.folder, settings.shim, documents)
+
+
+def _resuming(settings: Settings, store: Store, resume: Resume, progress: Progress | None = None) -> Resuming:
+    from preheat.resume.loading import Resuming  # of which most pipelines have no need
+
+    return Resuming(settings.spec, resume, store, settings.pod, settings.pipeline, progress)
 
 
 def load_or_go_on(settings: Settings) -> Outcome | Absence:
@@ -120,8 +150,11 @@ def load_or_go_on(settings: Settings) -> Outcome | Absence:
         if settings.spec.on_failure != CONTINUE or not error.continuable:
             raise
         absence = Absence(settings.pipeline.name, error)
+    store, resume = Store(settings.volume), settings.spec.resume
     try:
-        Store(settings.volume).attach_absence(settings.pod, absence, settings.shim)
+        # A process that starts again in place may find checkpoints that it has saved meanwhile.
+        told = {RESUMPTION: _resuming(settings, store, resume).resumption().to_json()} if resume else {}
+        store.attach_absence(settings.pod, absence, settings.shim, told)
     except StorageError as failure:
         said = (
             f"{absence.error.args[0]}; to go on without it, the training would have to be told, and {failure.args[0]}"
@@ -199,6 +232,10 @@ def _leave_message(message: dict[str, Any]) -> None:
         message = {**message, "message": message["message"][: len(message["message"]) // 2]}
     while len(text) > MAX_MESSAGE and message.get("warnings"):
         message = {**message, "warnings": message["warnings"][:-1]}
+        text = json.dumps(message)
+    while len(text) > MAX_MESSAGE and (resume := message.get("resume")) and resume["passed"]:
+        more = resume.get("morePassed", 0) + 1
+        message = {**message, "resume": {**resume, "passed": resume["passed"][:-1], "morePassed": more}}
         text = json.dumps(message)
     try:
         message_path(os.environ).write_text(text)

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preheat.blob import Blob
 from preheat.bundle.facts import Origins, PlannedFacts, merged_facts, told_of
@@ -33,6 +33,9 @@ from preheat.progress import LogProgress, Progress
 from preheat.spec import PipelineSpec
 from preheat.training_plan import TrainingPlan, checks_of_training, plan_all
 from preheat.transfer.engine import Transferred, transfer
+
+if TYPE_CHECKING:
+    from preheat.resume.resumption import Resumption
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Outcome:
     reused: bool
     seconds: float
     fetched_bytes: int = 0
+    resumption: Resumption | None = None  # what was decided where the pipeline has `resume`
 
     def to_json(self) -> dict[str, Any]:
         """The loader's message of success."""
@@ -92,6 +96,7 @@ class Outcome:
             "fetchedBytes": self.fetched_bytes,
             "seconds": round(self.seconds, 3),
             **({"warnings": warned} if warned else {}),
+            **({"resume": self.resumption.said()} if self.resumption else {}),
         }
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from preheat import loader
+from preheat.blob import Patience
 from preheat.bundle.facts import told_of
+from preheat.resume.settings import Resume
 from preheat.verbs.forecast import Forecast, plan_pipeline
 
 #: Warnings that a message holds, and characters of each: Kubernetes keeps 4096 bytes.
@@ -24,6 +27,7 @@ class Found:
 
     forecast: Forecast
     seconds: float
+    resume: Mapping[str, Any] | None = None  # of a run that is not in the pod's own file system
 
     def to_json(self) -> dict[str, Any]:
         """The check's message of success: of `source`, the same as the loader's."""
@@ -44,6 +48,7 @@ class Found:
             },
             "seconds": round(self.seconds, 3),
             **({"warnings": warned} if warned else {}),
+            **({"resume": self.resume} if self.resume else {}),
         }
 
 
@@ -54,7 +59,19 @@ def check(settings: loader.Settings) -> Found:
     loader.log.info(
         "found %s, version %s: %s, %d tensors", forecast.uri, forecast.version, forecast.format, forecast.tensors
     )
-    return Found(forecast, time.monotonic() - began)
+    resume = settings.spec.resume
+    told = _resumable(resume, settings.spec.patience) if resume and not resume.run.in_pod else None
+    return Found(forecast, time.monotonic() - began, told)
+
+
+def _resumable(resume: Resume, patience: Patience) -> dict[str, Any]:
+    """What a loader would try first; raises where the run's place does not answer."""
+    from preheat.resume.candidates import candidates
+
+    listed = candidates(resume, patience)
+    first = listed.candidates[0].name if listed.candidates else None
+    loader.log.info("of the run in %s a pod would resume from %s", resume.where, first or "nothing")
+    return {"run": resume.where, "strategy": resume.strategy, "checkpoint": first, "passed": []}
 
 
 if __name__ == "__main__":

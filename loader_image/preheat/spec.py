@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.blob import Patience
-from preheat.catalog import build, spell
+from preheat.catalog import build, parameters_of, spell
 from preheat.configuration import body_of
 from preheat.construction import snake_case
 from preheat.errors import CheckpointConfigError
+from preheat.resume.settings import Resume, resume_of
 from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
 
 #: What `onFailure` says of a training whose checkpoint cannot be had: it fails, or goes on from its initial weights.
@@ -26,6 +27,7 @@ class PipelineSpec:
     max_retries: int = 3
     timeout_seconds: float = 300  # without progress
     on_failure: str = FAIL  # one of ON_FAILURE
+    resume: Resume | None = None  # what is tried before the stages
 
     @property
     def patience(self) -> Patience:
@@ -63,13 +65,19 @@ def parse(document: Mapping[str, Any]) -> PipelineSpec:
     if not isinstance(stages, Sequence) or isinstance(stages, str) or not stages:
         raise CheckpointConfigError("the pipeline has no stages. Give a list under `stages:`")
     settings = {snake_case(key): value for key, value in body.items()}
-    return PipelineSpec(
+    spec = PipelineSpec(
         stages=tuple(build(stage, f"stages[{position}]") for position, stage in enumerate(stages)),
         continue_on_error=bool(settings.get("continue_on_error", False)),
         max_retries=int(settings.get("max_retries", 3)),
         timeout_seconds=float(settings.get("timeout_seconds", settings.get("timeout", 300))),
         on_failure=_on_failure(settings.get("on_failure", FAIL)),
+        resume=resume_of(settings.get("resume")),
     )
+    if spec.resume:
+        from preheat.resume.after import check  # which knows this module
+
+        check(spec, spec.resume)
+    return spec
 
 
 def to_mapping(spec: PipelineSpec) -> dict[str, Any]:
@@ -80,6 +88,7 @@ def to_mapping(spec: PipelineSpec) -> dict[str, Any]:
         "maxRetries": spec.max_retries,
         "timeoutSeconds": spec.timeout_seconds,
         "onFailure": spec.on_failure,
+        **({"resume": parameters_of(spec.resume)} if spec.resume else {}),
     }
 
 

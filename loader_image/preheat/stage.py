@@ -223,6 +223,9 @@ class ModelModifier(PipelineStage):
     #: Whether it can bring weights of the checkpoint into the model itself, with or without a strategy before it.
     loads: ClassVar[bool] = False
 
+    #: Whether it is left out where a training goes on from a checkpoint of its own, which holds what it has done.
+    once: ClassVar[bool] = False
+
     def claim(self, context: CheckpointContext, checkpoint: Iterable[str], model: Iterable[str]) -> Claim:
         """Asked before an earlier strategy matches names: what this modifier will load by itself. Changes nothing."""
         return Claim()

@@ -13,9 +13,10 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from preheat.bundle.absence import Absence
 from preheat.bundle.contents import BUNDLE_LINK, BUNDLES, PODS, link_to, unfinished_on
@@ -38,6 +39,8 @@ from preheat.errors import (
 from preheat.spec import PipelineSpec
 
 SHIM_FOLDER = "shim"
+#: Beside the bundle of a pod lies nothing else.
+NO_DOCUMENTS: Mapping[str, str] = MappingProxyType({})
 
 _PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")
 
@@ -176,26 +179,39 @@ class Store:
         touch(self.bundles / digest)
         return self.find(digest)
 
-    def attach(self, pod: str, digest: str, shim: Path | None) -> Path | None:
-        """Point a pod at a bundle, lay the shim beside it if there is one, and return the pod's folder.
+    def attach(
+        self, pod: str, digest: str, shim: Path | None, documents: Mapping[str, str] = NO_DOCUMENTS
+    ) -> Path | None:
+        """Point a pod at a bundle, lay the shim and `documents` by name beside it, and return the pod's folder.
 
         None when the bundle is not there: it was evicted before the pod's link could show that it is in use.
         """
         touch(self.bundles / digest)
-        folder = self._lay_out(pod, shim, lambda place: place.symlink_to(link_to(digest)))
-        touch(self.bundles)  # so that an eviction on another machine is seen
-        return folder if _is_file(folder / BUNDLE_LINK / MANIFEST) else None
+        return self._attach(pod, link_to(digest), shim, documents)
 
-    def attach_absence(self, pod: str, absence: Absence, shim: Path | None) -> Path:
-        """Tell a pod why it has no bundle, lay the shim beside that if there is one, and return the pod's folder."""
-        return self._lay_out(pod, shim, absence.write)
+    def attach_elsewhere(
+        self, pod: str, folder: Path, shim: Path | None, documents: Mapping[str, str] = NO_DOCUMENTS
+    ) -> Path | None:
+        """As `attach`, for a bundle that is on another volume, at a path that the pod's containers have as well."""
+        return self._attach(pod, str(folder), shim, documents)
+
+    def attach_absence(
+        self, pod: str, absence: Absence, shim: Path | None, documents: Mapping[str, str] = NO_DOCUMENTS
+    ) -> Path:
+        """Tell a pod why it has no bundle, lay shim and `documents` beside that, and return the pod's folder."""
+        return self._lay_out(pod, shim, absence.write, documents)
 
     def make_room(self, size: int = 0) -> None:
         """Let go what the policy does not keep, so that a bundle of `size` bytes fits as well."""
         if self.policy:
             keep_within(self.root, self.policy, size)
 
-    def _lay_out(self, pod: str, shim: Path | None, make: Callable[[Path], None]) -> Path:
+    def _attach(self, pod: str, link: str, shim: Path | None, documents: Mapping[str, str]) -> Path | None:
+        folder = self._lay_out(pod, shim, lambda place: place.symlink_to(link), documents)
+        touch(self.bundles)  # so that an eviction on another machine is seen
+        return folder if _is_file(folder / BUNDLE_LINK / MANIFEST) else None
+
+    def _lay_out(self, pod: str, shim: Path | None, make: Callable[[Path], None], documents: Mapping[str, str]) -> Path:
         """Make the pod's folder, all at once, with what `make` puts in the bundle's place."""
         folder, scratch = self.pods / _checked(pod), self.pods / f".partial-{pod}"
         with storage_errors(self.root):
@@ -203,6 +219,8 @@ class Store:
             remove(scratch)
             scratch.mkdir()
             make(scratch / BUNDLE_LINK)
+            for name, text in documents.items():
+                (scratch / name).write_text(text)
             if shim is not None:
                 compiled = shutil.ignore_patterns("__pycache__")  # it would count as out of date at its new place
                 shutil.copytree(shim, scratch / SHIM_FOLDER, copy_function=shutil.copyfile, ignore=compiled)

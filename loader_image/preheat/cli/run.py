@@ -38,4 +38,9 @@ def _prepare(path: Path, output: Path) -> Outcome:
     from preheat.bundle.store import Store
     from preheat.prepare import prepare
 
-    return prepare(read_pipeline(path), Store(output), owner_here(), progress=progress("preparing"))
+    spec = read_pipeline(path)
+    if spec.resume:
+        typer.echo(
+            "resume is decided where a training starts, as by preheat exec; this is the stages' bundle", err=True
+        )
+    return prepare(spec, Store(output), owner_here(), progress=progress("preparing"))

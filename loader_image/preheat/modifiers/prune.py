@@ -19,6 +19,8 @@ class PruningModifier(ModelModifier):
 
     example: ClassVar[str] = "prune: {layers: [body], amount: 0.3, method: structured}"
 
+    once: ClassVar[bool] = True
+
     layers: SomePaths
     """Dotted paths of layers, or of submodules: all such layers in them; `*` matches within one name."""
 

@@ -16,6 +16,8 @@ class ResetModifier(ModelModifier):
 
     example: ClassVar[str] = "reset: {layers: [head]}"
 
+    once: ClassVar[bool] = True
+
     layers: SomePaths
     """Dotted paths of submodules, such as `head` or `processor.3`; `*` matches within one name."""
 

@@ -1,0 +1,93 @@
+"""The loader's part of `resume`: the best checkpoint of the run that can be used becomes the pod's bundle.
+
+One that Preheat saved on a volume of the pod is checked where it is and used there; every other one is fetched, checked
+and converted as the checkpoint of a source is.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from preheat.bundle.data import read_manifest
+from preheat.bundle.manifest import Pipeline, SourceFacts
+from preheat.bundle.store import Store
+from preheat.catalog import spell
+from preheat.prepare import Outcome, prepare
+from preheat.progress import Progress
+from preheat.resume.after import finite, left_out, resuming
+from preheat.resume.candidates import candidates, never_passed_over
+from preheat.resume.decision import Candidate, Passed, choose
+from preheat.resume.resumption import Resumption, Taken, names_of
+from preheat.resume.settings import Resume
+from preheat.resume.starts import Starts
+from preheat.spec import PipelineSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """What a bundle is made with."""
+
+    spec: PipelineSpec
+    resume: Resume
+    store: Store
+    owner: str
+    pipeline: Pipeline
+    progress: Progress | None = None
+
+    def decide(self) -> tuple[Outcome | None, Resumption]:
+        """The bundle of the checkpoint that was taken, None where the stages begin anew; and what was decided.
+
+        Raises a CheckpointError where the run cannot be looked at: to begin anew would lose what it has.
+        """
+        with never_passed_over():
+            listed = candidates(self.resume, self.spec.patience)
+            folder = self.resume.folder
+            starts = list(Starts(folder).read()) if folder else []
+            choice = choose(listed.candidates, starts, self.resume, self._use)
+        found = choice.taken
+        taken = Taken(found.name, found.modified, in_place=found.folder is not None) if found else None
+        told = self.resumption(taken, (*listed.passed, *choice.passed))
+        return choice.used, replace(told, nothing=listed.nothing)
+
+    def resumption(self, taken: Taken | None = None, passed: tuple[Passed, ...] = ()) -> Resumption:
+        """What the pod's processes are told."""
+        after = resuming(self.spec, self.resume, self.resume.from_)
+        return Resumption(
+            pipeline=self.pipeline.name,
+            resume=self.resume,
+            taken=taken,
+            passed=passed,
+            stages=tuple(spell(stage) for stage in after.remaining),
+            left_out=names_of(left_out(self.spec)),
+            finite=finite(self.spec),
+            continue_on_error=self.spec.continue_on_error,
+        )
+
+    def _use(self, candidate: Candidate) -> Outcome:
+        log.info("the run in %s has %s", self.resume.where, candidate.name)
+        spec = resuming(self.spec, self.resume, self.resume.checkpoint(candidate.name))
+        if candidate.folder:
+            return _in_place(spec, candidate.folder, self.progress)
+        return prepare(spec, self.store, self.owner, self.pipeline, self.progress)
+
+
+def _in_place(spec: PipelineSpec, folder: Path, progress: Progress | None) -> Outcome:
+    from preheat.verbs.forecast import plan_pipeline
+    from preheat.verbs.verification import verify_checkpoint
+
+    began = time.monotonic()
+    plan = plan_pipeline(spec)  # raises for one that lacks what the strategy takes
+    verified = verify_checkpoint(spec.source, patience=spec.patience, progress=progress, finite=plan.checks.finite)
+    log.info("checked where it is: CRC-32 of %d records%s", verified.records, _values(finite=plan.checks.finite))
+    source = SourceFacts(plan.uri, plan.version, plan.size_bytes, plan.format, plan.layout)
+    manifest = replace(read_manifest(folder), source=source)
+    return Outcome(folder, manifest, True, time.monotonic() - began, verified.fetched_bytes)
+
+
+def _values(*, finite: bool) -> str:
+    return ", every value is finite" if finite else ""
