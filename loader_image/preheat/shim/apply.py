@@ -15,15 +15,15 @@ from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from preheat.bundle.data import CheckpointData, open_bundle
+from preheat.bundle.data import CheckpointData
 from preheat.configuration import read_document
 from preheat.context import CheckpointContext
-from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointIncompatibleError, NotABundleError
+from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointIncompatibleError
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim import guard, policy, ranks
-from preheat.shim.environment import bundle_folder
 from preheat.shim.reports.making import report_of
 from preheat.shim.reports.report import Report, publish
+from preheat.shim.starting import Beginning, beginning, refused
 from preheat.shim.usage import growth, usage
 from preheat.strategies.warm_start import WARM_START
 
@@ -64,6 +64,7 @@ def apply_to(*contexts: CheckpointContext) -> Report:
         return _fill_first(contexts)
     except CheckpointError as error:
         with contexts[0].together("go on"):
+            refused(error)
             policy.require(error)
             untouched.check(error)
         ranks = contexts[0].ranks
@@ -96,15 +97,17 @@ def _fill(context: CheckpointContext, pipeline: CheckpointPipeline | None = None
     started, before = perf_counter(), usage()
     context.ranks = ranks.present()
     with ExitStack() as opened:
+        resumption = None
         if pipeline is None:
-            pipeline = _of_bundle(context, opened)
+            begun = _begin(context, opened)
+            pipeline, resumption = begun.pipeline(), begun.resumption
         seconds = {"open": perf_counter() - started}
         with context.together("load") as facts:
             context = pipeline.execute_sync(context)
             data = context.checkpoint_data
             if isinstance(data, CheckpointData):
                 opened.callback(data.close)
-            report = report_of(context, getattr(data, "manifest", None), seconds)
+            report = report_of(context, getattr(data, "manifest", None), seconds, resumption)
             facts.update(ranks.outcome(report))
     waited = {"wait": context.ranks.waited} if context.ranks else {}
     seconds = {**report.seconds, **waited, "total": perf_counter() - started}
@@ -161,18 +164,18 @@ def applied_any() -> bool:
     return bool(_history)
 
 
-def _of_bundle(context: CheckpointContext, opened: ExitStack) -> CheckpointPipeline:
-    """Put the bundle into the context; returns the stages that it leaves to this process."""
+def _begin(context: CheckpointContext, opened: ExitStack) -> Beginning:
+    """Put what this process begins from into the context."""
     with context.together("open") as facts:
-        policy.refuse_absent()
-        data = opened.enter_context(closing(open_bundle(bundle_folder())))
-        if data.manifest is None:
-            raise NotABundleError(f"{data.blob.uri} has no manifest")
+        begun = beginning(context.ranks)
+        if begun.source is None:
+            policy.refuse_absent()
+        data = opened.enter_context(closing(begun.open()))
         if context.ranks:
             facts["checkpoint"] = ranks.identity(data)
     context.checkpoint_data = data
     context.checkpoint_path = context.checkpoint_path or data.blob.uri
-    return CheckpointPipeline(data.manifest.stages, continue_on_error=data.manifest.continue_on_error)
+    return begun
 
 
 def _pipeline_of(pipeline: Any) -> CheckpointPipeline:

@@ -12,11 +12,10 @@ import sys
 from contextlib import closing
 from typing import Any
 
-from preheat.bundle.data import open_bundle
 from preheat.errors import CheckpointIncompatibleError, NoWeightsError
 from preheat.formats.trainer import RANDOM_STATES
 from preheat.formats.training_state import opaque_in, parts_of
-from preheat.shim.environment import bundle_folder
+from preheat.shim.starting import beginning
 from preheat.strategies import random_states
 from preheat.strategies.mapped import MappedStrategy
 from preheat.strategies.optimizer_state import match_optimizer
@@ -88,12 +87,13 @@ def _connector_of(trainer: Any) -> Any:
 
 
 def _checkpoint(pl_module: Any) -> tuple[MappedStrategy, dict[str, Any]]:
-    """The bundle's strategy, and what Lightning would have read, the model's weights as they are in the model by now.
+    """The strategy, and what Lightning would have read, the model's weights as they are in the model by now.
 
     Entries with objects that cannot be made are left out, as the report says; optimizers and loops may have none.
     """
-    with closing(open_bundle(bundle_folder())) as data, closing(training_state(data)) as training:
-        mapping, tree = left_to_do(data, training)
+    begun = beginning()
+    with closing(begun.open()) as data, closing(training_state(data)) as training:
+        mapping, tree = left_to_do(begun.pipeline().stages, data, training)
         missing = [key for key in _NEEDED if not isinstance(tree.get(key), (list, dict))]
         if missing:
             raise CheckpointIncompatibleError(

@@ -17,6 +17,7 @@ from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointError
 from preheat.module_tree import tensors_within
 from preheat.pipeline import fingerprint
+from preheat.resume.resumption import Resumption
 from preheat.shim import guard
 from preheat.shim.environment import bundle_folder
 from preheat.shim.reports.making import failure_report
@@ -71,6 +72,8 @@ def refuse_absent() -> None:
 def pipeline_name() -> str:
     """The pipeline that this process was given the bundle of; empty when nothing tells."""
     with suppress(CheckpointError):
+        if told := Resumption.read(bundle_folder().parent):
+            return told.pipeline
         absence = absence_in(bundle_folder())
         return absence.pipeline if absence else read_manifest(bundle_folder()).pipeline.name
     return ""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from time import monotonic, sleep
@@ -66,6 +66,23 @@ class Ranks:
         self._next = _STEPS.index(step) + 1
         self.waited += monotonic() - started
 
+    def from_first(self, step: str, make: Callable[[], str]) -> str:
+        """What `make` gives on the first rank, for all of them; called within `together(step)`."""
+        place = f"{step}/first"
+        if self.rank == 0:
+            said = make()
+            self._store.set(place, said)
+            return said
+        deadline, pause = monotonic() + self._timeout, 0.001
+        while not self._store.check([place]):
+            if self._store.check([f"{step}/verdict"]):  # the first one failed
+                self._heed(step, self._verdict(step))
+            if monotonic() > deadline:
+                self._decide(step, self._absent(step, (0,)))
+            sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+        return str(self._store.get(place).decode())
+
     def opened(self, data: object) -> dict[str, str]:
         """What has to be equal of a checkpoint that each process opened at its source; a bundle's was compared."""
         if isinstance(data, CheckpointData) and data.manifest is None:
@@ -102,6 +119,9 @@ class Ranks:
             raise CheckpointError(
                 f"the other ranks cannot be reached: {error}", remedy="Look at what the first rank that ended says"
             ) from error
+        self._heed(step, verdict)
+
+    def _heed(self, step: str, verdict: Mapping[str, str] | None) -> None:
         if verdict:
             kind = getattr(errors, verdict["class"], CheckpointError)
             touched = f"; {TOUCHED}" if step == "load" and TOUCHED not in verdict["message"] else ""
@@ -125,15 +145,15 @@ class Ranks:
         deadline, pause = monotonic() + self._timeout, 0.001
         while not self._store.check([f"{step}/verdict"]):
             if monotonic() > deadline:
-                self._decide(step, self._absent(step))
+                self._decide(step, self._absent(step, range(self.world)))
                 deadline += self._timeout
             sleep(pause)
             pause = min(pause * 1.5, 0.25)
         verdict: dict[str, str] | None = json.loads(self._store.get(f"{step}/verdict"))
         return verdict
 
-    def _absent(self, step: str) -> dict[str, str]:
-        absent = [str(rank) for rank in range(self.world) if not self._store.check([f"{step}/{rank}"])]
+    def _absent(self, step: str, ranks: Iterable[int]) -> dict[str, str]:
+        absent = [str(rank) for rank in ranks if not self._store.check([f"{step}/{rank}"])]
         names = f"{', '.join(absent[:8]) or '?'}{' and others' if absent[8:] else ''}"
         error = CheckpointTimeoutError(
             f"rank {names} did not come to {self._doing} ({step}) {self._timeout:g} s after rank {self.rank}",

@@ -18,7 +18,6 @@ from typing import Any
 
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from preheat.bundle.data import open_bundle
 from preheat.bundle.training import TrainingState
 from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointIncompatibleError, NoWeightsError, UnsupportedVersionError
@@ -26,7 +25,7 @@ from preheat.formats.trainer import RANDOM_STATES, SCALER, TRAINER_STATE
 from preheat.formats.training_state import Parts, parts_of
 from preheat.saving.averages import AVERAGES
 from preheat.shim.accelerate import require_plain
-from preheat.shim.environment import bundle_folder
+from preheat.shim.starting import beginning
 from preheat.strategies import random_states
 from preheat.strategies.loading import touching
 from preheat.strategies.mapped import MappedStrategy
@@ -77,9 +76,10 @@ def resumption(trainer: Any, begun: Callable[[str], None]) -> Iterator[str]:
     `begun` is told what was restored, right before the first step.
     """
     with ExitStack() as stack:
-        data = stack.enter_context(closing(open_bundle(bundle_folder())))
+        start = beginning()
+        data = stack.enter_context(closing(start.open()))
         training = stack.enter_context(closing(training_state(data)))
-        mapping, tree = left_to_do(data, training)
+        mapping, tree = left_to_do(start.pipeline().stages, data, training)
         restoring = _Restoring(trainer, training, mapping, parts_of(tree), begun)
         folder = stack.enter_context(TemporaryDirectory(prefix="preheat-resume-"))
         Path(folder, _PROGRESS).write_text(json.dumps(restoring.progress))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 
 from preheat.bundle.data import CheckpointData
 from preheat.bundle.training import TrainingState
-from preheat.catalog import build
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.formats.layouts import WEIGHT_KEYS
@@ -21,6 +20,7 @@ from preheat.formats.merged import NO_TRAINING
 from preheat.formats.optimizer_names import follow
 from preheat.formats.saved import LAYOUT
 from preheat.formats.training_state import Parts, opaque_in, require_optimizer
+from preheat.stage import PipelineStage
 from preheat.strategies import own_state
 from preheat.strategies.filling.spread_state import read_entry
 from preheat.strategies.loading import load_matching, origin, touching
@@ -96,9 +96,10 @@ def training_state(data: Mapping[str, Any]) -> TrainingState:
     return TrainingState(copy.deepcopy({key: value for key, value in data.items() if key not in WEIGHT_KEYS}))
 
 
-def left_to_do(data: CheckpointData, training: TrainingState) -> tuple[MappedStrategy, Any]:
-    """The warm start that a bundle leaves to this process, and the state under the names that it gives."""
-    stages = map(build, data.manifest.stages if data.manifest else ())
+def left_to_do(
+    stages: Iterable[PipelineStage], data: CheckpointData, training: TrainingState
+) -> tuple[MappedStrategy, Any]:
+    """The warm start among the stages of this process, and the state under the names that it gives."""
     mapping = next(stage for stage in stages if isinstance(stage, MappedStrategy))
     return mapping, follow(training.tree, lambda: mapping.follow(data.index.tensors))
 

@@ -9,6 +9,7 @@ from preheat.bundle.manifest import Manifest
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError
 from preheat.paths import some
+from preheat.resume.resumption import Resumption
 from preheat.shim.reports.report import Report, rank
 from preheat.shim.reports.tree import NO_CHECKPOINT
 
@@ -16,14 +17,19 @@ from preheat.shim.reports.tree import NO_CHECKPOINT
 NONE = "none"
 
 
-def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Mapping[str, float]) -> Report:
+def report_of(
+    context: CheckpointContext,
+    manifest: Manifest | None,
+    seconds: Mapping[str, float],
+    resumption: Resumption | None = None,
+) -> Report:
     """The report of a run, from what its stages recorded in the context."""
     from preheat.strategies.sizes import sizes_of  # torch; a report is also read where there is none
 
     said, data = context.metadata, context.checkpoint_data
     blob = getattr(data, "blob", None)
     return Report(
-        pipeline=manifest.pipeline.name if manifest else "",
+        pipeline=_pipeline(manifest, resumption),
         source=manifest.source.uri if manifest else str(context.checkpoint_path or ""),
         version=manifest.source.version if manifest else getattr(blob, "version", ""),
         strategy=str(said.get("loading_strategy", "custom")),
@@ -40,13 +46,19 @@ def report_of(context: CheckpointContext, manifest: Manifest | None, seconds: Ma
         rank=context.ranks.rank if context.ranks else rank(),
         sizes=sizes_of(context.model) or said.get("model_sizes", {}),
         skipped_sizes=said.get("skipped_sizes", {}),
-        notes=(*said.get("loading_notes", ()), *_failed_stages(said), *_training_notes(said)),
+        notes=(
+            *([resumption.line()] if resumption else ()),
+            *said.get("loading_notes", ()),
+            *_failed_stages(said),
+            *_training_notes(said),
+        ),
         read=getattr(blob, "fetched", 0),
         partial=int(said.get("partial_params", 0)),
         ranks=context.ranks.world if context.ranks else 1,
         resumed=_resumed(said),
         merged=tuple({"uri": each.uri, "version": each.version} for each in getattr(data, "merged", ())),
         origins=said.get("origins", {}),
+        resume=resumption.said() if resumption else {},
         state=said.get("training_state", {}),
     )
 
@@ -65,6 +77,13 @@ def failure_report(error: CheckpointError, pipeline: str, model: Any, ranks: int
         ranks=ranks,
         failure={"reason": error.reason, "message": str(error.args[0]), "remedy": error.remedy},
     )
+
+
+def _pipeline(manifest: Manifest | None, resumption: Resumption | None) -> str:
+    """Its name; the manifest of a checkpoint that a training saved knows none."""
+    if resumption:
+        return resumption.pipeline
+    return manifest.pipeline.name if manifest else ""
 
 
 def _phases(said: Mapping[str, Any], modifiers: Iterable[object]) -> dict[str, float]:

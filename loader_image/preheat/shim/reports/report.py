@@ -52,6 +52,7 @@ class Report:
     resumed: Mapping[str, Any] = field(default_factory=dict)  # what a warm start told and restored
     merged: tuple[Mapping[str, str], ...] = ()  # uri and version of the checkpoints that the source was merged from
     origins: Mapping[str, int] = field(default_factory=dict)  # name of what was loaded or skipped -> which of `merged`
+    resume: Mapping[str, Any] = field(default_factory=dict)  # which checkpoint of the run was taken, and which not
     failure: Mapping[str, str] = field(default_factory=dict)  # reason, message, remedy; why nothing was loaded
     state: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)  # of a warm start, in no document
 
@@ -132,6 +133,7 @@ class Report:
             "gigabytesPerSecond": round(self.rate, 6) if self.size else None,
             "memory": dict(self.memory),
             "resumed": dict(self.resumed) or None,
+            "resume": dict(self.resume) or None,
             "notes": self.notes,
             "warnings": self.warnings[:shown],
         }
