@@ -118,7 +118,9 @@ def output_folder() -> Iterator[Path]:
 
 def _local(bench: Bench) -> list[Figure]:
     figures = local.conversion(bench.runs, FOLDER / "large.ckpt", bench.repetitions)
-    return figures + local.warm_re_run(bench.runs, FOLDER / "demo.ckpt", bench.repetitions)
+    figures += local.warm_re_run(bench.runs, FOLDER / "demo.ckpt", bench.repetitions)
+    output = bench.runs.volume.parent / "run"
+    return figures + local.resumption(bench.runs, FOLDER / "demo.ckpt", output, bench.repetitions)
 
 
 def _folder(bench: Bench) -> list[Figure]:

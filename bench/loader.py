@@ -37,7 +37,14 @@ class LoaderRuns:
         self.empty()
         return self.run(source, *stages, **environment)
 
-    def run(self, source: dict[str, Any], *stages: dict[str, Any], pod: str = "pod-1", **environment: str) -> Run:
+    def run(
+        self,
+        source: dict[str, Any],
+        *stages: dict[str, Any],
+        pod: str = "pod-1",
+        resume: dict[str, Any] | None = None,
+        **environment: str,
+    ) -> Run:
         """A run on the volume as it is."""
         self.volume.mkdir(parents=True, exist_ok=True)
         pipeline = {
@@ -45,7 +52,7 @@ class LoaderRuns:
             "namespace": "bench",
             "uid": "bench",
             "generation": 1,
-            "spec": {"stages": [source, *stages, {"weightsOnly": {}}]},
+            "spec": {"stages": [source, *stages, {"weightsOnly": {}}], **({"resume": resume} if resume else {})},
         }
         contract = {
             "PREHEAT_PIPELINE": json.dumps(pipeline),

@@ -11,6 +11,8 @@ from loader import CRC_AND_FINITE, CRC_ONLY, UNCHECKED, LoaderRuns
 from processes import Run, measure, peak, rotate, seconds, spread
 from results import Figure
 
+CHECKPOINTS = 200  # of a run that is resumed
+
 HERE = Path(__file__).parent
 
 
@@ -65,6 +67,28 @@ def warm_re_run(runs: LoaderRuns, checkpoint: Path, repetitions: int) -> list[Fi
     }
     results = rotate(contenders, repetitions)
     return [Figure(f"warm re-run, {name}", seconds(found), "s", goal="<= 1.0") for name, found in results.items()]
+
+
+def resumption(runs: LoaderRuns, checkpoint: Path, output: Path, repetitions: int) -> list[Figure]:
+    """A start that goes on from the newest of many checkpoints on a volume, beside one that finds its bundle."""
+    measure([sys.executable, HERE / "save_run.py", output, str(CHECKPOINTS)])
+    source = {"local": {"path": str(checkpoint)}}
+    resume = {"from": {"local": {"path": str(output)}}}
+    newest = max((output / "checkpoints").glob("*/model.safetensors"), key=lambda file: file.stat().st_mtime).parent
+    files = [file for file in newest.iterdir() if file.suffix == ".safetensors"]
+    runs.fresh(source)
+    contenders = {
+        "plain": lambda: runs.run(source, pod="pod-2"),
+        "resumed": lambda: runs.run(source, pod="pod-3", resume=resume),
+        "read": lambda: measure([sys.executable, HERE / "read_checked.py", *files]),
+    }
+    results = rotate(contenders, repetitions)
+    took = {name: seconds(found) for name, found in results.items()}
+    size = sum(file.stat().st_size for file in files)
+    shutil.rmtree(output)
+    against = f"plain start {took['plain']:.2f} s, reading {size / 1e6:.0f} MB with CRC-32 {took['read']:.2f} s"
+    name = f"resumed from the newest of {CHECKPOINTS} checkpoints, beyond start and transfer"
+    return [Figure(name, took["resumed"] - took["plain"] - took["read"], "s", against, "<= 1.0")]
 
 
 def folder(runs: LoaderRuns, checkpoint: Path, repetitions: int) -> list[Figure]:

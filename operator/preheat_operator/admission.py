@@ -12,7 +12,8 @@ from typing import Any
 
 from preheat.errors import CheckpointError
 from preheat_operator.api import LABEL, Pipeline
-from preheat_operator.injection import Object, PodRefusedError, inject
+from preheat_operator.injection import Object, inject
+from preheat_operator.refusal import PodRefusedError
 from preheat_operator.settings import Settings
 from preheat_operator.source_check import last_check, pin_of
 

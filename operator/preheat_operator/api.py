@@ -15,9 +15,10 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from preheat import spec as preheat_spec
 from preheat.catalog import built_in
 from preheat.errors import CheckpointConfigError
+from preheat.resume import settings as preheat_resume
 from preheat_operator.composition import check_composition
 from preheat_operator.quantity import QUANTITY_PATTERN, checked_quantity
-from preheat_operator.stage_models import Part, one_of
+from preheat_operator.stage_models import Part, one_of, stage_model
 from preheat_operator.status_model import Status
 
 GROUP = "preheat.dev"
@@ -125,11 +126,17 @@ class Loader(Part):
     """Give up after so long whatever the progress; the container that starts again goes on with what is finished."""
 
 
+Resume = stage_model(preheat_resume.Resume)
+
+
 class Spec(Part):
     """What a pod that asks for this pipeline receives, and how."""
 
     stages: Annotated[list[Stage], Field(min_length=1, max_length=32)]  # type: ignore[valid-type]
     """The steps, in order: a source, checks, one loading strategy, modifiers."""
+
+    resume: Resume | None = None  # type: ignore[valid-type]
+    """Go on from the newest good checkpoint of a run, decided when the container starts; else run the stages."""
 
     on_failure: Literal["Fail", "Continue"] = "Fail"
     """Continue: train from initial weights, loudly, when the checkpoint cannot be had; what is corrupt always fails."""

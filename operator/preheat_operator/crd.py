@@ -14,6 +14,7 @@ import yaml
 
 from preheat.formats.layouts import EMA_OF_EACH
 from preheat.formats.merged import NO_TRAINING
+from preheat.resume.after import MASKS
 from preheat.sources import http, s3
 from preheat_operator import composition
 from preheat_operator.api import CACHE_ON_CLAIM, GROUP, KIND, NAME_LENGTH, PLURAL, SHORT_NAME, VERSION, Resource
@@ -212,6 +213,10 @@ def _composition_rules() -> list[dict[str, str]]:
         ),
         _rule(f"!({merged} && self.stages.exists(s, {_is_one_of(composition.RESUMING_NAMES)}))", NO_TRAINING),
         _rule(f"!({merged} && self.stages.exists(s, {average}))", EMA_OF_EACH),
+        _rule(
+            "!has(self.resume) || self.stages.all(s, !has(s.prune) || (has(s.prune.permanent) && s.prune.permanent))",
+            MASKS,
+        ),
     ]
 
 

@@ -93,7 +93,9 @@ def _news(
         yield "Warning", failure.reason, _failed(failure), str(failure.run), failure.time, failure
     if pod.success and pod.success.time >= since:
         where = pod.success.source.get("uri", f"pipeline {pipeline}")
-        text, success = f"checkpoint loaded from {where}", pod.success
+        passed = pod.success.resume.get("passed") or ()
+        over = "".join(f"; passed over {each['checkpoint']}: {each['why']}" for each in passed)
+        text, success = printable(f"checkpoint loaded from {where}{over}"), pod.success
         yield "Normal", "CheckpointLoaded", text, str(success.run), success.time, success
 
 
@@ -111,7 +113,8 @@ def _failed(failure: Failure) -> str:
 
 def _first_read(pipeline: Object, reports: Sequence[PodReport], since: str) -> Iterator[Announcement]:
     for pod in reports:
-        if pod.success and pod.success.time >= since and "uri" in pod.success.source:
+        own = pod.success and pod.success.resume.get("checkpoint")  # of the run, and not what the stages name
+        if pod.success and pod.success.time >= since and "uri" in pod.success.source and not own:
             version = str(pod.success.source.get("version", ""))
             text = f"read {pod.success.source['uri']}" + (f" at version {version}" if version else "")
             yield _on_pipeline(pipeline, "Normal", "SourceRead", text, version, pod.success.time)

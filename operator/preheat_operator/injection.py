@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from posixpath import normpath
 from typing import Any
 
-from preheat.errors import CheckpointError
 from preheat_operator.api import Pipeline
 from preheat_operator.loader_container import LOADER, MOUNT_PATH, VOLUME, desired_loader, is_loader_of
 from preheat_operator.quantity import human_bytes, parse_quantity
 from preheat_operator.recipe import volume_of
+from preheat_operator.refusal import PodRefusedError
 from preheat_operator.room import evicting_limit
 from preheat_operator.settings import Settings
 
@@ -28,12 +28,6 @@ SHIM_MODES = ("auto", "manual", "off")
 COMFORTABLE_MEMORY = "64Mi"
 
 Object = dict[str, Any]
-
-
-class PodRefusedError(CheckpointError):
-    """The pod cannot be given its checkpoint as it is; the message says what its author can change."""
-
-    reason = "PodRefused"
 
 
 def inject(

@@ -9,6 +9,7 @@ from preheat_operator.api import Pipeline
 from preheat_operator.identity import identity_of
 from preheat_operator.loader_resources import loader_resources
 from preheat_operator.recipe import Recipe, described, literally, read_described, recipe_of
+from preheat_operator.run_volume import run_folder, run_mount
 from preheat_operator.settings import Settings
 
 LOADER = "preheat-loader"
@@ -42,10 +43,13 @@ def desired_loader(
 ) -> dict[str, Any]:
     """The loader for one pod, of the source's version that `pin` names.
 
-    Raises CheckpointConfigError when the pipeline does not fit into its environment."""
+    Raises CheckpointConfigError when the pipeline does not fit into its environment, PodRefusedError when the pod
+    has no volume with the run that the pipeline resumes.
+    """
     recipe = recipe_of(pipeline, settings, pin)
     resources = loader_resources(pod_spec, recipe.resources)
     identity, mounts = identity_of(pod_spec.get("containers") or ())
+    mounts = [*mounts, *_of_run(pipeline, receivers, mounts)]
     return {
         "name": LOADER,
         "image": settings.loader_image,
@@ -107,6 +111,13 @@ def _environment(recipe: Recipe, settings: Settings, shim: str) -> list[dict[str
         {"name": "PREHEAT_SHIM", "value": shim},
         *recipe.environment,
     ]
+
+
+def _of_run(pipeline: Pipeline, receivers: Sequence[Object], others: Sequence[Object]) -> list[dict[str, Any]]:
+    """The mount of the volume with the run that the pipeline resumes, unless it is among `others` already."""
+    folder = run_folder(pipeline)
+    mounts = [run_mount(folder, receivers)] if folder else []
+    return [mount for mount in mounts if all(each["mountPath"] != mount["mountPath"] for each in others)]
 
 
 def _progress(pod_spec: Object, settings: Settings) -> list[dict[str, Any]]:

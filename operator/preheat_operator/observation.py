@@ -10,7 +10,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeGuard
 
@@ -24,6 +24,8 @@ SOURCE_TEXTS = ("uri", "version", "format")
 SOURCE_NUMBERS = ("sizeBytes", "tensors", "parameters", "selectedBytes", "outputBytes")
 KEPT_WARNINGS = 8
 KEPT_MERGED = 8
+KEPT_PASSED = 8
+RESUMING = ("warmStart", "weightsOnly")
 #: The loader's outcomes: it fetched a bundle, found one on the volume, or failed where `onFailure: Continue` goes on.
 FETCHED, REUSED, CONTINUED = "loaded", "reused", "continued"
 _TEXT_LIMIT = 1024
@@ -66,6 +68,7 @@ class Success:
     run: int = 0
     seconds: float | None = None
     outcome: Literal["loaded", "reused"] | None = None
+    resume: Object = field(default_factory=dict)  # what was decided where the pipeline resumes a run
 
     @property
     def rate(self) -> int | None:
@@ -208,6 +211,7 @@ def _success(end: Object, run: int) -> Success:
         run,
         duration(report.get("seconds")),
         outcome if outcome in (FETCHED, REUSED) else None,
+        _resume(_mapping(report, "resume")),
     )
 
 
@@ -219,6 +223,24 @@ def _merged(told: object) -> list[Object]:
         | {key: each[key] for key in ("tensors",) if is_count(each.get(key))}
         for each in entries[:KEPT_MERGED]
     ]
+
+
+def _resume(told: Object) -> Object:
+    """Which checkpoint of its run a pod goes on from, and which were passed over; empty: it was not told."""
+    if not isinstance(told.get("run"), str) or told.get("strategy") not in RESUMING:
+        return {}
+    listed = told.get("passed")
+    passed = [each for each in (listed if isinstance(listed, list) else ()) if isinstance(each, Mapping)]
+    kept = passed[:KEPT_PASSED]
+    more, checkpoint = told.get("morePassed"), told.get("checkpoint")
+    left = (more if is_count(more) else 0) + len(passed) - len(kept)
+    return {
+        "run": printable(told["run"]),
+        "strategy": told["strategy"],
+        **({"checkpoint": printable(checkpoint)} if isinstance(checkpoint, str) else {}),
+        "passed": [{key: printable(each.get(key, "")) for key in ("checkpoint", "why")} for each in kept],
+        **({"morePassed": left} if left else {}),
+    }
 
 
 def _exit_code(end: Object) -> int | None:

@@ -13,11 +13,11 @@ from typing import Any
 
 from preheat.errors import CheckpointConfigError
 from preheat.spec import to_mapping
-from preheat.stage import CheckpointSource
 from preheat_operator.api import Pipeline
 from preheat_operator.loader_resources import merged
 from preheat_operator.quantity import parse_quantity
 from preheat_operator.room import size_limit
+from preheat_operator.run_volume import run_folder
 from preheat_operator.settings import Settings
 
 #: A variable of the environment can hold 128 KiB on Linux; the rest is for the pin and for doubled dollars.
@@ -34,10 +34,11 @@ class Recipe:
     environment: list[dict[str, Any]]  # its variables that not every pipeline has
     resources: dict[str, dict[str, str]]  # at most: what the pod's own containers use may lower them
     volume: dict[str, Any]  # without its name
+    run: str = ""  # folder of the run that is resumed, on a volume of the training
 
     def to_status(self) -> dict[str, Any]:
         """As the resource's status keeps it."""
-        return vars(self).copy()
+        return {key: value for key, value in vars(self).items() if value != ""}
 
 
 def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | None = None) -> Recipe:
@@ -48,27 +49,29 @@ def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | N
         environment=[
             *_cache(pipeline.spec.get("volume") or {}),
             *_limits(loader),
-            *_credentials(pipeline.parsed.source),
+            *_credentials(pipeline),
         ],
         resources={
             kind: {name: str(amount) for name, amount in amounts.items()}
             for kind, amounts in merged(settings.loader_resources, loader.get("resources")).items()
         },
         volume=volume_of(pipeline, pin),
+        run=run_folder(pipeline),
     )
 
 
 def volume_of(pipeline: Pipeline, pin: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The volume that a pipeline wants; an emptyDir without a limit of its own is bounded by what `pin` takes.
 
-    Where sources differ from pod to pod, one may get another checkpoint than the check has measured.
+    Where sources differ from pod to pod, or a run is resumed, a pod may get another checkpoint than was measured.
     """
     chosen = pipeline.spec.get("volume") or {}
     if claim := chosen.get("persistentVolumeClaim"):
         return {"persistentVolumeClaim": dict(claim)}
     empty = {key: str(value) for key, value in (chosen.get("emptyDir") or {}).items() if value is not None}
     size = (pin or {}).get("outputBytes")
-    if size and "sizeLimit" not in empty and pipeline.parsed.source.same_everywhere:
+    measured = pipeline.parsed.resume is None and pipeline.parsed.source.same_everywhere
+    if size and "sizeLimit" not in empty and measured:
         empty["sizeLimit"] = size_limit(size, empty.get("medium", ""))
     return {"emptyDir": empty}
 
@@ -126,11 +129,13 @@ def _limits(loader: Object) -> Iterator[dict[str, Any]]:
         yield {"name": "PREHEAT_DEADLINE", "value": str(deadline)}
 
 
-def _credentials(source: CheckpointSource) -> list[dict[str, Any]]:
+def _credentials(pipeline: Pipeline) -> list[dict[str, Any]]:
+    resume = pipeline.parsed.resume
+    secrets = dict.fromkeys((*pipeline.parsed.source.secrets, *(resume.from_.secrets if resume else ())))
     return [
         {
             "name": each.variable,
             "valueFrom": {"secretKeyRef": {"name": secret, "key": each.key, "optional": not each.required}},
         }
-        for secret, each in source.secrets
+        for secret, each in secrets
     ]

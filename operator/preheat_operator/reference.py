@@ -42,6 +42,11 @@ spec:
   - verify: {{finite: true}}
   - transferLearning: {{skipMismatched: true}}
   - freezing: {{layers: [encoder]}}
+  resume:
+    from: {{run: {{root: {{local: {{path: /output}}}}, runId: exp-7}}}}
+    select: latest
+    strategy: warmStart
+    maxFailures: 3
   onFailure: Fail
   continueOnError: false
   maxRetries: 3

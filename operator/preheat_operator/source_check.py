@@ -21,6 +21,8 @@ from preheat_operator.settings import Settings
 #: On the Job and its pod: the pipeline that is checked.
 CHECK = "preheat.dev/check"
 NOT_RUN = "CheckNotRun"
+#: What a run that has no checkpoint yet has to resume from.
+NOTHING = "nothing"
 #: Seconds until a check that has not ended is given up, and until what is left of it is removed.
 DEADLINE, LIFETIME = 300, 600
 #: Seconds until one that failed is made again: somebody may have made the Secret, or the bucket.
@@ -44,6 +46,8 @@ class Checked:
         """What the status keeps of it; a version that was found `before` holds while later checks fail."""
         source = self.success.source if self.success else before
         kept = {"time": self.time, **{key: source[key] for key in _KEPT if key in source}}
+        if self.success and self.success.resume:
+            kept["resume"] = self.success.resume.get("checkpoint") or NOTHING
         if self.success and kept.get("uri") == before.get("uri") and kept.get("version") != before.get("version"):
             kept["previousVersion"] = before.get("version")
         if self.failure:

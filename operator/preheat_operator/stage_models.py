@@ -23,6 +23,7 @@ from pydantic import Field as Property
 
 from preheat.catalog import camel_case
 from preheat.sources import FINDERS, PLACES
+from preheat.sources.run import RunSource
 from preheat.stage import CheckpointSource, Limit, Place
 
 #: The bound of a string whose parameter declares none: the API server budgets CEL rules by these lengths.
@@ -99,12 +100,20 @@ def _parameter(field: Field[Any], hint: Any, doc: str) -> tuple[Any, Any]:
     return _bounded(hint, doc), Property(default, description=doc)
 
 
+@cache
+def _run() -> type[OneComponent]:
+    doc = "A run, or the place that is its folder: exactly one of these properties."
+    return one_of("RunPlace", doc, {"run": RunSource, **PLACES})
+
+
 def _bounded(hint: Any, doc: str) -> Any:
     """The type hint with `Limit` in pydantic's words, and tuples as the lists they are in JSON."""
     if get_origin(hint) is Annotated:
         bare, *extras = get_args(hint)
         limit = next((extra for extra in extras if isinstance(extra, Limit)), Limit())
         return Annotated[(_bounded_items(bare, limit.items, doc), *_constraints(limit, doc))]
+    if hint == RunSource | Place:
+        return _run()
     if get_origin(hint) in (Union, UnionType):
         return Union[tuple(_bounded(each, doc) for each in get_args(hint))]  # noqa: UP007 built from a list
     return _bounded_items(hint, None, doc)

@@ -52,6 +52,7 @@ class _Evidence:
     checking: bool  # one is on its way
     last_load: Object  # the newest run that fetched the checkpoint; empty: there was none
     loaders: Loaders  # that run now
+    resume: Object  # what the newest run decided where the pipeline resumes a run; empty: there was none
 
     @property
     def check_failed(self) -> bool:
@@ -107,6 +108,8 @@ def wanted_status(
         status["progress"] = progress
     if evidence.last_load:
         status["lastLoad"] = dict(evidence.last_load)
+    if evidence.resume:
+        status["resume"] = dict(evidence.resume)
     if evidence.failures:
         status["failures"] = [dict(failure) for failure in evidence.failures]
     return status
@@ -144,6 +147,7 @@ def _gather(
         checking=False,
         last_load=_last_load(pods, remembered),
         loaders=Loaders(),
+        resume=_resume(pods, remembered),
     )
 
 
@@ -161,7 +165,20 @@ def _warned(check: Object, bounds: Iterable[Room]) -> Object:
 
 
 def _source(newest: Success | None, remembered: Object) -> Object:
-    return (newest.source if newest else None) or remembered.get("source") or {}
+    """Of the stages' own source: a checkpoint of the run is another matter."""
+    resumed = newest is not None and newest.resume.get("checkpoint")
+    return (newest.source if newest and not resumed else None) or remembered.get("source") or {}
+
+
+def _resume(pods: Sequence[PodReport], remembered: Object) -> Object:
+    """The newest loader's decision."""
+    told = [
+        {"pod": pod.name, "time": pod.success.time, **pod.success.resume}
+        for pod in pods
+        if pod.success and pod.success.resume
+    ]
+    newest_first = (*reversed(told), remembered.get("resume") or {})
+    return max(newest_first, key=lambda each: str(each.get("time", "")))
 
 
 def _last_load(pods: Sequence[PodReport], remembered: Object) -> Object:
@@ -236,15 +253,35 @@ def _ready(evidence: _Evidence) -> Verdict:
         return Verdict("False", evidence.check["reason"], check_said(evidence.check))
     if not evidence.success_time:
         return _unloaded(evidence)
-    what = _described(evidence.source)
     by = f"loaded by {_count(evidence.loaded, 'pod')}" if evidence.loaded else "was loaded; the pods that did are gone"
-    return Verdict("True", "Loaded", printable(f"{what} {by}{_outdated(evidence)}{_warnings(evidence)}", 4096))
+    what = f"{_taken(evidence)} {by}{_began(evidence.resume)}{_outdated(evidence)}{_warnings(evidence)}"
+    return Verdict("True", "Loaded", printable(what, 4096))
+
+
+def _taken(evidence: _Evidence) -> str:
+    """What the newest loader brought."""
+    resume = evidence.resume
+    if not resume.get("checkpoint"):
+        return _described(evidence.source)
+    return f"checkpoint {resume['checkpoint']} of the run in {resume['run']} ({resume['strategy']})"
+
+
+def _began(resume: Object) -> str:
+    """That no checkpoint of the run was taken, and why the best one was not; the field has all reasons."""
+    began = f"; nothing to resume from in {resume['run']}" if resume and not resume.get("checkpoint") else ""
+    passed = resume.get("passed") or ()
+    more = len(passed) - 1 + int(resume.get("morePassed") or 0)
+    others = f", and {more} more" if more > 0 else ""
+    return began + "".join(f"; passed over {each['checkpoint']}: {each['why']}{others}" for each in passed[:1])
 
 
 def _unloaded(evidence: _Evidence) -> Verdict:
     """No pod has loaded the checkpoint so far."""
     if evidence.check:
-        text = f"{_described(evidence.source)} found; no pod has loaded it yet{_outdated(evidence)}"
+        resume = (
+            f"; of the run a pod would resume from {evidence.check['resume']}" if "resume" in evidence.check else ""
+        )
+        text = f"{_described(evidence.source)} found; no pod has loaded it yet{resume}{_outdated(evidence)}"
         return Verdict("True", "Checked", printable(text + _warnings(evidence), 4096))
     if evidence.checking:
         return Verdict("Unknown", "Checking", "accepted; the source is being read")

@@ -99,6 +99,9 @@ class Check(Part):
     output_bytes: Count | None = None
     """Bytes of the bundle that is made of this version; the emptyDir's sizeLimit follows from it."""
 
+    resume: Line | None = None
+    """The checkpoint of the run that a pod would have gone on from then; `nothing`: the run had none."""
+
     warnings: Annotated[list[Line], Field(max_length=8)] | None = None
     """What the bundle will not fit into."""
 
@@ -207,6 +210,41 @@ class Load(Part):
 
     bytes_per_second: Count | None = None
     """These by the time it took."""
+
+
+class PassedOver(Part):
+    """One checkpoint of a run that was not taken."""
+
+    checkpoint: Line
+    """Its name."""
+
+    why: Line
+    """Why not."""
+
+
+class Resumed(Part):
+    """What the loader of a pod decided where the pipeline resumes a run."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+
+    time: Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+    """When the loader ended."""
+
+    run: Line
+    """Where the run saves."""
+
+    strategy: Literal["warmStart", "weightsOnly"]
+    """How the training goes on."""
+
+    checkpoint: Line | None = None
+    """The checkpoint that was taken; none: the stages ran."""
+
+    passed: Annotated[list[PassedOver], Field(max_length=8)]
+    """Better ones that were not taken, best first."""
+
+    more_passed: Count | None = None
+    """How many others were not."""
 
 
 class Failure(Part):
@@ -323,6 +361,9 @@ class Injection(Part):
     volume: BundleVolume
     """The volume that the bundle is put on."""
 
+    run: Annotated[str, Field(max_length=4096)] | None = None
+    """Folder of the run that is resumed, where it is on a volume of the training, which the loader reads then."""
+
 
 class Status(Part):
     """What the operator has seen."""
@@ -350,6 +391,9 @@ class Status(Part):
 
     last_load: Load | None = None
     """The last run of a loader that fetched the checkpoint; to find a bundle on the volume does not count."""
+
+    resume: Resumed | None = None
+    """What the last loader decided where the pipeline resumes a run: which checkpoint it took, and why not others."""
 
     failures: Annotated[list[Failure], Field(max_length=10)] | None = None
     """The last failures, newest first."""

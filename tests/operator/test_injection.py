@@ -18,8 +18,9 @@ import yaml
 
 from preheat.errors import CheckpointConfigError
 from preheat_operator.api import Pipeline
-from preheat_operator.injection import PodRefusedError, cautions, inject
+from preheat_operator.injection import cautions, inject
 from preheat_operator.loader_resources import merged
+from preheat_operator.refusal import PodRefusedError
 from preheat_operator.settings import Settings
 
 DATA = Path(__file__).parent / "data"
@@ -336,6 +337,70 @@ def test_the_installations_environment_reaches_the_loader_and_nobody_else(
     spec = inject(pod, pipeline, settings)["spec"]
     assert spec["initContainers"][-1]["env"][0] == {"name": "HTTPS_PROXY", "value": "http://proxy:3128/$$(HOME)"}
     assert all(entry["name"] != "HTTPS_PROXY" for entry in spec["containers"][0].get("env", ()))
+
+
+RUN = {"local": {"path": "/output/exp-7"}}
+OUTPUT = {"name": "results", "mountPath": "/output"}
+
+
+def resuming(source: dict[str, Any] = RUN) -> Pipeline:
+    spec = {"stages": [{"s3": {"bucket": "b", "key": "k"}}, {"weightsOnly": {}}], "resume": {"from": source}}
+    return Pipeline.parse({"metadata": {"name": "finetune", "namespace": "team-a"}, "spec": spec})
+
+
+def run_mounts(pod: dict[str, Any], pipeline: Pipeline | None = None) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = inject(pod, pipeline or resuming(), SETTINGS)["spec"]["initContainers"][-1][
+        "volumeMounts"
+    ]
+    return mounts[1:]
+
+
+def test_the_loader_reads_the_run_where_the_training_writes_it() -> None:
+    pod = shaped(container={"volumeMounts": [OUTPUT]})
+    assert run_mounts(pod) == [{**OUTPUT, "readOnly": True}]
+    assert run_mounts(pod, resuming({"run": {"root": {"local": {"path": "/output"}}, "runId": "exp-7"}}))
+    injected = inject(pod, resuming(), SETTINGS)
+    assert inject(injected, resuming(), SETTINGS) == injected
+    assert run_mounts(shaped(), resuming({"local": {"path": "/preheat/runs/exp-7"}})) == []
+    assert run_mounts(shaped(), resuming({"s3": {"bucket": "runs", "key": "exp-7/"}})) == []
+
+
+def test_a_pod_whose_pipeline_resumes_a_run_may_need_more_room_than_was_measured() -> None:
+    pod = shaped(container={"volumeMounts": [OUTPUT]})
+    assert inject(pod, resuming(), SETTINGS, PIN)["spec"]["volumes"][-1]["emptyDir"] == {}
+
+
+@pytest.mark.parametrize(
+    ("mounts", "says"),
+    [
+        ([[]], "the run is in /output/exp-7, and container c0 has no volume there. Mount the volume"),
+        ([[OUTPUT], [{**OUTPUT, "mountPath": "/out"}]], "container c1 has no volume there"),
+        ([[OUTPUT], [{**OUTPUT, "name": "scratch"}]], "not on the same volume in all containers"),
+        ([[OUTPUT], [{**OUTPUT, "subPath": "b"}]], "not on the same volume in all containers"),
+        ([[{**OUTPUT, "subPathExpr": "$(POD)"}]], "cannot mount volume results at /output"),
+    ],
+)
+def test_a_run_that_the_loader_cannot_see_is_refused(mounts: list[list[dict[str, Any]]], says: str) -> None:
+    containers = [{"name": f"c{i}", "image": "i", "volumeMounts": each} for i, each in enumerate(mounts)]
+    with pytest.raises(PodRefusedError, match=says.replace("$", "[$]")):
+        inject(shaped(spec={"containers": containers}), resuming(), SETTINGS)
+
+
+def test_a_mount_that_would_hide_the_loaders_image_is_refused() -> None:
+    pod = shaped(container={"volumeMounts": [{"name": "results", "mountPath": "/opt/"}]})
+    with pytest.raises(PodRefusedError, match="cannot mount volume results at /opt"):
+        inject(pod, resuming({"local": {"path": "/opt/runs"}}), SETTINGS)
+
+
+def test_secrets_of_the_run_reach_the_loader_and_must_not_be_those_of_another_name(pod: dict[str, Any]) -> None:
+    source = {"s3": {"bucket": "models", "key": "k", "secretRef": "runs"}}
+    spec = {"stages": [source, {"weightsOnly": {}}], "resume": {"from": {"s3": {**source["s3"], "bucket": "runs"}}}}
+    resource = {"metadata": {"name": "finetune", "namespace": "team-a"}, "spec": spec}
+    env = inject(pod, Pipeline.parse(resource), SETTINGS)["spec"]["initContainers"][-1]["env"]
+    assert sum("secretKeyRef" in str(entry) for entry in env) == 3, "each variable once"
+    source["s3"]["secretRef"] = "models"
+    with pytest.raises(CheckpointConfigError, match="Name the same Secret in both"):
+        Pipeline.parse(resource)
 
 
 def test_dollars_of_the_spec_survive_kubernetes_expansion() -> None:

@@ -12,9 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from preheat_operator.api import Pipeline
-from preheat_operator.injection import PodRefusedError, inject
+from preheat_operator.injection import inject
 from preheat_operator.json_patch import json_patch
 from preheat_operator.loader_resources import _amount, loader_resources, quality_of_service
+from preheat_operator.refusal import PodRefusedError
 from preheat_operator.settings import Settings
 
 SETTINGS = Settings(namespace="preheat-system", loader_image="loader:1")

@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from preheat_operator.events import announcements
-from preheat_operator.injection import PodRefusedError
 from preheat_operator.observation import REASONS, PodReport, observe
 from preheat_operator.progress import Loaders, Progress, Round, human_seconds
 from preheat_operator.quantity import human_bytes
+from preheat_operator.refusal import PodRefusedError
 from preheat_operator.status import differs, pod_counts, wanted_status
 from preheat_operator.status_model import Status
 
@@ -283,6 +283,49 @@ def test_the_last_fetch_says_how_long_it_took_and_how_fast_it_was() -> None:
     assert wanted(before=status)["lastLoad"] == status["lastLoad"], "remembered when the pod is gone"
     assert wanted(pod("c", ended(0, LOADED, "11:40:00")), before=status)["lastLoad"]["pod"] == "c"
     assert "lastLoad" not in wanted(pod("b", ended(0, reused)))
+
+
+RUN = {"run": "/output/exp-7", "strategy": "warmStart"}
+PASSED = [{"checkpoint": "m_cp=E3", "why": "Corrupt: CRC-32 is another"}, {"checkpoint": "m_cp=E2", "why": "poisoned"}]
+
+
+def decided(**resume: Any) -> str:
+    return json.dumps({**json.loads(LOADED), "resume": {**RUN, "checkpoint": None, "passed": [], **resume}})
+
+
+def test_a_checkpoint_of_the_run_is_told_with_what_was_passed_over() -> None:
+    began = wanted(pod("a", ended(0, decided())))
+    assert began["resume"] == {"pod": "a", "time": "2026-05-04T11:00:00Z", **RUN, "passed": []}
+    assert verdict(began)[2].endswith("loaded by 1 pod; nothing to resume from in /output/exp-7")
+    went_on = pod("b", ended(0, decided(checkpoint="m_cp=E1", passed=PASSED, morePassed=3), "11:30:00"))
+    status = wanted(went_on, before=began)
+    assert status["resume"]["checkpoint"] == "m_cp=E1"
+    assert (status["resume"]["passed"], status["resume"]["morePassed"]) == (PASSED, 3)
+    assert verdict(status) == (
+        "True", "Loaded", "checkpoint m_cp=E1 of the run in /output/exp-7 (warmStart) loaded by 1 pod; "
+        "passed over m_cp=E3: Corrupt: CRC-32 is another, and 4 more",
+    )  # fmt: skip
+    assert status["source"] == SOURCE, "what the stages name"
+    assert wanted(before=status)["resume"] == status["resume"], "remembered when the pod is gone"
+    Status.model_validate(status)
+
+
+def test_events_say_what_was_passed_over_and_take_no_checkpoint_of_the_run_for_the_source() -> None:
+    report = observe(pod("b", ended(0, decided(checkpoint="m_cp=E1", passed=PASSED[:1]))))
+    [told] = announcements({**pipeline(), "metadata": {**pipeline()["metadata"]}}, [report], NOW.replace(hour=11))
+    assert (told.kind, told.reason) == ("Pod", "CheckpointLoaded")
+    assert told.message.endswith("passed over m_cp=E3: Corrupt: CRC-32 is another")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"run": 7}, {"strategy": "other"}, {"checkpoint": ["x"]}, {"passed": {"a": 1}}, {"passed": ["x", {}]},
+        {"morePassed": -1}, {"passed": [{"checkpoint": "c\n" * 9999, "why": None}] * 50},
+    ],
+)  # fmt: skip
+def test_odd_decisions_make_no_odd_status(odd: dict[str, Any]) -> None:
+    Status.model_validate(wanted(pod("a", ended(0, decided(**odd)))))
 
 
 @pytest.mark.parametrize("seconds", ["3", True, -1, 1e300, float("nan"), None, []])

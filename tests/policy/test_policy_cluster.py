@@ -140,7 +140,8 @@ def place(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
             place.pin("one-container", 1, uri="s3://my-models/model.ckpt", version='etag:"a"', outputBytes=10**9)
             place.pipeline("full", FULL)
             place.pipeline("bounded", BOUNDED)
-            place.prepare(*CASES, "full", "bounded")
+            place.pipeline("resuming", RESUMING)
+            place.prepare(*CASES, "full", "bounded", "resuming")
             wait_until("the policy injects", lambda: "Preheat needs" in str(by_policy(place, wrong, "full")), 30)
             cluster.kubectl("create", "-f", "-", input=limit)
             yield place
@@ -197,6 +198,7 @@ FULL: Object = {
         "resources": {"requests": {"cpu": 2, "memory": "300Mi"}, "limits": {"memory": 536870912}},
     },
 }
+RESUMING: Object = {**FULL, "resume": {"from": {"local": {"path": "/output/exp-7"}}}}
 BOUNDED: Object = {**FULL, "volume": {"emptyDir": {"sizeLimit": "1024Mi"}}}  # for the API server 1Gi
 
 
@@ -277,6 +279,28 @@ def refusal(place: Place, pod: Object, pipeline: str) -> str:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_odd_pods_become_the_same_or_are_refused_in_the_same_words(place: Place, shape: str, pipeline: str) -> None:
     assert by_policy(place, SHAPES[shape], pipeline) == by_webhook(place, SHAPES[shape], pipeline)
+
+
+def saving(*mounts: list[Object]) -> Object:
+    containers = [{"name": f"c{number}", "image": "i", "volumeMounts": each} for number, each in enumerate(mounts)]
+    return shaped(containers=containers, volumes=[{"name": name, "emptyDir": {}} for name in ("output", "other")])
+
+
+OUTPUT = {"name": "output", "mountPath": "/output/"}
+SAVING = {
+    "nowhere": saving([]),
+    "in one of two containers": saving([OUTPUT], [{**OUTPUT, "mountPath": "/out"}]),
+    "on the same volume": saving([OUTPUT], [OUTPUT, {"name": "other", "mountPath": "/output/exp-8"}]),
+    "on the innermost volume": saving([OUTPUT, {"name": "other", "mountPath": "/output/exp-7", "subPath": "a"}]),
+    "on two volumes": saving([OUTPUT], [{**OUTPUT, "name": "other"}]),
+    "in two parts of a volume": saving([OUTPUT], [{**OUTPUT, "subPath": "a"}]),
+    "wherever a variable says": saving([{**OUTPUT, "subPathExpr": "$(POD)"}]),
+}
+
+
+@pytest.mark.parametrize("where", SAVING)
+def test_a_pod_that_saves_somewhere_is_resumed_in_the_same_way(place: Place, where: str) -> None:
+    assert by_policy(place, SAVING[where], "resuming") == by_webhook(place, SAVING[where], "resuming")
 
 
 def acceptable(pod: Object) -> Object:

@@ -19,6 +19,10 @@ from preheat.strategies.warm_start import WarmStartLoader
 from preheat.strategies.weights_only import WeightsOnlyLoader
 from preheat.verify import Verify
 
+MASKS = (
+    "masks of prune give the saved weights other names than those of a new model: set permanent in prune, or go "
+    "without resume"
+)
 STRATEGIES: dict[str, LoadingStrategy] = {"warmStart": WarmStartLoader(), "weightsOnly": WeightsOnlyLoader()}
 
 
@@ -26,10 +30,7 @@ def resuming(spec: PipelineSpec, resume: Resume, source: CheckpointSource) -> Pi
     """The pipeline for a checkpoint of the run; raises CheckpointConfigError where none could ever be resumed."""
     modifiers = [stage for stage in spec.stages if isinstance(stage, ModelModifier)]
     if any(isinstance(stage, PruningModifier) and not stage.permanent for stage in modifiers):
-        raise CheckpointConfigError(
-            "resume: masks of prune give the saved weights other names than those of a new model",
-            remedy="Set permanent: true in prune, or go without resume",
-        )
+        raise CheckpointConfigError(f"resume: {MASKS}")
     again = [stage for stage in modifiers if not stage.once]
     stages = (source, Verify(finite=finite(spec)), STRATEGIES[resume.strategy], *again)
     return replace(spec, stages=stages, resume=None)

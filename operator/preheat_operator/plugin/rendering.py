@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from preheat.errors import CheckpointError
 from preheat_operator.admission import Entry
 from preheat_operator.api import KIND, LABEL
-from preheat_operator.injection import Object, PodRefusedError, cautions
+from preheat_operator.injection import Object, cautions
 from preheat_operator.plugin.documents import name_of
 from preheat_operator.plugin.pod_templates import PodTemplate, pod_templates, with_pods
 from preheat_operator.plugin.shapes import UnusableError
 from preheat_operator.plugin.subjects import answered, pipelines_of
+from preheat_operator.refusal import PodRefusedError
 from preheat_operator.settings import Settings
 
 

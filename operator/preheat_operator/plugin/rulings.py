@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from preheat_operator.admission import Entry, PipelineMissingError, PipelineUnusableError
 from preheat_operator.api import LABEL
-from preheat_operator.injection import PodRefusedError
 from preheat_operator.plugin.asking import EXCLUDED, passed_by
 from preheat_operator.plugin.installation import Installation
 from preheat_operator.plugin.subjects import Subject, answered
+from preheat_operator.refusal import PodRefusedError
 
 Object = Mapping[str, Any]
 Verdict = Literal["injected", "refused", "missed", "ignored", "unknown"]

@@ -30,7 +30,7 @@ def shown(found: PipelineView, now: datetime | None = None) -> Iterator[Renderab
         yield Text("  the controller has not seen this generation yet: is it running?", "yellow")
     yield _conditions(found.status, now)
     yield ""
-    yield facts([*_source(found.status), *_check(found.status, now), *_counts(found)])
+    yield facts([*_source(found.status), *_check(found.status, now), *_resume(found.status, now), *_counts(found)])
     if found.pods:
         yield ""
         yield _pods(found, now)
@@ -83,6 +83,18 @@ def _check(status: Object, now: datetime) -> Iterator[tuple[str, str | None]]:
         yield "check", f"{pinned or 'found'}, as of {when}"
     for warning in check.get("warnings") or ():
         yield "warning", warning
+
+
+def _resume(status: Object, now: datetime) -> Iterator[tuple[str, str | None]]:
+    """What the newest pod goes on from, where the pipeline resumes a run."""
+    if not (told := status.get("resume")):
+        return
+    what = f"{told['checkpoint']} ({told['strategy']})" if told.get("checkpoint") else "nothing: the stages ran"
+    yield "resumed", f"{what} of {told['run']}, by pod {told['pod']} {_since(told['time'], now)} ago"
+    for each in told.get("passed") or ():
+        yield "passed over", f"{each['checkpoint']}: {each['why']}"
+    if more := told.get("morePassed"):
+        yield "passed over", f"{more} more"
 
 
 def _counts(found: PipelineView) -> Iterator[tuple[str, str | None]]:
