@@ -218,4 +218,7 @@ def test_a_damaged_checkpoint_and_a_poisoned_one_are_skipped_and_the_status_says
     assert told["passed"][1]["why"].startswith("poisoned: 3 processes died on it")
     ready = next(each for each in status["conditions"] if each["type"] == "Ready")
     assert f"passed over {damaged.name}" in ready["message"]
+    log = run.tenant.kubectl("logs", "job/mended", "-c", "preheat-loader")
+    assert f"resumes from {good.name} in /output/exp-7" in log
+    print(log, run.tenant.kubectl("logs", "job/mended"), ready["message"], yaml.safe_dump(told), sep="\n")
     assert run.final == run.expected
