@@ -76,6 +76,9 @@ test-fast: setup  ## run the tests that need no cluster
 test-faults: setup  ## run the tests of tests/faults, as patient as the processes are: 5 minutes (needs the cluster)
 	@PREHEAT_SLOW=1 .venv/bin/pytest tests/faults $(ARGS)
 
+fuzz: setup $(ATHERIS)  ## search inputs that break a parser (SECONDS=60 for each target, ARGS="TARGET ...")
+	@PYTHONPATH=tests:$(ATHERIS) $(PY) fuzz --seconds $(SECONDS) $(ARGS)
+
 lint: setup  ## ruff, mypy, import rules, generated files
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .

@@ -58,7 +58,7 @@ def read_page(content: bytes, prefix: str, uri: str) -> Page:
         found = [_entry(each, prefix, encoded) for each in document.iterfind("{*}Contents")]
         more = _text(document, "IsTruncated") == "true"
         return Page(tuple(filter(None, found)), _text(document, "NextContinuationToken") if more else "")
-    except (ElementTree.ParseError, ValueError, OverflowError):
+    except (ElementTree.ParseError, ValueError, OverflowError, LookupError):  # the last, of an unknown encoding
         raise CheckpointSourceError(
             f"{uri}: the service does not answer a listing as S3 does", remedy="Check `endpoint`"
         ) from None
