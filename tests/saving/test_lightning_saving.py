@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -48,14 +49,14 @@ class Model(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def fit(model: Model, *callbacks: Any, epochs: int = 3) -> L.Trainer:
+def fit(model: Model, *callbacks: Any, epochs: int = 3, **settings: Any) -> L.Trainer:
     data = [
         torch.utils.data.DataLoader(torch.utils.data.TensorDataset(ROWS), batch_size=2, shuffle=shuffle)
         for shuffle in (True, False)
     ]
     trainer = L.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=any(isinstance(each, Saving) for each in callbacks), callbacks=list(callbacks),
+        enable_checkpointing=any(isinstance(each, Saving) for each in callbacks), callbacks=list(callbacks), **settings,
     )  # fmt: skip
     trainer.fit(model, *data)
     return trainer
@@ -143,6 +144,13 @@ def test_every_so_many_updates(tmp_path: Path) -> None:
     run(Saving(tmp_path, every_updates=5, template="step-{update:03d}", run_id="exp-7"), epochs=3)
     home = tmp_path / "exp-7" / "checkpoints"
     assert sorted(each.name for each in home.iterdir() if each.is_dir()) == ["step-005", "step-010", "step-012"]
+
+
+def test_only_what_was_evaluated_can_be_the_best(tmp_path: Path) -> None:
+    saving = Saving(tmp_path, metric="val/loss", tolerances=[0])
+    run(saving, epochs=4, check_val_every_n_epoch=2, num_sanity_val_steps=0)
+    best = json.loads((tmp_path / "checkpoints" / "model_cp=best.val.loss.json").read_text())
+    assert (best["checkpoint"], best["seen"], best["without"]) == ("model_cp=E2_U8", "E4_U16", 1)
 
 
 def test_it_can_be_sent_to_a_process(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -81,7 +82,9 @@ def test_what_is_there_and_what_names_it(training: SimpleNamespace, finished: Si
     folders = sorted(each.name for each in finished.home.iterdir() if each.is_dir())
     assert folders == sorted(f"model{info}_cp=E{n // 6}_U{n}" for n in range(2, 13, 2) for info in ("", "_ema=0.9"))
     assert {pointed(finished.home, tag).name for tag in ("latest", "last")} == {"model_cp=E2_U12"}
-    assert pointed(finished.home, "best.eval_loss").is_dir()
+    best = json.loads((finished.home / "model_cp=best.eval_loss.json").read_text())
+    assert best["position"]["update"] in (4, 8, 12)  # where it was evaluated
+    assert (best["seen"], best["without"]) == ("E2_U12", (12 - best["position"]["update"]) // 4)
     model = training.BertForSequenceClassification.from_pretrained(finished.home / "model_cp=E2_U12")
     assert same(dict(model.state_dict()), finished.facts[1][0])
 

@@ -38,6 +38,7 @@ class Saving:
         self._plan = SavePlan(root, **parameters)
         self._saved: int | None = None  # update
         self._updated = 0
+        self._ended = self._evaluated = False
         self._averages: list[Average] = []
         self._restored: dict[str, Any] = {}
 
@@ -67,6 +68,10 @@ class Saving:
         if trainer.global_step != self._saved and (told or self._plan.after_update(trainer.global_step)):
             self._save(trainer, pl_module, trainer.current_epoch, wait=told)
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Called when the metrics are those of the present weights."""
+        self._evaluated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Called when the epoch's validation is over, too."""
         epoch = trainer.current_epoch + 1
@@ -75,7 +80,7 @@ class Saving:
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Called when the training is over; not after an exception."""
-        if trainer.global_step != self._saved:
+        if not self._ended:
             self._save(trainer, pl_module, trainer.current_epoch)
         flush()
 
@@ -90,12 +95,14 @@ class Saving:
         ]
         position = Position(epoch, trainer.global_step)
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        ended = trainer.should_stop or epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        self._ended = trainer.should_stop or trainer.max_epochs == epoch or trainer.max_steps == trainer.global_step
+        judged, self._evaluated = self._evaluated or not trainer.enable_validation, False
 
         def wishes() -> list[Wish]:
             found = self._plan.wishes(
                 *(model, position, lambda states: {**checkpoint, RANDOM_STATES: states}, metrics, self._averages),
-                tags=[LAST] if ended else [],
+                judged=judged,
+                tags=[LAST] if self._ended else [],
                 plain=_PLAIN,
             )
             return list(found)

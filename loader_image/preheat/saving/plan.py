@@ -79,12 +79,13 @@ class SavePlan:
         metrics: Mapping[str, float],
         averages: Sequence[Average],
         *,
+        judged: bool = True,
         tags: Sequence[str] = (),
         plain: Sequence[str] | None = None,
         documents: Mapping[str, bytes] | None = None,
     ) -> Iterator[Wish]:
-        """What to save: the training, or its adapters; parts, averages. Without its metric nothing becomes the best."""
-        best = {self.metric: self.mode} if self.metric in metrics else {}
+        """What to save: the training, or its adapters; parts, averages. What is not `judged` cannot become the best."""
+        best = {self.metric: self.mode} if judged and self.metric in metrics else {}
         named: dict[str, Any] = {"metrics": metrics, "best": best, "tolerances": self.tolerances, "tags": tags}
         if self.adapters_only:
             files = {CONFIG: adapters.configuration_of(model)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from time import time
 from typing import Any
@@ -115,7 +116,7 @@ def _snapshot(wish: Wish, states: list[Any]) -> Snapshot:
     state = spelled(tree, wish.plain) if wish.tree else None
     facts = Saved(
         *(place.model, place.info, place.part, place.run_id, place.stage, at.epoch, at.update, at.sample),
-        metrics={name: value if value - value == 0 else None for name, value in wish.metrics.items()},
+        metrics={name: value if isfinite(value) else None for name, value in wish.metrics.items()},
         training_state=bool(parts_of(tree).optimizers),
         time=time(),
     )

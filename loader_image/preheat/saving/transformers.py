@@ -52,6 +52,7 @@ class Saving(TrainerCallback):
         """Called after each update, before the Trainer logs and evaluates."""
         for each in self._averages:
             each.update()
+        self._metrics = {}  # those of other weights
         self._told = self._plan.on_sigterm and self._termination.after(state.global_step)
         self._due |= self._told or self._plan.after_update(state.global_step)
         self._save_unless_more_comes(args, state, control, given)
