@@ -49,7 +49,7 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """Those that are complete, oldest first."""
-        found = [path.parent for path in self.output.glob("exp-7/checkpoints/*/manifest.json")]
+        found = [path.parent for path in self.output.glob("exp-7/checkpoints/model_cp=*/manifest.json")]
         return sorted(found, key=lambda each: int(each.name.rpartition("_U")[2].partition("_")[0]))
 
     @property
