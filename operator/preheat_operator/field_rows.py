@@ -101,7 +101,7 @@ def _several(document: Schema, schema: Schema) -> str:
 
 
 def _limits(document: Schema, schema: Schema) -> str:
-    if schema.get("x-kubernetes-int-or-string"):
+    if schema.get("x-kubernetes-int-or-string") or _is_place(schema):
         return ""
     found: list[str] = []
     for least, most, unit in _BOUNDS:

@@ -69,8 +69,8 @@ run:
     """The stage's folder in that of the run."""
 
     select: Annotated[str, Limit(min_length=1, max_length=1024)] = "latest"
-    """latest, last, best.<metric>, min.<metric>, max.<metric>, a position such as E10, U100, S200 or E10_U100_S200, a
-    tag, or the checkpoint's name."""
+    """latest, last, best.METRIC, min.METRIC, max.METRIC, a position such as E10, U100, S200 or E10_U100_S200, a tag, or
+    the checkpoint's name."""
 
     model: Name | None = None
     """Whose checkpoint; needed where there are several models."""
