@@ -18,8 +18,11 @@ from saving.loops import pointed, same
 
 import preheat
 from preheat.bundle.data import open_bundle
+from preheat.bundle.store import Store
+from preheat.prepare import prepare
 from preheat.saving.lightning import Saving
 from preheat.shim.lightning import applying_callback
+from preheat.spec import parse
 
 ROWS = torch.randn(8, 4, generator=torch.Generator().manual_seed(3))
 
@@ -104,6 +107,15 @@ def test_a_training_goes_on_as_if_it_had_never_stopped(
     ]
     assert same(*averages)
     assert not torch.equal(averages[0]["head.weight"], model.head.weight)
+
+
+def test_a_loader_brings_all_of_it_to_a_bundle(saved: Any, give: Callable[[Path], None], tmp_path: Path) -> None:
+    home, whole, _ = saved
+    stages = [{"local": {"path": str(home / "model_cp=E2_U8")}}, {"verify": {"finite": True}}, {"warmStart": {}}]
+    give(bundle := prepare(parse({"stages": stages}), Store(tmp_path / "volume"), "test").folder)
+    model, trainer = run(applying_callback(), seed=7)
+    assert same(facts(model, trainer), whole)
+    assert '{"$opaque":"torch.dtype"}' in (bundle / "state.json").read_text()  # of the hyper-parameters, never made
 
 
 def test_saving_changes_nothing_of_the_training(saved: Any) -> None:
