@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import zlib
 from pathlib import Path
@@ -47,18 +48,27 @@ def test_it_is_what_the_library_reads(
     check(tmp_path, made(shapes))
 
 
-def test_a_volume_that_takes_no_direct_writes_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("times", [1, 2])  # for its memory alone; at all
+def test_a_volume_may_refuse_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     write, refused = os.pwrite, []
 
     def refusing(target: int, view: memoryview, at: int) -> int:
-        if at == 4096 and not refused:
+        if at == 4096 and len(refused) < times:
             refused.append(at)
             raise OSError(errno.EINVAL, "Invalid argument")
         return write(target, view, at)
 
     monkeypatch.setattr(os, "pwrite", refusing)
-    check(tmp_path, made([(3000, 5)]))
-    assert refused
+    monkeypatch.setattr(file, "PIECE", 4096)
+    monkeypatch.setattr(file, "THREADS", 1)  # or another comes first
+    check(tmp_path, made([(5000, 5)]))
+    assert len(refused) == times
+
+
+def test_memory_that_the_volume_takes_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "_write_copy", None)
+    aligned = torch.frombuffer(mmap.mmap(-1, 2 * file.PIECE), dtype=torch.float32)
+    check(tmp_path, {"aligned": aligned.copy_(torch.arange(len(aligned)))})
 
 
 def test_what_goes_wrong_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +77,6 @@ def test_what_goes_wrong_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pyte
 
     tensors = made([(3000, 5)] * 9)
     monkeypatch.setattr(file, "PIECE", 4096)
-    monkeypatch.setattr(file, "_write", full)
+    monkeypatch.setattr(file, "_write_copy", full)
     with pytest.raises(OSError, match="No space left"):
         write_tensors(tmp_path / "file", declared(tensors), tensors.__getitem__)

@@ -1,8 +1,8 @@
 """Writes tensors as a safetensors file, from the memory that they are in.
 
-A few threads take pieces that begin where pages do: each copies its piece into memory that is aligned, computes
-checksums while it is in the processor's cache, and writes past the page cache, where the volume allows it. That is
-several times as fast as through it, and leaves the data of the training there.
+A few threads take pieces that begin where pages do, and write them past the page cache, where the volume allows it:
+that is several times as fast as through it, and leaves the data of the training there. A volume that wants aligned
+memory for it, which tensors have not, gets copies, made and looked at piece by piece in the processor's cache.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
 import torch
 
-from preheat.errors import StorageError
 from preheat.formats.safetensors import PAGE, Declared, Header, offsets
+from preheat.strategies.filling.tensors import memory_of
 from preheat.transfer.checksum import combine, crc32
 from preheat.transfer.output import opened
+from preheat.transfer.placement import write
 
 PIECE = 8 << 20
 STRIDE = 256 << 10  # what the processor's cache holds while it is copied and looked at
@@ -65,7 +66,7 @@ def write_tensors(path: Path, tensors: Declared, bring: Callable[[str], torch.Te
     size = len(header) + (places[-1][2] if places else 0)
     written = Written(size, crc32(header), _of_nothing(tensors))
     with opened(path, size, None) as target:
-        _write_all(target, memoryview(header), 0)
+        write(target, header, 0)
         with _past_the_cache(target), _Writers(target, written) as writers:
             at = len(header)
             for parts in _pieces((name, bring(name)) for name, _, _ in places):
@@ -128,6 +129,7 @@ class _Writers:
         self._put = 0
         self._passed: dict[int, list[Passed]] = {}  # by number of the piece
         self._error: BaseException | None = None
+        self._copies = False  # whether the volume wants other memory than the tensors'
         self._threads = [threading.Thread(target=self._work, name=f"preheat-saving-{n}") for n in range(THREADS)]
 
     def __enter__(self) -> _Writers:
@@ -166,15 +168,26 @@ class _Writers:
             number, parts, at = item
             try:
                 if not self._error:
-                    self._passed[number] = _write(self._target, parts, at, buffer)
+                    self._passed[number] = self._write(parts, at, buffer)
             except BaseException as error:
                 self._error = error
             finally:
                 del item, parts  # the tensors' memory may be much
                 self._room.release()
 
+    def _write(self, parts: list[Part], at: int, buffer: memoryview) -> list[Passed]:
+        name, tensor, first, length = parts[0]
+        if not self._copies and len(parts) == 1 and not length % PAGE:
+            view = memory_of(tensor)[first : first + length]
+            with _refused() as refusal:
+                write(self._target, view, at)
+            if not refusal:
+                return [(name, crc32(view), length)]
+            self._copies = True
+        return _write_copy(self._target, parts, at, buffer)
 
-def _write(target: int, parts: list[Part], at: int, buffer: memoryview) -> list[Passed]:
+
+def _write_copy(target: int, parts: list[Part], at: int, buffer: memoryview) -> list[Passed]:
     start = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     passed, end = [], 0
     for name, tensor, first, length in parts:
@@ -188,19 +201,21 @@ def _write(target: int, parts: list[Part], at: int, buffer: memoryview) -> list[
         passed.append((name, checksum, length))
     whole = -(-end // PAGE) * PAGE
     buffer[end:whole] = bytes(whole - end)
-    _write_all(target, buffer[:whole], at)
+    with _refused() as refusal:
+        write(target, buffer[:whole], at)
+    if refusal:  # a volume that takes no direct writes at all, and did not say so before
+        through_the_cache(target)
+        write(target, buffer[:whole], at)
     return passed
 
 
-def _write_all(target: int, view: memoryview, at: int) -> None:
-    while view:
-        try:
-            count = os.pwrite(target, view, at)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            through_the_cache(target)  # a volume that takes no direct writes, and did not say so before
-            count = os.pwrite(target, view, at)
-        if not count:
-            raise StorageError("the volume took none of the bytes", remedy="Check the volume")
-        view, at = view[count:], at + count
+@contextmanager
+def _refused() -> Iterator[list[OSError]]:
+    """Keeps the error of a write whose memory, place or length the volume does not take."""
+    refusal: list[OSError] = []
+    try:
+        yield refusal
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        refusal.append(error)
