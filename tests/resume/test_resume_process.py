@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from torch.distributed import HashStore
 
 import preheat
+from preheat.bundle.absence import Absence
 from preheat.errors import CheckpointError, CheckpointIncompatibleError
+from preheat.loader import Settings, load_or_go_on
 from preheat.resume.starts import STARTS, Starts
 from preheat.shim import starting
 from preheat.shim.endings import Ending
@@ -168,6 +170,21 @@ def test_it_goes_on_as_if_nothing_had_happened(pod: Start, output: Path) -> None
     for _ in range(2):
         step(model, optimizer)
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_run_that_began_without_its_checkpoint_goes_on_from_its_own(
+    pod: Start, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `onFailure: Continue` asks for where the pretrained one cannot be had; what is saved since is not lost."""
+    monkeypatch.setenv("PREHEAT_ON_FAILURE", "Continue")
+    stages = [{"local": {"path": str(tmp_path / "gone.safetensors")}}, {"weightsOnly": {}}]
+    told = environment(stages, tmp_path / "volume", resume=resume(output), onFailure="Continue")
+    assert isinstance(load_or_go_on(Settings.read(told)), Absence)
+    pod(again=True)
+    assert applied()[1].strategy == "none"
+    save_run(output, 2)
+    pod(again=True)
+    assert applied()[1].state["epoch"] == 2
 
 
 def test_ranks_begin_from_what_the_first_one_decides(pod: Start, output: Path) -> None:

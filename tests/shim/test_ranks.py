@@ -131,3 +131,35 @@ def test_a_rank_that_does_not_come_to_save_is_named():
     said = r"rank 1 did not come to save \(open\).*Call preheat\.save at"
     with pytest.raises(CheckpointTimeoutError, match=said), ranks.together("open"):
         pass
+
+
+def deciding(decide):
+    def play(ranks):
+        with ranks.together("open") as said:
+            said["checkpoint"] = ranks.from_first("open", decide)
+
+    return play
+
+
+def test_what_the_first_one_decides_holds_for_all_and_nobody_else_is_asked():
+    asked = []
+    assert together(*[deciding(lambda: asked.append(1) or "a")] * 3) == [None] * 3
+    assert asked == [1]
+
+
+def test_when_the_first_one_cannot_decide_all_stop_for_its_reason():
+    def fail():
+        raise NothingMatchedError("nothing to begin from")
+
+    found = together(*[deciding(fail)] * 3)
+    assert {type(error) for error in found} == {NothingMatchedError}
+    assert all("nothing to begin from" in str(error) for error in found)
+
+
+def test_a_first_one_that_does_not_come_is_named():
+    def late(ranks):
+        pass
+
+    _, error = together(late, deciding(lambda: "a"), timeout=0.2)
+    assert isinstance(error, CheckpointTimeoutError)
+    assert "rank 0 did not come" in str(error)
