@@ -181,26 +181,29 @@ class Told(Protocol):
 def run(work: Callable[[Settings], Told]) -> int:
     """Do the work that the environment describes, leave its termination message and return the exit code."""
     gc.set_threshold(GC_THRESHOLD)
-    _log_to_stderr()
+    log_to_stderr()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         done = work(Settings.read(os.environ))
     except CheckpointError as error:
         log.error("%s: %s", error.reason, error)
-        return _fail(error.exit_code, error.reason, error.args[0], error.remedy)
+        return leave_failure(error.exit_code, error.reason, error.args[0], error.remedy)
     except _TerminatedError:
         log.error("terminated; the next run goes on with what is finished")
-        return _fail(TERMINATED, "Terminated", "the loader was terminated before it was done", "")
+        return leave_failure(TERMINATED, "Terminated", "the loader was terminated before it was done", "")
     except Exception as error:
         log.exception("InternalError: this is a defect of Preheat")
-        return _fail(1, "InternalError", f"{type(error).__name__} in the loader", "See the log of preheat-loader")
+        return leave_failure(
+            1, "InternalError", f"{type(error).__name__} in the loader", "See the log of preheat-loader"
+        )
     if isinstance(done, Outcome):
         _say(done)
-    _leave_message(done.to_json())
+    leave_message(done.to_json())
     return 0
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """Log as a container of Preheat does: our own lines, without credentials."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(Redaction(os.environ), "%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
     logging.Formatter.converter = time.gmtime
@@ -220,12 +223,13 @@ def _say(outcome: Outcome) -> None:
         log.info("done in %.2f s: %s, of %s read; peak memory %d MiB", outcome.seconds, what, fetched, peak)
 
 
-def _fail(code: int, reason: str, message: str, remedy: str) -> int:
-    _leave_message({"outcome": "failed", "reason": reason, "message": " ".join(message.split()), "remedy": remedy})
+def leave_failure(code: int, reason: str, message: str, remedy: str) -> int:
+    """Write why there is no success as termination message, and return the exit code."""
+    leave_message({"outcome": "failed", "reason": reason, "message": " ".join(message.split()), "remedy": remedy})
     return code
 
 
-def _leave_message(message: dict[str, Any]) -> None:
+def leave_message(message: dict[str, Any]) -> None:
     """Write the termination message, at most as long as Kubernetes keeps; outside a pod there is no place for it."""
     message = Redaction(os.environ).document(message)
     while len(text := json.dumps(message)) > MAX_MESSAGE and message.get("message"):

@@ -62,6 +62,7 @@ def _credentials(environment: Mapping[str, str]) -> Iterator[str]:
             yield from (environment.get(each.variable, "").strip() for each in source.secret_variables)
     user, password = (environment.get(f"PREHEAT_HTTP_{name}", "").strip() for name in ("USERNAME", "PASSWORD"))
     yield b64encode(f"{user}:{password}".encode()).decode()
-    for query in _QUERY.findall(environment.get("PREHEAT_PIPELINE", "")):
+    told = environment.get("PREHEAT_PIPELINE", "") + environment.get("PREHEAT_UPLOAD", "")
+    for query in _QUERY.findall(told):
         values = (part.partition("=")[2] for part in query.split("&"))
         yield from (each for each in (query, *values) if len(each) >= SHORTEST_IN_QUERY)

@@ -49,8 +49,8 @@ class Files:
         # Without this the inherited read of a range would fetch megabytes of what follows it too.
         plain = not filesystem.async_impl and type(filesystem).cat_file is AbstractFileSystem.cat_file
         self._reading = {"cache_type": "none"} if plain else {}
-        protocols = {filesystem.protocol} if isinstance(filesystem.protocol, str) else set(filesystem.protocol)
-        concurrent = filesystem.async_impl or protocols & _CONCURRENT
+        self.protocols = {filesystem.protocol} if isinstance(filesystem.protocol, str) else set(filesystem.protocol)
+        concurrent = filesystem.async_impl or self.protocols & _CONCURRENT
         self._turn: AbstractContextManager[Any] = nullcontext() if concurrent else threading.Lock()
         if callable(close := getattr(filesystem, "close", None)):
             weakref.finalize(self, close)
@@ -75,6 +75,39 @@ class Files:
         """Bytes [start, stop), or what the storage sends for them."""
         content: bytes = self._call("cat_file", path, start=start, end=stop, **self._reading)
         return content
+
+    def whole(self, path: str) -> bytes:
+        """A small file."""
+        content: bytes = self._call("cat_file", path)
+        return content
+
+    def put(self, file: str, path: str, told: Any) -> None:
+        """Send a file of this machine; the callback `told` hears of its bytes."""
+        self._make_folder(path)
+        # No limit of time for all of it: asynchronous filesystems have one for each request.
+        if self._filesystem.async_impl:
+            sync(self._filesystem.loop, self._filesystem._put_file, file, path, callback=told)
+        else:
+            with self._turn:
+                self._filesystem.put_file(file, path, callback=told)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a small file."""
+        self._make_folder(path)
+        self._call("pipe_file", path, value=content)
+
+    def move(self, path: str, to: str) -> None:
+        """Give a file another name; what had it before goes."""
+        with self._turn:
+            self._filesystem.mv(path, to)
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        self._call("rm_file", path)
+
+    def _make_folder(self, path: str) -> None:
+        with suppress(NotImplementedError, FileExistsError), self._turn:
+            self._filesystem.makedirs(self._filesystem._parent(path), exist_ok=True)
 
     def _call(self, name: str, path: str, **more: Any) -> Any:
         if self._filesystem.async_impl:

@@ -69,7 +69,7 @@ class HTTPSource(Place):
         from preheat.sources.http_blob import HttpFolder
 
         folder, name, query = self._parts()
-        place = HttpFolder(folder, query, self._authorization(), patience, self.ca_bundle)
+        place = HttpFolder(folder, query, self.authorization(), patience, self.ca_bundle)
         return open_in(place, name)
 
     def _parts(self) -> tuple[str, str, str]:
@@ -80,7 +80,8 @@ class HTTPSource(Place):
             folder, slash, name = where, "/", ""
         return folder + slash, name, mark + query
 
-    def _authorization(self) -> dict[str, str]:
+    def authorization(self) -> dict[str, str]:
+        """The header that the environment's credentials make; raises AccessDeniedError without those of `secretRef`."""
         if self.anonymous:
             return {}
         if self.secret_ref and not any(secret(each.variable) for each in self.secret_variables):

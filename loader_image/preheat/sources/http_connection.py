@@ -19,7 +19,7 @@ from http.client import HTTPConnection, HTTPResponse
 from ipaddress import ip_address, ip_network
 from socket import SHUT_RDWR, SO_RCVTIMEO, SOL_SOCKET, socket
 from string import punctuation
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from preheat.errors import CheckpointConfigError, CheckpointSourceError
@@ -84,6 +84,14 @@ class Target:
         return found
 
 
+class Body(Protocol):
+    """What is sent with a request."""
+
+    def send(self, to: socket) -> None:
+        """Write all of it."""
+        ...
+
+
 class Answer(HTTPResponse):
     """A response whose body arrives in pieces as they come.
 
@@ -130,6 +138,10 @@ class Connection:
 
     def get(self, path: str, headers: Mapping[str, str]) -> Answer:
         """Send one GET and return the response, headers read."""
+        return self.ask("GET", path, headers)
+
+    def ask(self, method: str, path: str, headers: Mapping[str, str], body: Body | None = None) -> Answer:
+        """Send a request, with the body whose length the headers say, and return the response, headers read."""
         if self._http.sock is None:
             if self._forbidden:
                 _refuse_metadata(self._forbidden)
@@ -139,7 +151,11 @@ class Connection:
                 self._http.sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, self._longest_wait)
         if self._aborted:
             raise ConnectionResetError("the connection was ended before it was used")
-        self._http.request("GET", self._prefix + path, headers={**headers, **self._extra})
+        self._http.request(method, self._prefix + path, headers={**headers, **self._extra})
+        if body and self._http.sock is not None:
+            # Who refuses a request may close before its body has arrived; the refusal is what counts.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                body.send(self._http.sock)
         self.used = True
         answer = self._http.getresponse()
         assert isinstance(answer, Answer)  # noqa: S101 - set as response_class above
