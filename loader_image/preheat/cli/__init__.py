@@ -12,12 +12,17 @@ from preheat.cli.checksum import checksum
 from preheat.cli.compare import compare
 from preheat.cli.convert import convert
 from preheat.cli.exec import exec_
+from preheat.cli.info import info
 from preheat.cli.init import init
 from preheat.cli.inspect import inspect
+from preheat.cli.ls import ls
 from preheat.cli.migrate import migrate
 from preheat.cli.plan import plan
+from preheat.cli.prune import prune
 from preheat.cli.report import report
 from preheat.cli.run import run
+from preheat.cli.tag import tag
+from preheat.cli.upload import upload
 from preheat.cli.verify import verify
 
 app = typer.Typer(
@@ -28,6 +33,8 @@ app = typer.Typer(
 )
 
 for _verb in (run, plan, inspect, verify, compare, convert, checksum, report, init, migrate):
+    app.command()(_verb)
+for _verb in (ls, info, tag, prune, upload):  # what trainings have saved
     app.command()(_verb)
 # What follows the command's name is the command's.
 app.command(name="exec", context_settings={"allow_interspersed_args": False})(exec_)

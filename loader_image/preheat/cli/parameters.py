@@ -10,6 +10,7 @@ import typer
 from preheat.errors import CheckpointConfigError
 
 if TYPE_CHECKING:
+    from preheat.runs.shelf import Shelf
     from preheat.spec import PipelineSpec
     from preheat.stage import CheckpointSource
 
@@ -50,3 +51,23 @@ def read_pipeline(path: Path) -> PipelineSpec:
         return parse(document)
     except CheckpointConfigError as error:
         raise CheckpointConfigError(f"{path}: {error.args[0]}", remedy=error.remedy) from error
+
+
+Runs = Annotated[
+    str,
+    typer.Argument(metavar="PLACE", help="Where checkpoints are: a folder, s3://bucket/prefix, or a URL of fsspec's."),
+]
+LayoutName = Annotated[
+    str, typer.Option("--layout", metavar="NAME", help="Who saved them; default: whoever is recognised.")
+]
+
+
+def shelf(location: str, layout: str, **s3: Any) -> Shelf:
+    """The checkpoints in a place; raises CheckpointConfigError where nothing can be listed."""
+    from preheat.runs.shelf import Shelf
+    from preheat.stage import Place
+
+    place = source(location, **s3)
+    if not isinstance(place, Place):
+        raise CheckpointConfigError(f"{place.uri} is no folder of checkpoints")
+    return Shelf.look(place, layout)
