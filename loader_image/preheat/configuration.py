@@ -20,7 +20,9 @@ from preheat.stage import Limit, check_limits
 log = logging.getLogger(__name__)
 
 #: Settings of a resource that are about a training process and its pod, not about a pipeline that somebody runs.
-_OF_THE_TRAINING = frozenset({"volume", "loader", "on_failure", "resume", "service_account_name", "refresh_seconds"})
+_OF_THE_TRAINING = frozenset(
+    {"volume", "loader", "on_failure", "resume", "upload", "service_account_name", "refresh_seconds"}
+)
 
 
 @dataclass

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from preheat import spec as preheat_spec
-from preheat.catalog import built_in
+from preheat.catalog import build, built_in
 from preheat.errors import CheckpointConfigError
 from preheat.resume import settings as preheat_resume
+from preheat.sources import PLACES
 from preheat_operator.composition import check_composition
 from preheat_operator.quantity import QUANTITY_PATTERN, checked_quantity
 from preheat_operator.stage_models import Part, one_of, stage_model
@@ -128,6 +129,37 @@ class Loader(Part):
 
 Resume = stage_model(preheat_resume.Resume)
 
+Destination = one_of(
+    "Destination",
+    "Where checkpoints are sent: exactly one of these. What is below the path gets the same names below it.",
+    {name: PLACES[name] for name in ("s3", "http", "fsspec")},
+)
+
+
+class Upload(Part):
+    """A container beside the training that sends finished checkpoints while it saves, and the last ones at its end."""
+
+    path: Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^(/[^/]+)+/?$")]
+    """The folder that the training saves to, as its containers see it: on a volume of the pod."""
+
+    to: Destination  # type: ignore[valid-type]
+    """Where checkpoints are sent."""
+
+    verify: Literal["checksum", "size"] = "checksum"
+    """What is compared after a file has arrived; size: where a store tells no checksum, files are not read back."""
+
+    settle_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """Files of other programs than Preheat are sent when they have not changed for so long."""
+
+    grace_seconds: Annotated[int, Field(ge=30, le=86_400)] | None = None
+    """Raise the pod's terminationGracePeriodSeconds to this: the last checkpoint has to be sent by then."""
+
+    bandwidth: Quantity | None = None
+    """Bytes per second that are sent at most, such as 200M; at least 1M. Default: as many as go."""
+
+    resources: Resources | None = None
+    """What the container may use, beside what the pod's own use. Default: the loader's."""
+
 
 class Spec(Part):
     """What a pod that asks for this pipeline receives, and how."""
@@ -161,6 +193,9 @@ class Spec(Part):
 
     loader: Loader | None = None
     """The init container that fetches the checkpoint."""
+
+    upload: Upload | None = None
+    """A container beside the training that sends finished checkpoints while it saves, and the last ones at its end."""
 
 
 class Resource(Part):
@@ -199,6 +234,8 @@ class Pipeline:
             raise CheckpointConfigError("; ".join(_sentence(each) for each in error.errors())) from error
         parsed = preheat_spec.parse({"spec": spec})
         check_composition(parsed.stages)
+        if upload := (spec or {}).get("upload"):
+            build(upload["to"], "spec.upload.to")
         return cls(
             name=name,
             namespace=str(metadata.get("namespace", "")),

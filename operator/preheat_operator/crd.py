@@ -105,7 +105,8 @@ def _resource_schema() -> Schema:
     _store_defaults(spec["properties"])
     for places in _places_in(spec):
         for name, rules in _identity_rules().items():
-            places[name]["x-kubernetes-validations"] = rules
+            if name in places:
+                places[name]["x-kubernetes-validations"] = rules
     spec["properties"]["volume"]["x-kubernetes-validations"] = [
         _rule(
             "!(has(self.emptyDir) && has(self.persistentVolumeClaim))",
@@ -121,7 +122,7 @@ def _resource_schema() -> Schema:
 def _places_in(schema: Schema) -> Iterator[Schema]:
     """The properties of every object, at any depth, of which one is a place."""
     properties = schema.get("properties", {})
-    if properties.keys() >= _identity_rules().keys():
+    if properties.keys() >= {"s3", "http"}:
         yield properties
     for inner in (*properties.values(), *([schema["items"]] if "items" in schema else [])):
         yield from _places_in(inner)

@@ -6,7 +6,7 @@ webhooks added in between. What cannot be added without changing what the pod's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from posixpath import normpath
 from typing import Any
 
@@ -17,6 +17,7 @@ from preheat_operator.recipe import volume_of
 from preheat_operator.refusal import PodRefusedError
 from preheat_operator.room import evicting_limit
 from preheat_operator.settings import Settings
+from preheat_operator.upload_container import BY_WEBHOOK, UPLOAD, desired_upload, ending, hurried, is_upload_of
 
 CONTAINERS = "preheat.dev/containers"
 SHIM = "preheat.dev/shim"
@@ -39,21 +40,35 @@ def inject(
     """
     metadata, spec = dict(pod.get("metadata") or {}), dict(pod.get("spec") or {})
     annotations = metadata.get("annotations") or {}
+    if pipeline.spec.get("upload") and settings.injection == "policy":
+        raise PodRefusedError(BY_WEBHOOK)
     _refuse_windows(spec)
     shim = _shim_mode(annotations)
     containers = spec.get("containers") or []
     receivers = _receivers(containers, annotations)
-    if not _has_loader(spec, pipeline):
+    if not _has(spec, LOADER, lambda container: is_loader_of(container, pipeline), "loader"):
         chosen = [container for container in containers if container["name"] in receivers]
         loader = desired_loader(spec, chosen, pipeline, settings, shim, pin)
         spec["initContainers"] = [*(spec.get("initContainers") or []), loader]
         metadata["annotations"] = {**annotations, INJECTED: f"{pipeline.name}@{pipeline.generation}"}
+    if pipeline.spec.get("upload"):
+        _add_upload(spec, receivers, pipeline, settings)
     spec["volumes"] = _volumes(spec.get("volumes") or [], pipeline, pin)
     spec["containers"] = [
         _receiving(container, pipeline, shim) if container["name"] in receivers else container
         for container in containers
     ]
     return {**pod, "metadata": metadata, "spec": spec}
+
+
+def _add_upload(spec: Object, receivers: set[str], pipeline: Pipeline, settings: Settings) -> None:
+    """The container that sends what the training saves, and the time for that at the pod's end."""
+    if not _has(spec, UPLOAD, lambda container: is_upload_of(container, pipeline), "upload"):
+        chosen = [container for container in spec.get("containers") or [] if container["name"] in receivers]
+        container = desired_upload(spec, chosen, pipeline, settings)
+        spec["initContainers"] = [*(spec.get("initContainers") or []), container]
+    if seconds := ending(spec, pipeline):
+        spec["terminationGracePeriodSeconds"] = seconds
 
 
 def cautions(pod: Mapping[str, Any], pin: Mapping[str, Any] | None = None) -> list[str]:
@@ -72,6 +87,11 @@ def cautions(pod: Mapping[str, Any], pin: Mapping[str, Any] | None = None) -> li
         found.append(
             f"the loader is limited to {memory} of memory as the pod's own containers are, and may need "
             f"{COMFORTABLE_MEMORY}. Raise theirs if it is killed"
+        )
+    if any(each["name"] == UPLOAD for each in pod["spec"]["initContainers"]) and (seconds := hurried(pod["spec"])):
+        found.append(
+            f"the last checkpoint has to be sent within {seconds} s of the training's end, or it waits for a pod with "
+            "the same volume. Raise terminationGracePeriodSeconds, or set upload.graceSeconds"
         )
     size, volume = (pin or {}).get("outputBytes"), next(v for v in pod["spec"]["volumes"] if v["name"] == VOLUME)
     on_disk = "emptyDir" in volume and (volume["emptyDir"] or {}).get("medium") != "Memory"
@@ -116,13 +136,14 @@ def _has_gpu(container: Object) -> bool:
     return any("gpu" in name.lower() and parse_quantity(amount) > 0 for name, amount in amounts.items())
 
 
-def _has_loader(spec: Object, pipeline: Pipeline) -> bool:
-    present = [each for each in spec.get("initContainers") or () if each["name"] == LOADER]
-    if present and is_loader_of(present[0], pipeline):
+def _has(spec: Object, name: str, ours: Callable[[Object], bool], role: str) -> bool:
+    """Whether an init container of that name is ours; raises PodRefusedError for another one of that name."""
+    present = [each for each in spec.get("initContainers") or () if each["name"] == name]
+    if present and ours(present[0]):
         return True
-    if present or any(each["name"] == LOADER for each in spec.get("containers") or ()):
+    if present or any(each["name"] == name for each in spec.get("containers") or ()):
         raise PodRefusedError(
-            f"the pod has a container named {LOADER} that is not the loader of this pipeline as it is now",
+            f"the pod has a container named {name} that is not the {role} of this pipeline as it is now",
             remedy="Rename it; if the pod was copied from a running one, remove it",
         )
     return False

@@ -59,7 +59,7 @@ def desired_loader(
         "env": [*identity, *_environment(recipe, settings, shim), *_progress(pod_spec, settings)],
         **({"resources": resources} if resources else {}),
         "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT_PATH}, *mounts],
-        "securityContext": _security_context(pod_spec, receivers),
+        "securityContext": security_context(pod_spec, receivers),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
@@ -100,11 +100,15 @@ def variable_in(container: Object, name: str) -> object:
     return next((each.get("value") for each in reversed(named) if each.get("name") == name), None)  # the last counts
 
 
+def installed(settings: Settings) -> list[dict[str, Any]]:
+    """The variables that the installation gives to every container of ours."""
+    return [{"name": name, "value": literally(value)} for name, value in settings.loader_environment.items()]
+
+
 def _environment(recipe: Recipe, settings: Settings, shim: str) -> list[dict[str, Any]]:
-    installed = [{"name": name, "value": literally(value)} for name, value in settings.loader_environment.items()]
     uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
     return [
-        *installed,
+        *installed(settings),
         {"name": "PREHEAT_PIPELINE", "value": recipe.pipeline},
         {"name": "PREHEAT_VOLUME", "value": MOUNT_PATH},
         {"name": "PREHEAT_POD_UID", "valueFrom": uid},
@@ -127,7 +131,7 @@ def _progress(pod_spec: Object, settings: Settings) -> list[dict[str, Any]]:
     return [{"name": PROGRESS_VARIABLE, "value": str(PROGRESS_PORT)}]
 
 
-def _security_context(pod_spec: Object, receivers: Sequence[Object]) -> dict[str, Any]:
+def security_context(pod_spec: Object, receivers: Sequence[Object]) -> dict[str, Any]:
     """What Pod Security `restricted` demands, as the user that the training runs as."""
     return {**_user(pod_spec, receivers), **_HARDENED}
 

@@ -41,6 +41,22 @@ def loader_resources(pod_spec: Object, wanted: Object) -> dict[str, dict[str, st
     }
 
 
+def sidecar_resources(pod_spec: Object, wanted: Object) -> dict[str, dict[str, str]]:
+    """`wanted` for a container beside the pod's own, such that the pod keeps its QoS class; empty: it needs none.
+
+    A sidecar counts beside the others: what it requests, the pod requests more.
+    """
+    quality = quality_of_service(pod_spec)
+    if quality == "BestEffort" or _has_amounts(pod_spec):  # of the latter it takes its share
+        return {}
+    requests, limits = dict(wanted.get("requests", {})), dict(wanted.get("limits", {}))
+    if quality == "Guaranteed":  # a processor is as much as it asks for, memory as much as it may need
+        both = {name: (requests if name == "cpu" else limits).get(name) for name in _COMPUTE}
+        exact = {name: str(amount or limits.get(name) or requests.get(name)) for name, amount in both.items()}
+        return {"requests": exact, "limits": dict(exact)}
+    return {"requests": {**dict.fromkeys(limits, "0"), **requests}, "limits": limits}
+
+
 def merged(defaults: Object, chosen: Object | None) -> dict[str, dict[str, Any]]:
     """`defaults` with what a pipeline chose; a limit that it left open is never below the request that it chose."""
     chosen = chosen or {}

@@ -7,12 +7,13 @@ injects, the controller keeps the recipe in the resource's status.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from preheat.errors import CheckpointConfigError
 from preheat.spec import to_mapping
+from preheat.stage import SecretVariable
 from preheat_operator.api import Pipeline
 from preheat_operator.loader_resources import merged
 from preheat_operator.quantity import parse_quantity
@@ -49,7 +50,7 @@ def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | N
         environment=[
             *_cache(pipeline.spec.get("volume") or {}),
             *_limits(loader),
-            *_credentials(pipeline),
+            *credentials(_secrets(pipeline)),
         ],
         resources={
             kind: {name: str(amount) for name, amount in amounts.items()}
@@ -129,9 +130,13 @@ def _limits(loader: Object) -> Iterator[dict[str, Any]]:
         yield {"name": "PREHEAT_DEADLINE", "value": str(deadline)}
 
 
-def _credentials(pipeline: Pipeline) -> list[dict[str, Any]]:
+def _secrets(pipeline: Pipeline) -> Iterable[tuple[str, SecretVariable]]:
     resume = pipeline.parsed.resume
-    secrets = dict.fromkeys((*pipeline.parsed.source.secrets, *(resume.from_.secrets if resume else ())))
+    return dict.fromkeys((*pipeline.parsed.source.secrets, *(resume.from_.secrets if resume else ())))
+
+
+def credentials(secrets: Iterable[tuple[str, SecretVariable]]) -> list[dict[str, Any]]:
+    """Variables from Secrets, by the names of these: their values stay where they are."""
     return [
         {
             "name": each.variable,

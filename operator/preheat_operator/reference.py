@@ -60,6 +60,14 @@ spec:
     resources: {{requests: {{cpu: 500m, memory: 64Mi}}, limits: {{cpu: "2", memory: 256Mi}}}}
     bandwidth: 200M
     deadlineSeconds: 7200
+  upload:
+    path: /output/exp-7
+    to: {{s3: {{bucket: my-runs, key: exp-7/, secretRef: runs-writer}}}}
+    verify: checksum
+    settleSeconds: 30
+    graceSeconds: 600
+    bandwidth: 500M
+    resources: {{requests: {{cpu: 100m, memory: 64Mi}}, limits: {{cpu: "1", memory: 128Mi}}}}
 """
 
 #: What Preheat reads and writes in the metadata of objects: name, object, who writes it, meaning.

@@ -41,7 +41,10 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "preheat"
 GOLDEN = ROOT / "tests" / "operator" / "data"
-CASES = sorted(path.name.removesuffix(".in.yaml") for path in GOLDEN.glob("*.in.yaml"))
+#: Pods of pipelines with `upload` are refused.
+CASES = sorted(
+    path.name.removesuffix(".in.yaml") for path in GOLDEN.glob("*.in.yaml") if not path.name.startswith("upload")
+)
 IMAGE = "registry.example.org/preheat-loader:0.1.0"
 VALUES = {
     "injection": "policy",
@@ -141,7 +144,8 @@ def place(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
             place.pipeline("full", FULL)
             place.pipeline("bounded", BOUNDED)
             place.pipeline("resuming", RESUMING)
-            place.prepare(*CASES, "full", "bounded", "resuming")
+            place.pipeline("sending", {**FULL, "upload": {"path": "/output", "to": {"http": {"url": "http://files/"}}}})
+            place.prepare(*CASES, "full", "bounded", "resuming", "sending")
             wait_until("the policy injects", lambda: "Preheat needs" in str(by_policy(place, wrong, "full")), 30)
             cluster.kubectl("create", "-f", "-", input=limit)
             yield place
@@ -273,6 +277,12 @@ def refusal(place: Place, pod: Object, pipeline: str) -> str:
     except ApiError as refused:
         return str(refused)
     return ""
+
+
+def test_a_pipeline_with_an_upload_is_refused_in_the_same_words(place: Place) -> None:
+    said = by_policy(place, shaped(), "sending")
+    assert "upload needs injection by the webhook" in said
+    assert said == by_webhook(place, shaped(), "sending")
 
 
 @pytest.mark.parametrize("pipeline", ["full", "bounded"])
