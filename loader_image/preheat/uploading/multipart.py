@@ -91,8 +91,8 @@ class Multipart:
         self._received: dict[int, Received] = {}
         self._checksums: dict[int, Crc64] = {}
 
-    def run(self, new: bool) -> None:
-        """Send what is missing and put it together."""
+    def run(self, new: bool) -> str:
+        """Send what is missing and put it together; answers with the checksum of the whole."""
         parts = parts_of(self._content.size)
         self._id, there = self._begin()
         self._there = {each.number: each for each in there}
@@ -100,9 +100,11 @@ class Multipart:
             log.info("%s: going on, %d of %d parts are there already", self._name, len(there), len(parts))
         work_off(parts, self._threads, self._send, self._target.interrupt)
         self._content.check()
-        self._complete(new)
+        checksum = self._whole()
+        self._complete(checksum, new)
         for other in self._others:  # what is stored of them costs, and nobody will complete them
             self._target.ask("DELETE", "abort_multipart_upload", self._name, {"UploadId": other.id})
+        return checksum
 
     def _begin(self) -> tuple[str, list[Received]]:
         """An upload's id, and what it has: the newest that was not completed, or a new one."""
@@ -177,15 +179,18 @@ class Multipart:
         told = check_arrived(self._target.uri + self._name, reply, self._content, part, crc64)
         return Received(part.number, reply.headers.get("ETag") or "", body.size, told)
 
-    def _complete(self, new: bool) -> None:
+    def _whole(self) -> str:
         whole = Crc64()
         for part in parts_of(self._content.size):
             whole.append(self._checksums[part.number], part.stop - part.start)
+        return spelled(whole)
+
+    def _complete(self, checksum: str, new: bool) -> None:
         received = [self._received[number] for number in sorted(self._received)]
         parameters: dict[str, Any] = {}
         headers: dict[str, str] = {}
         if self._target.checksums and all(part.crc64 for part in received):
-            parameters, headers = self._target.checksum(spelled(whole))
+            parameters, headers = self._target.checksum(checksum)
             parameters["ChecksumType"] = headers["x-amz-checksum-type"] = "FULL_OBJECT"
         if new:
             parameters, headers = {**parameters, "IfNoneMatch": "*"}, {**headers, "If-None-Match": "*"}
@@ -193,7 +198,7 @@ class Multipart:
         body = Text(completion(received))
         reply = self._target.ask("POST", "complete_multipart_upload", self._name, parameters, headers, body)
         if reply.status == 501 and new:
-            return self._complete(new=False)
+            return self._complete(checksum, new=False)
         if reply.status in (404, 412) and self._target.is_there(self._content, self._name):
             return None  # our own answer was lost, or another has sent the same
         self._target.good(reply)

@@ -59,11 +59,11 @@ class S3Target:
         new = found is None  # one that appears meanwhile is another's, and is not replaced
         size, passed = paced(advance)
         if content.size <= PART:
-            self._put_whole(content, name, passed, new)
+            checksum = self._put_whole(content, name, passed, new)
         else:
-            Multipart(self, content, name, size, passed, advance).run(new)
+            checksum = Multipart(self, content, name, size, passed, advance).run(new)
         content.check()
-        self._verify(content, name)
+        self._verify(content, name, checksum)
         return True
 
     def read(self, name: str) -> bytes | None:
@@ -71,7 +71,9 @@ class S3Target:
         reply = self.ask("GET", "get_object", name)
         if reply.status == 404 and b"NoSuchBucket" not in reply.body:
             return None
-        return self.good(reply).body
+        if not reply.good:
+            raise self._refusal(reply)
+        return reply.body
 
     def write(self, name: str, document: bytes) -> None:
         """Replace a document."""
@@ -162,12 +164,12 @@ class S3Target:
             return told == spelled(content.crc64(0, content.size))
         return found.headers.get("ETag") == _etag_of(content)
 
-    def _put_whole(self, content: Content, name: str, advance: Passed, new: bool) -> None:
+    def _put_whole(self, content: Content, name: str, advance: Passed, new: bool) -> str:
         crc64 = spelled(content.crc64(0, content.size))
         reply = self._put(name, Stretch(content, 0, content.size), crc64, advance, new=new)
-        if reply.status == 412 and self.is_there(content, name):
-            return
-        check_arrived(self.uri + name, self.good(reply), content, Part(1, 0, content.size), crc64)
+        if reply.status != 412 or not self.is_there(content, name):
+            check_arrived(self.uri + name, self.good(reply), content, Part(1, 0, content.size), crc64)
+        return crc64
 
     def _put(self, name: str, body: Text | Stretch, crc64: str, advance: Passed, *, new: bool) -> Reply:
         parameters, headers = self.checksum(crc64)
@@ -187,12 +189,12 @@ class S3Target:
         # Without the right to list, a service says 403 of what is not there.
         return reply if reply.good else None
 
-    def _verify(self, content: Content, name: str) -> None:
+    def _verify(self, content: Content, name: str, checksum: str) -> None:
         found = self._head(name)
         if found is None:
             raise AccessDeniedError(f"{self.uri}{name} was sent and cannot be seen", remedy=_REMEDY)
         size, told = found.headers.get("Content-Length"), found.headers.get("x-amz-checksum-crc64nvme")
-        if size != str(content.size) or (told and told != spelled(content.crc64(0, content.size))):
+        if size != str(content.size) or (told and told != checksum):
             raise CheckpointValidationError(
                 f"{self.uri}{name} has another size or checksum than {content.path}: {size} bytes of {content.size}",
                 remedy=_OWN_PLACE,
