@@ -24,7 +24,7 @@ SAVED = 3
 MANIFEST = Manifest(
     "0" * 32, Pipeline(), SourceFacts("", "", 0, "safetensors", "preheat"), {"model.safetensors": SIZE}, {}
 ).to_json()
-#: What the training does: it saves as `preheat.save` does, needs a second for each, and ends right after the last.
+#: What the training does: it saves as `preheat.save` does, needs some seconds for each, and ends right after the last.
 SAVE = f"""
 import hashlib, json, os, pathlib, time
 home = pathlib.Path("/output/exp-7")
@@ -40,7 +40,7 @@ for epoch in range(1, {SAVED + 1}):
     (partial / "manifest.json").write_text({MANIFEST!r})
     partial.rename(home / name)
     (home / "net_cp=latest.json").write_text(json.dumps({{"checkpoint": name}}))
-    time.sleep(1)
+    time.sleep(4 if epoch < {SAVED} else 0)
 print(json.dumps(digests))
 """
 
@@ -84,7 +84,7 @@ def senders() -> list[int]:
 
 
 def test_everything_is_sent_though_the_sender_is_killed_on_the_way(tenant: Tenant, job: str) -> None:
-    client = tenant.platform.cluster.s3().client()
+    client = tenant.platform.cluster.s3.client()
     prefix = f"{tenant.namespace}/exp-7/"
 
     def on_its_way() -> bool:
