@@ -34,8 +34,8 @@ app = typer.Typer(
 
 for _verb in (run, plan, inspect, verify, compare, convert, checksum, report, init, migrate):
     app.command()(_verb)
-for _verb in (ls, info, tag, prune, upload):  # what trainings have saved
-    app.command()(_verb)
+for _of_runs in (ls, info, tag, prune, upload):
+    app.command()(_of_runs)
 # What follows the command's name is the command's.
 app.command(name="exec", context_settings={"allow_interspersed_args": False})(exec_)
 app.add_typer(cache, name="cache")

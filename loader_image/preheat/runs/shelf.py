@@ -117,7 +117,7 @@ class Shelf:
 
     def _named_by(self, pointer: Pointer) -> str:
         try:
-            return named_by(pointer, self.listing.read(pointer.entry.path))
+            return named_by(self.listing, pointer)
         except CheckpointNotFoundError:  # removed while we look
             return ""
         except CheckpointLoadError:
