@@ -49,6 +49,32 @@ MODEL: {PRETRAINED: zoo.pth}
 """
 
 
+def test_linnaeus_newest_is_ours_where_it_is_whole(check, tmp_path):
+    linnaeus(tmp_path / "out/p/g/n/checkpoints", 9, 10)
+    answer = check(AUTO, "linnaeus")
+    assert answer["same"]
+    assert answer["preheat"]["path"].endswith("/ckpt_epoch_10.pth")
+
+
+def test_linnaeus_takes_one_that_was_cut_and_we_do_not(check, tmp_path):
+    folder = linnaeus(tmp_path / "out/p/g/n/checkpoints", 9, 10)
+    whole = (folder / "ckpt_epoch_10.pth").read_bytes()
+    (folder / "ckpt_epoch_10.pth").write_bytes(whole[: len(whole) // 2])
+    answer = check(AUTO, "linnaeus")
+    assert not answer["same"]
+    assert answer["legacy"]["path"].endswith("ckpt_epoch_10.pth")
+    assert answer["preheat"]["path"].endswith("ckpt_epoch_9.pth")
+    assert "is passed over: Truncated" in answer["because"]
+
+
+def test_linnaeus_goes_by_time_and_we_by_epoch(check, tmp_path):
+    folder = linnaeus(tmp_path / "out/p/g/n/checkpoints", 9, 10)
+    os.utime(folder / "ckpt_epoch_9.pth", (5000, 5000))  # copied, restored from a backup
+    answer = check(AUTO, "linnaeus")
+    assert "modification time" in answer["because"]
+    assert answer["preheat"]["path"].endswith("ckpt_epoch_10.pth")
+
+
 def test_with_no_run_yet_both_take_pretrained_weights(check, tmp_path):
     linnaeus(tmp_path / "cache", 1)
     (tmp_path / "cache/ckpt_epoch_1.pth").rename(tmp_path / "cache/zoo.pth")
@@ -140,3 +166,14 @@ def test_where_there_is_no_one_checkpoint_nothing_is_compared(tmp_path):
     (tmp_path / "c.yaml").write_text("training: {run_id: null}\n")
     done = CliRunner().invoke(app, ["migrate", str(tmp_path / "c.yaml"), "--from", "anemoi", "--check"])
     assert (done.exit_code, "no one checkpoint to compare" in done.stderr) == (2, True)
+
+
+def test_a_person_is_told_whole_paths(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(NOETHER % "latest")
+    done = CliRunner().invoke(app, ["migrate", "c.yaml", "--check"])
+    assert [line.split()[:4] for line in done.stdout.splitlines()][:2] == [
+        ["noether", "takes", "out/r1/checkpoints/m_cp=latest_model.th", "(the"],
+        ["Preheat", "takes", "out/r1/checkpoints/m_cp=E2_U20_S80_model.th", "(the"],
+    ]
+    assert done.stdout.splitlines()[-1] == "which is          not the same"

@@ -163,6 +163,13 @@ def test_linnaeus_credentials_become_a_secret_and_are_nowhere():
     assert "kubectl create secret generic linnaeus-input-credentials" in remark(migration, "ENV.INPUT.BUCKET.APP_KEY")
 
 
+def test_a_bucket_has_the_endpoint_that_is_given_and_else_one_where_nobody_answers():
+    given = migrated("linnaeus/experiment", answers=Answers(endpoint="https://s3.eu-central-003.backblazeb2.com"))
+    assert spec(given)["upload"]["to"]["s3"]["endpoint"] == "https://s3.eu-central-003.backblazeb2.com"
+    assert "address" not in remark(given, "ENV.OUTPUT.BUCKET.REMOTE")
+    assert "REGION" in spec(migrated("linnaeus/experiment"))["upload"]["to"]["s3"]["endpoint"]
+
+
 @pytest.mark.parametrize(
     ("name", "source"),
     [
@@ -190,6 +197,17 @@ def test_linnaeus_goes_on_with_as_much_as_it_says(setting, strategy):
     migration = of(f"{{MODEL: {{RESUME: /a.pth, PRETRAINED: b.pth}}, {setting}}}")
     assert [*map(list, spec(migration)["stages"])] == [["local"], [strategy]]
     assert "is not read" in remark(migration, "MODEL.PRETRAINED")
+
+
+def test_automatic_resume_is_on_where_linnaeus_has_it_on():
+    own = "EXPERIMENT: {PROJECT: p, GROUP: g, NAME: n}, ENV: {OUTPUT: {BASE_DIR: /o}}"
+    said = of(f"{{MODEL: {{PRETRAINED: /a.pth}}, {own}}}")
+    assert spec(said)["resume"]["from"]["run"]["root"] == {"local": {"path": "/o/p/g/n/checkpoints"}}
+    assert "by default" in remark(said, "ENV.OUTPUT.BASE_DIR")
+    assert "resume" not in spec(of(f"{{MODEL: {{PRETRAINED: /a.pth}}, TRAIN: {{AUTO_RESUME: false}}, {own}}}"))
+    lost = of("{MODEL: {PRETRAINED: /a.pth}, TRAIN: {AUTO_RESUME: true}}")
+    assert "resume" not in spec(lost)
+    assert "its folder is not known" in remark(lost, "TRAIN.AUTO_RESUME")
 
 
 def test_a_run_that_may_begin_with_random_weights_says_so():
@@ -261,6 +279,14 @@ def test_stackwise_newest_is_a_guess_that_is_said():
 
 
 # All of them
+
+
+def test_an_address_in_s3_is_in_the_service_that_is_given():
+    text = "{system: {input: {warm_start: 's3://models/runs/last.ckpt'}}}"
+    source = {"bucket": "models", "key": "runs/last.ckpt"}
+    assert spec(of(text))["stages"][0] == {"s3": source}
+    given = spec(of(text, endpoint="https://minio.example"))["stages"][0]
+    assert given == {"s3": {**source, "endpoint": "https://minio.example"}}
 
 
 def test_files_on_a_claim_are_where_a_pod_has_them():

@@ -13,8 +13,6 @@ from preheat.cli.parameters import Json
 from preheat.errors import CheckpointConfigError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from preheat.migrate import Detected, Migration
     from preheat.migrate.comparison import Compared
 
@@ -27,7 +25,7 @@ def migrate(
         typer.Argument(metavar="CONFIG", help="The file that the training is started with; includes are followed."),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of its command line.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of its command line.")
     ] = None,
     system: Annotated[
         str | None,
@@ -76,7 +74,7 @@ def migrate(
         if output or not check:
             _tell(migration, list(texts.values()), [str(path) for path in written])
         if compared:
-            show(_table(migration.system, compared))
+            show(*_lines(migration.system, compared))
     if compared and not compared.same:
         raise typer.Exit(_DIFFERENT)
 
@@ -159,16 +157,15 @@ def _answer(
     return answer | ({"check": compared.to_json()} if compared else {})
 
 
-def _table(system: str, compared: Compared) -> Table:
-    from preheat.terminal import facts
-
+def _lines(system: str, compared: Compared) -> list[str]:
+    """Both choices; no table, which would cut a path."""
     rows = [
         (f"{system} takes", f"{_near(compared.legacy.path) or 'nothing'} ({compared.legacy.why})"),
         ("Preheat takes", f"{_near(compared.ours.path) or 'nothing'} ({compared.ours.why})"),
         *(("passing over", f"{_near(path)}: {reason}") for path, reason in compared.ours.passed),
         ("which is", "the same" if compared.same else "not the same"),
     ]
-    return facts(rows)
+    return [f"{label:<17} {text}" for label, text in rows]
 
 
 def _near(path: object) -> str:

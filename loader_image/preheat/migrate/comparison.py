@@ -79,7 +79,7 @@ def compare(migration: Migration, patience: Patience) -> Compared:
 def _ours(spec: PipelineSpec, patience: Patience) -> Ours:
     """The first source that has a checkpoint: what is resumed, then that of the stages."""
     passed: list[tuple[str, str]] = []
-    for source in [*([resumed.run] if (resumed := getattr(spec, "resume", None)) else []), spec.source]:
+    for source in [*([spec.resume.run] if spec.resume else []), spec.source]:
         try:
             for path, candidate in _candidates(source, patience, passed):
                 try:

@@ -129,7 +129,6 @@ def migrated(system: System, settings: Settings, answers: Answers, unresolved: f
     """Apply a system's rules, and account for every key that they did not use."""
     draft = Draft(answers)
     system.rules(settings, draft)
-    _leave_out(draft)
     name = draft.answers.name or _name(draft.name) or system.name
     resource = _resource(name, draft)
     written = {key for trace in traces([resource, draft.stages]) for key in trace.keys}
@@ -139,15 +138,6 @@ def migrated(system: System, settings: Settings, answers: Answers, unresolved: f
     known = _Accounted(written, spoken | draft.settled)
     remarks = (*_merged(draft.remarks), *_the_rest(system, settings, known))
     return Migration(system.name, name, resource, tuple(draft.stages), remarks, draft.choice)
-
-
-def _leave_out(draft: Draft) -> None:
-    """What no resource of this release has."""
-    if draft.resume is not None:
-        draft.remark("is decided by hand in this release: no resource resumes a run by itself yet", draft.resume)
-    if draft.upload is not None:
-        draft.remark("is done by hand in this release: no resource sends checkpoints yet", draft.upload)
-    draft.resume = draft.upload = None
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ def claim_of(text: str) -> Claim:
 def place(location: Traced, answers: Answers) -> tuple[Traced, list[Remark]]:
     """The source of a location, and what is to be done so that a pod can read it."""
     [(kind, parameters)] = spell(source_of(str(location))).items()
+    if kind == "s3" and answers.endpoint:
+        parameters = {**parameters, "endpoint": answers.endpoint}
     if kind != "local":
         return location.made({kind: {name: location.made(value) for name, value in parameters.items()}}), []
     legacy = parameters["path"]

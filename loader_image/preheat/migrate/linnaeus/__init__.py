@@ -10,10 +10,6 @@ from preheat.migrate.places import folder
 from preheat.migrate.settings import Key, Settings
 from preheat.migrate.traced import Traced
 
-_KEEPS = (
-    "removes old checkpoints while the training saves, which a resource does not: `preheat prune DIR --keep-last N "
-    "--keep-best N` does the same from a CronJob or behind the training, never the last good one"
-)
 _SAVES = "says when the training saves: keep it for linnaeus, or save with preheat.save"
 _ENDPOINT = "`endpoint` of `s3`: rclone's remote is a name in a file of its own; give --endpoint URL"
 
@@ -64,11 +60,11 @@ KEYS = (
     Key("ENV.OUTPUT.BUCKET.REMOTE", _ENDPOINT),
     Key("ENV.OUTPUT.BUCKET.APP_KEY_ID", "`upload.to.s3.secretRef`"),
     Key("ENV.OUTPUT.BUCKET.APP_KEY", "the same Secret"),
-    Key("SCHEDULE.CHECKPOINT.KEEP_TOP_N", "`preheat prune --keep-best`", _KEEPS),
-    Key("SCHEDULE.CHECKPOINT.KEEP_LAST_N", "`preheat prune --keep-last`", _KEEPS),
+    Key("SCHEDULE.CHECKPOINT.KEEP_TOP_N", "`preheat prune --keep-best`"),
+    Key("SCHEDULE.CHECKPOINT.KEEP_LAST_N", "`preheat prune --keep-last`"),
     Key("SCHEDULE.CHECKPOINT", "saving", _SAVES),
-    Key("CHECKPOINT.KEEP_TOP_N", "`preheat prune --keep-best`", _KEEPS),
-    Key("CHECKPOINT.KEEP_LAST_N", "`preheat prune --keep-last`", _KEEPS),
+    Key("CHECKPOINT.KEEP_TOP_N", "`preheat prune --keep-best`"),
+    Key("CHECKPOINT.KEEP_LAST_N", "`preheat prune --keep-last`"),
     Key("CHECKPOINT", "saving", _SAVES),
     Key("MISC.SAVE_FREQ", "saving", _SAVES),
     Key(
@@ -108,6 +104,22 @@ def rules(settings: Settings, draft: Draft) -> None:
     _resume(settings, draft, own)
     if own:
         draft.upload = output_bucket(settings, draft, own)
+    _retention(settings, draft, own)
+
+
+def _retention(settings: Settings, draft: Draft, own: Traced | None) -> None:
+    last = settings.first("SCHEDULE.CHECKPOINT.KEEP_LAST_N", "CHECKPOINT.KEEP_LAST_N")
+    best = settings.first("SCHEDULE.CHECKPOINT.KEEP_TOP_N", "CHECKPOINT.KEEP_TOP_N")
+    rules = f"--keep-last {last}" if last and last.value else ""
+    rules += f" --keep-best {best} --metric NAME" if best and best.value else ""
+    draft.remark(
+        f"removes old checkpoints while the training saves. `preheat prune {own or 'DIR'} {rules.strip()}` says what "
+        "would go by the same numbers, and removes it with --yes; never the last good one"
+        if rules
+        else "is zero, by which linnaeus removes all but latest.pth. Without rules `preheat prune` keeps all",
+        best,
+        last,
+    )
 
 
 def _own_folder(settings: Settings) -> Traced | None:

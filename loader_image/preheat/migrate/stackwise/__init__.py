@@ -11,7 +11,6 @@ from preheat.migrate.stackwise.adapters import adapters, adapters_on
 from preheat.migrate.traced import Traced
 
 _ADAPTERS = "`lora`"
-_PRUNES = "`preheat prune DIR --keep-last N` removes old checkpoints, and never the last good one"
 
 
 def _rows(names: str, becomes: str, advice: str = "") -> tuple[Key, ...]:
@@ -71,7 +70,7 @@ KEYS = (
         "nothing",
         "is no weight: what a checkpoint holds of it stays in the source",
     ),
-    *_rows("(training.)max_checkpoints (training.)keep_last", "`preheat prune`", _PRUNES),
+    *_rows("(training.)max_checkpoints (training.)keep_last", "`preheat prune --keep-last`"),
     *_rows(
         "(training.)progressive.enabled (training.)progressive.max_stacks (training.)progressive.building_mode",
         "nothing",
@@ -108,8 +107,20 @@ def rules(settings: Settings, draft: Draft) -> None:
         _one_stack(settings, draft, stack)
     else:
         _newest(settings, draft)
+    _retention(settings, draft)
     _precision(settings, draft, restored)
     _trunk(settings, draft, restored)
+
+
+def _retention(settings: Settings, draft: Draft) -> None:
+    names = ("max_checkpoints", "keep_last")
+    kept = settings.first(*names, *(f"training.{name}" for name in names))
+    folder = settings.first("training.checkpoint_dir", "checkpoint_dir")
+    draft.remark(
+        f"`preheat prune {folder or 'DIR'} --keep-last {kept}` says what would go, and removes it with --yes; never "
+        "the last good one",
+        kept,
+    )
 
 
 def _restored(settings: Settings, draft: Draft, path: Traced) -> None:
