@@ -187,7 +187,8 @@ def uninterrupted(folder: Path, stages: list[dict[str, Any]]) -> str:
 
 def test_a_job_that_is_killed_at_random_moments_ends_with_the_same_weights(run: Run) -> None:
     chance = random.Random(7)
-    kinds = [*KINDS, *chance.choices(KINDS, k=KILLS - len(KINDS))]
+    kinds = (KINDS * KILLS)[:KILLS]
+    chance.shuffle(kinds)
     run.start("killed")
     for kind in kinds:
         run.kill("killed", kind, chance.randint(0, 4), chance.uniform(0.0, 0.3))

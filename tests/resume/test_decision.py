@@ -58,7 +58,7 @@ def test_one_on_which_processes_died_is_poisoned_and_the_next_older_is_taken():
     assert choice.taken == OLDER
     [passed] = choice.passed
     assert (passed.name, passed.why) == (
-        "c", "poisoned: 3 processes died on it, and none has saved a checkpoint since"
+        "c", "poisoned: 3 processes died on it, and none came past it"
     )  # fmt: skip
     assert choose([NEWEST, OLDER], starts[:2], resume(), use).taken == NEWEST
     assert choose([NEWEST, OLDER], starts[:1], resume(max_failures=1), use).taken == OLDER

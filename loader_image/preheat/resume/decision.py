@@ -34,8 +34,6 @@ UNUSABLE: tuple[type[CheckpointError], ...] = (
     NotABundleError,
 )
 
-_SINCE = "none has saved a checkpoint since"
-
 Used = TypeVar("Used")
 
 
@@ -85,12 +83,13 @@ def choose(
     for candidate in found:
         deaths = died[candidate.name]
         if resume.max_failures and deaths >= resume.max_failures:
-            passed.append(Passed(candidate.name, f"poisoned: {_died(deaths)} on it, and {_SINCE}"))
+            passed.append(Passed(candidate.name, f"poisoned: {_died(deaths)} on it, and none came past it"))
             continue
         try:
             return Choice(candidate, use(candidate), tuple(passed))
         except UNUSABLE as error:
-            passed.append(Passed(candidate.name, f"{error.reason}: {error.args[0]}"))
+            said = str(error.args[0]).rpartition(f"{candidate.name}/: ")[2]  # which one is told already
+            passed.append(Passed(candidate.name, f"{error.reason}: {said}"))
     return Choice(None, None, tuple(passed))
 
 

@@ -23,6 +23,7 @@ from preheat.resume.decision import Candidate, Passed, choose
 from preheat.resume.resumption import Resumption, Taken, names_of
 from preheat.resume.settings import Resume
 from preheat.resume.starts import Starts
+from preheat.sources.local import LocalSource
 from preheat.spec import PipelineSpec
 
 log = logging.getLogger(__name__)
@@ -70,24 +71,20 @@ class Resuming:
 
     def _use(self, candidate: Candidate) -> Outcome:
         log.info("the run in %s has %s", self.resume.where, candidate.name)
-        spec = resuming(self.spec, self.resume, self.resume.checkpoint(candidate.name))
         if candidate.folder:
-            return _in_place(spec, candidate.folder, self.progress)
+            return self._in_place(candidate.folder)
+        spec = resuming(self.spec, self.resume, self.resume.checkpoint(candidate.name))
         return prepare(spec, self.store, self.owner, self.pipeline, self.progress)
 
+    def _in_place(self, folder: Path) -> Outcome:
+        from preheat.verbs.forecast import plan_pipeline
+        from preheat.verbs.verification import verify_checkpoint
 
-def _in_place(spec: PipelineSpec, folder: Path, progress: Progress | None) -> Outcome:
-    from preheat.verbs.forecast import plan_pipeline
-    from preheat.verbs.verification import verify_checkpoint
-
-    began = time.monotonic()
-    plan = plan_pipeline(spec)  # raises for one that lacks what the strategy takes
-    verified = verify_checkpoint(spec.source, patience=spec.patience, progress=progress, finite=plan.checks.finite)
-    log.info("checked where it is: CRC-32 of %d records%s", verified.records, _values(finite=plan.checks.finite))
-    source = SourceFacts(plan.uri, plan.version, plan.size_bytes, plan.format, plan.layout)
-    manifest = replace(read_manifest(folder), source=source)
-    return Outcome(folder, manifest, True, time.monotonic() - began, verified.fetched_bytes)
-
-
-def _values(*, finite: bool) -> str:
-    return ", every value is finite" if finite else ""
+        began, spec = time.monotonic(), resuming(self.spec, self.resume, LocalSource(str(folder)))
+        plan = plan_pipeline(spec)  # raises for one that lacks what the strategy takes
+        verified = verify_checkpoint(spec.source, progress=self.progress, finite=plan.checks.finite)
+        values = ", every value is finite" if plan.checks.finite else ""
+        log.info("checked where it is: CRC-32 of %d records%s", verified.records, values)
+        source = SourceFacts(plan.uri, plan.version, plan.size_bytes, plan.format, plan.layout)
+        manifest = replace(read_manifest(folder), source=source)
+        return Outcome(folder, manifest, True, time.monotonic() - began, verified.fetched_bytes)
