@@ -13,12 +13,15 @@ import torch
 from loader.loader_process import environment, load
 from resume.runs import POD, damage, loaded, resume, save_run, step, training
 from safetensors.torch import load_file, save_file
+from sources import s3_server
 
 import preheat
 from preheat.bundle.data import open_bundle
-from preheat.errors import AccessDeniedError, CheckpointSourceError
+from preheat.errors import AccessDeniedError, CheckpointNotFoundError, CheckpointSourceError
+from preheat.loader import Settings
 from preheat.resume.resumption import Resumption
 from preheat.resume.starts import Starts
+from preheat.source_check import check
 from preheat.sources.local import LocalSource
 
 WEIGHTS_ONLY = {"weightsOnly": {}}
@@ -243,3 +246,35 @@ def test_a_message_with_many_reasons_is_cut_to_what_kubernetes_keeps(
     told = json.loads(text)["resume"]
     assert len(text) <= 4096
     assert len(told["passed"]) + told["morePassed"] == 14
+
+
+@pytest.mark.skipif(s3_server.executable() is None, reason="versitygw is not built: `make cluster-up` builds it")
+def test_a_run_in_a_bucket_becomes_a_bundle_and_the_check_says_what_a_pod_would_take(
+    stages: list[dict[str, Any]], tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.SECRET_KEY)
+    damage(folder(output, 3) / "state.safetensors")
+    (tmp_path / "server").mkdir()
+    with s3_server.running(tmp_path / "server") as endpoint:
+        client = s3_server.client(endpoint)
+        client.create_bucket(Bucket="runs")
+        place = {"bucket": "runs", "endpoint": endpoint, "region": "us-east-1", "addressing": "path"}
+        chain = {"from": {"run": {"root": {"s3": {**place, "key": "runs/"}}, "runId": "exp-7"}}}
+        pod = Pod(stages, tmp_path / "volume", chain)
+        assert check(Settings.read(pod.environment)).to_json()["resume"]["checkpoint"] is None
+        for file in output.rglob("*.*"):
+            if file.is_file():
+                client.upload_file(str(file), "runs", f"runs/{file.relative_to(output)}")
+        assert check(Settings.read(pod.environment)).to_json()["resume"]["checkpoint"] == name(3)
+        said = pod.load()
+        assert (said["run"].rstrip("/"), said["checkpoint"]) == ("s3://runs/runs/exp-7", name(2))
+        assert "Corrupt" in said["passed"][0]["why"]
+        data = open_bundle(pod.bundle)
+        assert data.manifest
+        assert data.manifest.stages == ({"warmStart": {}},)
+        assert (pod.bundle / "state.json").exists()
+        data.close()
+        gone = {"from": {"s3": {**place, "bucket": "gone", "key": "runs/exp-7/"}}}
+        with pytest.raises(CheckpointNotFoundError):
+            Pod(stages, tmp_path / "other", gone).load()
