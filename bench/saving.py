@@ -12,6 +12,17 @@ from results import Figure
 
 HERE = Path(__file__).parent
 OURS = "preheat"
+#: What the ways of the worker are called in the table.
+NAMES = {
+    "disk": "the disk, through the page cache",
+    "disk, direct": "the disk, past the page cache",
+    "preheat": "Preheat",
+    "torch.save": "torch.save",
+    "save_file": "save_file of safetensors",
+    "copy": "a copy of the tensors in memory",
+    "beside": "Preheat beside the training, all of it",
+    "stall": "Preheat beside the training, its stall",
+}
 
 
 def saving(folder: Path, repetitions: int) -> list[Figure]:
@@ -26,17 +37,17 @@ def saving(folder: Path, repetitions: int) -> list[Figure]:
     return [
         *(
             Figure(
-                f"2 GiB saved, {name}",
+                f"2 GiB saved, {NAMES[name]}",
                 middle[name],
                 f"s ({min(times):.2f}-{max(times):.2f} s)",
                 _rate(size, middle[name]),
             )
             for name, times in found.items()
         ),
-        Figure("2 GiB saved, preheat beside the disk", floor / middle[OURS], "x its rate", against, ">= 0.9"),
+        Figure("2 GiB saved, Preheat beside the disk", floor / middle[OURS], "x its rate", against, ">= 0.9"),
         *(
             Figure(
-                f"2 GiB saved, preheat beside {name}",
+                f"2 GiB saved, Preheat beside {name}",
                 middle[name] / middle[OURS],
                 "x faster",
                 f"{middle[name]:.2f} s",
@@ -44,7 +55,7 @@ def saving(folder: Path, repetitions: int) -> list[Figure]:
             )
             for name in ("torch.save", "save_file")
         ),
-        Figure("2 GiB saved beside the training, stall beyond the copy", median(stalls), "s", _copy(middle), "<= 0.1"),
+        Figure("2 GiB saved, its stall beyond the copy", median(stalls), "s", _copy(middle), "<= 0.1"),
     ]
 
 
