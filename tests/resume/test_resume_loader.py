@@ -18,7 +18,7 @@ from sources import s3_server
 import preheat
 from preheat.bundle.data import open_bundle
 from preheat.errors import AccessDeniedError, CheckpointNotFoundError, CheckpointSourceError
-from preheat.loader import Settings
+from preheat.loader import Settings, leave_message
 from preheat.resume.resumption import Resumption
 from preheat.resume.starts import Starts
 from preheat.source_check import check
@@ -237,11 +237,9 @@ def test_the_loaders_process_says_it_in_its_log_and_in_its_message(
 def test_a_message_with_many_reasons_is_cut_to_what_kubernetes_keeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preheat.loader import _leave_message
-
     monkeypatch.setenv("PREHEAT_TERMINATION_LOG", str(tmp_path / "message"))
     passed = [{"checkpoint": "c" * 250, "why": "w" * 240}] * 12
-    _leave_message({"outcome": "reused", "resume": {"run": "r" * 2000, "passed": passed, "morePassed": 2}})
+    leave_message({"outcome": "reused", "resume": {"run": "r" * 2000, "passed": passed, "morePassed": 2}})
     text = (tmp_path / "message").read_text()
     told = json.loads(text)["resume"]
     assert len(text) <= 4096
