@@ -14,6 +14,7 @@ from uploading.checkpoints_to_send import point, save, tree
 
 from preheat.cli import app
 from preheat.errors import CheckpointLoadError
+from preheat.resume.starts import Starts
 from preheat.runs import removal
 from preheat.runs.removal import prune
 from preheat.runs.retention import Retention
@@ -115,6 +116,17 @@ def test_what_a_link_leads_to_stays(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "epoch=0-step=0.ckpt", "epoch=2-step=2.ckpt", "last.ckpt",
     ]  # fmt: skip
+
+
+def test_one_that_a_training_began_from_stays_and_so_does_one_that_none_has_died_on(run: Path) -> None:
+    mark = Starts(run.parent).begin(NAMES[4], "training-1", 0)
+    [known] = [each for each in Shelf.look(LocalSource(str(run.parent))).known(metrics=False).used.items()]
+    assert known == (f"checkpoints/{NAMES[4]}/", "training training-1")
+    prune(LocalSource(str(run.parent)), Retention(last=1))
+    assert folders(run) == [NAMES[1], NAMES[3], NAMES[4]]
+    mark.remove()
+    prune(LocalSource(str(run.parent)), Retention(last=1))
+    assert folders(run) == [NAMES[1], NAMES[4]]
 
 
 class Killed(BaseException):

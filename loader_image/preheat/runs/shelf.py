@@ -14,6 +14,8 @@ from pathlib import Path
 from preheat.blob import Patience
 from preheat.bundle.manifest import MANIFEST, Manifest
 from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointNotFoundError, NotABundleError
+from preheat.resume.decision import Candidate, counts
+from preheat.resume.starts import Starts
 from preheat.runs.checkpoint import Checkpoint, Pointer
 from preheat.runs.choice import newest_first
 from preheat.runs.layouts import AUTO, find, named_by
@@ -75,8 +77,11 @@ class Shelf:
 
     def known(self, *, metrics: bool) -> Known:
         """What retention has to know; metrics are read one by one, so only where a rule asks for them."""
+        doubted = dict(self._doubted())
         return Known(
             pointed=self.pointed,
+            used=doubted,
+            doubted=doubted.keys(),
             metrics={each.path: self.metrics(each) for each in self.checkpoints} if metrics else {},
             now=time.time(),
         )
@@ -138,6 +143,18 @@ class Shelf:
                 for each in paths
                 if each != link and os.path.realpath(root / each) == meant
             )
+
+    def _doubted(self) -> Iterator[tuple[str, str]]:
+        """Checkpoints that trainings began from and have not come past: they are at it, or have died of it."""
+        if not isinstance(self.place, LocalSource):
+            return
+        homes = {Path(each.home) for each in self.checkpoints}
+        for folder in sorted({Path(), *homes, *(above for home in homes for above in home.parents)}):
+            below = [each for each in self.checkpoints if Path(each.home).is_relative_to(folder)]
+            candidates = [Candidate(each.name, each.modified, each.position) for each in below]
+            for start in Starts(Path(self.place.uri) / folder).read():
+                if counts(start, candidates):
+                    yield from ((each.path, f"training {start.id}") for each in below if each.name == start.checkpoint)
 
 
 def _pointer(checkpoint: Checkpoint, tag: str) -> str:
