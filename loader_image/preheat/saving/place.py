@@ -35,7 +35,7 @@ class Place:
         if _ADDRESS.match(str(self.root)):
             raise CheckpointConfigError(
                 f"{self.root} is no folder: a checkpoint is saved to a volume or a disk",
-                remedy="Save to a folder, and copy what is finished from there",
+                remedy="Save to a folder, and ship what is finished from there with preheat upload",
             )
 
     @property
