@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from legacy import lightning_files, noether_files
+from legacy import lightning_files, noether_files, stackwise_files
 
 from preheat import CheckpointContext, CheckpointPipeline
 from preheat.bundle.store import Store
@@ -243,3 +243,31 @@ def test_linnaeus_resumes_by_name_and_reads_pretrained_weights_by_name(tmp_path)
     weights = network(98)
     loaded(text.replace("RESUME: checkpoint", "PRETRAINED: checkpoint"), "linnaeus", weights)
     assert same(weights, saved)
+
+
+# Stack-Wise
+
+
+def test_stackwise_restores_a_training_a_rack_and_a_stack(tmp_path):
+    saved = stackwise_files.Rack(2)
+    moved = noether_files.trained(saved.stacks)
+    path = stackwise_files.progressive(tmp_path / "progressive_stack_1.pt", saved, moved)
+    into = stackwise_files.Rack(2)
+    optimizer = torch.optim.AdamW(into.stacks.parameters(), lr=1.0)
+    context = loaded(f"restore_from_checkpoint: {path}", "stackwise", into, optimizer=optimizer)
+    assert same(into.stacks, saved.stacks)
+    assert (optimizer.param_groups[0]["lr"], context.metadata["training_state"]["loss"]) == (0.01, 0.5)
+
+    whole = stackwise_files.Rack(2)
+    loaded(f"load_rack: {stackwise_files.rack_file(tmp_path / 'rack.pt', saved)}", "stackwise", whole)
+    assert same(whole, saved)
+
+    one = stackwise_files.Rack(2)
+    part = stackwise_files.stack_file(tmp_path / "stack_0.pt", saved, 0)
+    loaded(f"load_stack: {{path: {part}, stack_idx: 1}}", "stackwise", one)
+    assert same(one.stacks[1], saved.stacks[0])
+    assert not same(one.stacks[0], saved.stacks[0])
+
+    newest = stackwise_files.Rack(2)
+    loaded(f"training: {{checkpoint_dir: {tmp_path}}}", "stackwise", newest)
+    assert same(newest.stacks, saved.stacks)

@@ -18,10 +18,10 @@ def _rows(names: str, becomes: str, advice: str = "") -> tuple[Key, ...]:
 
 
 KEYS = (
-    Key("restore_from_checkpoint", "a `local` source; `warmStart`"),
+    Key("restore_from_checkpoint", "a `local` source; `warmStart: {parts: [stacks]}`"),
     Key("load_rack", "a `local` source; `weightsOnly`, embeddings and head too"),
-    Key("load_stack.path", "a `local` source; `weightsOnly: {strict: false}`"),
-    Key("load_stack.stack_idx", "`addPrefix: stacks.N.`"),
+    Key("load_stack.path", "a `local` source; `weightsOnly` of that part"),
+    Key("load_stack.stack_idx", "`addPrefix: stacks.N.`, `parts: [stacks.N]`"),
     Key("(training.)checkpoint_dir", "if nothing is called: `root` of a `run`, `select: latest`, `layout: stackwise`"),
     Key(
         "training.save_interval",
@@ -90,6 +90,8 @@ SIGNS = (
 )  # fmt: skip
 TOPICS = ("training.progressive.qlora", "training.qlora", "load_stack.", "progressive.qlora", "qlora.")
 
+#: A rack's file calls embeddings after the builder's field, and has no last norm.
+_RACK = {"rename": [{"pattern": r"^embeddings\.", "replacement": "embedding."}], "keep": [r"^ln_f\."]}
 #: A stack's label of precision, as what torch calls it; the weights themselves are float32 in Stack-Wise.
 _PRECISIONS = {"half": "float16", "float16": "float16", "bfloat16": "bfloat16", "full": "float32"}
 
@@ -102,7 +104,10 @@ def rules(settings: Settings, draft: Draft) -> None:
         _restored(settings, draft, restored)
     elif rack:
         _file(draft, rack)
-        draft.stage("weightsOnly", {}, rack)
+        draft.stage("weightsOnly", _RACK, rack)
+        draft.remark(
+            "has neither the last norm, which keeps its initial value, nor the model's name of embeddings", rack
+        )
     elif stack:
         _one_stack(settings, draft, stack)
     else:
@@ -126,16 +131,17 @@ def _retention(settings: Settings, draft: Draft) -> None:
 def _restored(settings: Settings, draft: Draft, path: Traced) -> None:
     _file(draft, path)
     on = adapters_on(settings)
-    draft.stage("weightsOnly" if on else "warmStart", {"strict": path.made(False)}, path)
+    draft.stage("weightsOnly" if on else "warmStart", {"parts": path.made(["stacks"])}, path)
     draft.remark(
         "gives back the weights alone, as in Stack-Wise, because adapters that are new have no state of an optimizer"
         if on
         else "gives back what the file holds, the optimizer's state too, where Stack-Wise restores the stacks alone. "
-        "Of a file that was saved without an optimizer take `weightsOnly: {strict: false}`",
+        "Of a file that was saved without an optimizer take `weightsOnly: {parts: [stacks]}`",
         path,
     )
     draft.remark(
-        "embeddings and head are in no progressive checkpoint, so they keep their initial values: not strict", path
+        "embeddings and head are in no progressive checkpoint: outside of `parts` everything keeps its initial value",
+        path,
     )
 
 
@@ -147,8 +153,8 @@ def _file(draft: Draft, path: Traced) -> None:
 def _one_stack(settings: Settings, draft: Draft, path: Traced) -> None:
     index = settings["load_stack.stack_idx"]
     _file(draft, path)
-    prefix = (index or path).made(f"stacks.{index if index else 0}.")
-    draft.stage("weightsOnly", {"strict": path.made(False), "addPrefix": prefix}, path)
+    stack = (index or path).made(f"stacks.{index if index else 0}")
+    draft.stage("weightsOnly", {"addPrefix": stack.made(f"{stack}."), "parts": stack.made([str(stack)])}, path)
 
 
 def _newest(settings: Settings, draft: Draft) -> None:
@@ -158,7 +164,7 @@ def _newest(settings: Settings, draft: Draft) -> None:
     draft.choice = NewestTimestamp(str(folder))
     source = {"root": draft.place(folder), "select": folder.made("latest"), "layout": folder.made("stackwise")}
     draft.stages.append({"run": folder.made(source)})
-    draft.stage("weightsOnly", {"strict": folder.made(False)}, folder)
+    draft.stage("weightsOnly", {"parts": folder.made(["stacks"])}, folder)
     draft.remark(
         "says where checkpoints are, and not which is loaded: that is in your program. The newest is taken, as with "
         "restore_from_checkpoint(list_checkpoints()[0]['path']); name another call as in `preheat migrate CONFIG "
