@@ -11,7 +11,7 @@ from legacy import lightning_files, noether_files, stackwise_files
 
 from preheat import CheckpointContext, CheckpointPipeline
 from preheat.bundle.store import Store
-from preheat.errors import CheckpointNotFoundError
+from preheat.errors import CheckpointIncompatibleError, CheckpointNotFoundError, NothingMatchedError
 from preheat.migrate import migrate
 from preheat.prepare import prepare
 from preheat.spec import parse
@@ -137,6 +137,23 @@ def test_noethers_transformations_are_done_in_its_order(tmp_path):
     loaded(INITIALIZER.format(out=tmp_path, checkpoint="latest", more=more), "noether", into)
     assert into["encoder"].weight.eq(1).all()
     assert same(into["head"], before["head"])
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        # Noether overwrites one of the two, silently.
+        ("patterns_to_rename: [{src: old, dst: new}]", CheckpointIncompatibleError),
+        # Noether compares the norm of all weights before and after.
+        ("patterns_to_instantiate: [encoder, head]", NothingMatchedError),
+        ("keys_to_remove: [encoder]", NothingMatchedError),
+    ],
+)
+def test_what_noether_passes_over_is_an_error(tmp_path, more, error):
+    saved = {**network(1).state_dict(), "aux.old": torch.ones(1), "aux.new": torch.zeros(1)}
+    noether_files.save_weights(tmp_path / noether_files.RUN / "train" / "checkpoints", "transformer", "latest", saved)
+    with pytest.raises(error):
+        loaded(INITIALIZER.format(out=tmp_path, checkpoint="latest", more=f"    {more}"), "noether", network(99))
 
 
 def test_parts_of_a_composite_model_come_from_their_own_runs(tmp_path):
