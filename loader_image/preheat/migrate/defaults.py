@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from preheat.migrate.reading import load_any, merged
+from preheat.migrate.files import load_any, merged
 from preheat.migrate.traced import Remark
 
 _HEADER = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from preheat.migrate.reading import load, merged
+from preheat.migrate.files import load, merged
 from preheat.migrate.traced import Remark
 
 
