@@ -23,7 +23,7 @@ from preheat.saving.appearing import appearing
 from preheat.saving.termination import Termination
 from preheat.verbs.verification import verify_checkpoint
 
-UNTIL = 40
+UNTIL = 24
 
 
 def forked(play: Callable[[], None]) -> int:
@@ -38,8 +38,19 @@ def forked(play: Callable[[], None]) -> int:
         os._exit(1)
 
 
+def kill_at_random(child: int, begun: Callable[[], bool], chance: random.Random) -> None:
+    """Kill a child in the middle of whatever it does, soon after it has begun."""
+    deadline = time.monotonic() + 60
+    while not begun() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.02))
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
 def visible(home: Path) -> list[Path]:
-    return [each for each in home.glob("*") if each.is_dir() and not each.name.startswith(".")]
+    found = (each for each in home.glob("*") if each.is_dir() and not each.name.startswith("."))
+    return sorted(found, key=lambda each: int(each.name.rpartition("S")[2]))
 
 
 @pytest.fixture
@@ -67,19 +78,13 @@ def test_a_process_that_is_killed_leaves_whole_checkpoints_and_its_training_ends
             loop.save(tmp_path, wait=loop.update % 2 == 0)
         preheat.flush()
 
-    chance, kills = random.Random(1), 0
-    for _ in range(200):
-        child = forked(train)
-        if kills < 8:
-            time.sleep(chance.uniform(0.02, 0.15))
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        kills += os.WIFSIGNALED(status)
-        for folder in visible(home):
+    chance = random.Random(1)
+    for _ in range(5):
+        before = visible(home)
+        kill_at_random(forked(train), lambda seen=before: len(visible(home)) > len(seen), chance)
+        for folder in {*visible(home)} - {*before[:-1]}:
             verify_checkpoint(folder)  # also of its manifest
-        if not status:
-            break
-    assert kills == 8
+    assert os.waitpid(forked(train), 0)[1] == 0
     resumed = Loop(seed=7)
     resumed.resume(pointed(home, "latest"))
     assert same(resumed.facts(), Loop().run(UNTIL).facts())
