@@ -10,15 +10,13 @@ from posixpath import normpath
 from typing import Any
 
 from preheat_operator.api import Pipeline
+from preheat_operator.mounts import hides_the_image, mount_of, place_of
 from preheat_operator.refusal import PodRefusedError
 
 Object = Mapping[str, Any]
 
 #: Where the pipeline's own volume is, which the loader has anyway.
 BUNDLES = "/preheat"
-
-#: What the loader's image has there would be hidden.
-_NEEDED = ("/opt/preheat", "/shim", "/usr", "/bin", "/lib", "/etc", "/dev", "/proc")
 
 
 def run_folder(pipeline: Pipeline) -> str:
@@ -30,34 +28,22 @@ def run_folder(pipeline: Pipeline) -> str:
 
 def run_mount(folder: str, receivers: Sequence[Object]) -> dict[str, Any]:
     """How the loader mounts the volume that holds the run's folder; raises PodRefusedError."""
-    found = [(container["name"], _mount_of(folder, container)) for container in receivers]
+    found = [(container["name"], mount_of(folder, container)) for container in receivers]
     if missing := [name for name, mount in found if not mount]:
         raise PodRefusedError(
             f"resume.from: the run is in {folder}, and container {missing[0]} has no volume there",
             remedy="Mount the volume that the training saves to, or annotate the pod with preheat.dev/containers",
         )
-    places = [_place(mount) for _, mount in found if mount]
+    places = [place_of(mount) for _, mount in found if mount]
     if any(place != places[0] for place in places):
         raise PodRefusedError(
             f"resume.from: {folder} is not on the same volume in all containers that receive the checkpoint",
             remedy="Mount one volume there, or annotate the pod with preheat.dev/containers",
         )
     mount, path = places[0], normpath(places[0]["mountPath"])
-    if "subPathExpr" in mount or any(f"{each}/".startswith(f"{path}/") for each in _NEEDED):
+    if "subPathExpr" in mount or hides_the_image(path):
         raise PodRefusedError(
             f"resume.from: the loader cannot mount volume {mount['name']} at {path}",
             remedy="Mount it at a path of its own, such as /output, without subPathExpr",
         )
     return {**mount, "readOnly": True}
-
-
-def _mount_of(folder: str, container: Object) -> Object | None:
-    """The mount that the folder is in: of several on its path, the innermost."""
-    mounts = container.get("volumeMounts") or ()
-    holding = [each for each in mounts if f"{normpath(folder)}/".startswith(f"{normpath(each['mountPath'])}/")]
-    return max(holding, key=lambda each: len(each["mountPath"])) if holding else None
-
-
-def _place(mount: Object) -> dict[str, Any]:
-    """What of a mount says which files are seen where."""
-    return {key: mount[key] for key in ("name", "mountPath", "subPath", "subPathExpr") if mount.get(key)}

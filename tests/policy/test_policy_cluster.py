@@ -304,6 +304,7 @@ SAVING = {
     "on the innermost volume": saving([OUTPUT, {"name": "other", "mountPath": "/output/exp-7", "subPath": "a"}]),
     "on two volumes": saving([OUTPUT], [{**OUTPUT, "name": "other"}]),
     "in two parts of a volume": saving([OUTPUT], [{**OUTPUT, "subPath": "a"}]),
+    "everywhere": saving([{**OUTPUT, "mountPath": "/"}]),
     "wherever a variable says": saving([{**OUTPUT, "subPathExpr": "$(POD)"}]),
 }
 
