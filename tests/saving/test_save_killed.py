@@ -38,14 +38,16 @@ def forked(play: Callable[[], None]) -> int:
         os._exit(1)
 
 
-def kill_at_random(child: int, begun: Callable[[], bool], chance: random.Random) -> None:
-    """Kill a child in the middle of whatever it does, soon after it has begun."""
+def kill_at_random(child: int, begun: Callable[[], bool], chance: random.Random) -> bool:
+    """Kill a child in the middle of whatever it does, soon after it has begun; False if it was at its end by then."""
     deadline = time.monotonic() + 60
     while not begun() and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(chance.uniform(0, 0.02))
     os.kill(child, signal.SIGKILL)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    status = os.waitpid(child, 0)[1]
+    assert not os.WIFEXITED(status) or not os.WEXITSTATUS(status)
+    return os.WIFSIGNALED(status)
 
 
 def visible(home: Path) -> list[Path]:
@@ -70,20 +72,22 @@ def test_a_process_that_is_killed_leaves_whole_checkpoints_and_its_training_ends
     home = tmp_path / "checkpoints"
 
     def train() -> None:
-        loop = Loop(seed=random.SystemRandom().randrange(100) if visible(home) else 0)
-        if (home / "model_cp=latest.json").exists():
+        begun = (home / "model_cp=latest.json").exists()
+        loop = Loop(seed=random.SystemRandom().randrange(100) if begun else 0)
+        if begun:
             loop.resume(pointed(home, "latest"))
         while loop.update < UNTIL:
             loop.step()
             loop.save(tmp_path, wait=loop.update % 2 == 0)
         preheat.flush()
 
-    chance = random.Random(1)
-    for _ in range(5):
+    chance, kills = random.Random(1), 0
+    while kills < 5 and len(visible(home)) < UNTIL:
         before = visible(home)
-        kill_at_random(forked(train), lambda seen=before: len(visible(home)) > len(seen), chance)
+        kills += kill_at_random(forked(train), lambda seen=before: len(visible(home)) > len(seen), chance)
         for folder in {*visible(home)} - {*before[:-1]}:
             verify_checkpoint(folder)  # also of its manifest
+    assert kills
     assert os.waitpid(forked(train), 0)[1] == 0
     resumed = Loop(seed=7)
     resumed.resume(pointed(home, "latest"))
