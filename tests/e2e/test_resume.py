@@ -30,6 +30,8 @@ pytestmark = pytest.mark.cluster
 SCRIPT = Path(__file__).parent / "training" / "resume_run.py"
 KINDS = ["process", "container", "pod"]
 KILLS = 10 if os.environ.get("PREHEAT_SLOW") else 4
+#: More than pass while somebody takes aim so often, on a busy machine.
+EPOCHS = 15 * KILLS
 USER = 1000
 #: Runs the script again when its process dies, and ends when it is told to leave.
 SHELL = """
@@ -104,7 +106,10 @@ def job(tenant: Tenant, name: str) -> dict[str, Any]:
         "name": "train",
         "image": tenant.image,
         "command": ["sh", "-c", SHELL, environment.python],
-        "env": [{"name": key, "value": value} for key, value in {"OUTPUT": "/output", "PACE": "0.1"}.items()],
+        "env": [
+            {"name": key, "value": value}
+            for key, value in {"OUTPUT": "/output", "PACE": "0.25", "EPOCHS": str(EPOCHS)}.items()
+        ],
         "volumeMounts": [
             {"name": "app", "mountPath": "/app"},
             {"name": "output", "mountPath": "/output"},
@@ -180,18 +185,18 @@ def uninterrupted(folder: Path, stages: list[dict[str, Any]]) -> str:
     spec = {"stages": [{"local": {"path": str(folder / "pretrained.safetensors")}}, *stages]}
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(spec))
     words = ["-m", "preheat", "exec", "--pipeline", folder / "pipeline.yaml", "--volume", folder / "volume", "--"]
-    environment = {**os.environ, "OUTPUT": str(folder)}
+    environment = {**os.environ, "OUTPUT": str(folder), "EPOCHS": str(EPOCHS)}
     subprocess.run([sys.executable, *words, sys.executable, SCRIPT], check=True, env=environment, capture_output=True)
     return (folder / "final").read_text()
 
 
 def test_a_job_that_is_killed_at_random_moments_ends_with_the_same_weights(run: Run) -> None:
-    chance = random.Random(7)
+    chance = random.Random(20)
     kinds = (KINDS * KILLS)[:KILLS]
     chance.shuffle(kinds)
     run.start("killed")
     for kind in kinds:
-        run.kill("killed", kind, chance.randint(0, 4), chance.uniform(0.0, 0.3))
+        run.kill("killed", kind, chance.randint(0, 3), chance.uniform(0.0, 0.3))
     status = run.end("killed")
     print("\n".join(run.killed))
     assert run.final == run.expected

@@ -1,4 +1,4 @@
-"""Forty epochs with torch alone, each of them saved; whoever starts it again goes on where the last one was.
+"""So many epochs with torch alone, each of them saved; whoever starts it again goes on where the last one was.
 
 The order of the rows comes from torch's random state, so that goes on with it, or the last weights are others.
 """
@@ -12,7 +12,7 @@ import torch
 
 import preheat
 
-EPOCHS = 40
+EPOCHS = int(os.environ["EPOCHS"])
 torch.set_num_threads(1)
 torch.manual_seed(int(os.environ.get("SEED", "0")))
 output = Path(os.environ["OUTPUT"])
