@@ -21,6 +21,7 @@ import local
 import remote
 import training
 import whole
+from checkpoints import DEMO
 from choosing import choosing, make_run
 from damage import damage
 from load import load
@@ -31,7 +32,17 @@ from results import Figure, show, write, write_tables
 from saving import saving
 from scale import scale
 from scattered import scattered
-from servers import CERTIFICATE, file_server, s3_server, s3_server_with_tls, slowed, versitygw
+from sent import sent
+from servers import (
+    BUCKET,
+    CERTIFICATE,
+    empty_s3_server,
+    file_server,
+    s3_server,
+    s3_server_with_tls,
+    slowed,
+    versitygw,
+)
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("PREHEAT_CACHE", Path.home() / ".cache" / "preheat")) / "bench"
@@ -157,6 +168,17 @@ def _tls(bench: Bench) -> list[Figure]:
         return whole.tls(bench.runs, endpoint, FOLDER / CERTIFICATE, bench.repetitions, bench.chosen)
 
 
+def _sent(bench: Bench) -> list[Figure]:
+    scratch = bench.runs.volume.parent / "served"
+    scratch.mkdir(exist_ok=True)
+    try:
+        with empty_s3_server(scratch) as endpoint:
+            stored = scratch / "s3" / BUCKET
+            return sent(FOLDER / DEMO, endpoint, stored, bench.repetitions, bench.everybody)
+    finally:
+        shutil.rmtree(scratch)
+
+
 def _ranges(bench: Bench) -> list[Figure]:
     with s3_server(FOLDER) as endpoint:
         return scattered("S3", bench.runs, FOLDER, endpoint, bench.repetitions)
@@ -207,6 +229,7 @@ PARTS = {
     "http": Part("a whole object over HTTP", _http, heavy=True),
     "shaped": Part("a whole object over S3 at 30 ms and 90 MB/s a connection", _shaped, heavy=True),
     "tls": Part("a whole object over S3 with TLS", _tls, heavy=True),
+    "sent": Part("a whole file into a bucket, beside other clients", _sent),
     "ranges": Part("scattered tensors over S3", _ranges),
     "far-ranges": Part("scattered tensors over S3 at 30 ms and 90 MB/s a connection", _far_ranges, heavy=True),
     "folder": Part("converting a folder of torch.distributed.checkpoint", _folder),

@@ -41,6 +41,12 @@ def boto3_tuned(endpoint: str, bucket: str, key: str, output: str) -> None:
     _boto3(endpoint).download_file(bucket, key, output, Config=config)
 
 
+def upload_boto3(endpoint: str, bucket: str, key: str, file: str) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    _boto3(endpoint).upload_file(file, bucket, key, Config=TransferConfig(preferred_transfer_client="classic"))
+
+
 def boto3_crt(endpoint: str, bucket: str, key: str, output: str) -> None:
     """Wired by hand: what boto3 makes of its own accord forgets the endpoint."""
     import botocore.session

@@ -21,7 +21,7 @@ REQUIREMENTS = HERE / "peers.txt"
 
 @dataclass(frozen=True)
 class Peer:
-    """A command that fetches an object to a file. `verifies`: it compares the bytes with a checksum of the object."""
+    """A command that moves an object. `verifies`: it compares the bytes with a checksum of the object."""
 
     name: str
     command: tuple[str, ...]
@@ -71,6 +71,26 @@ def s3_peers(endpoint: str, bucket: str, key: str, output: Path) -> Iterator[Pee
     yield Peer("rclone default", rclone, environment=remote)
     tuned = ("--multi-thread-streams", "32", "--multi-thread-chunk-size", "8M")
     yield Peer("rclone, 32 x 8 MiB", (*rclone, *tuned), tuned=True, environment=remote)
+
+
+def upload_peers(endpoint: str, bucket: str, file: Path, key: str) -> Iterator[Peer]:
+    """Every peer that puts a file into a bucket. rclone compares MD5 of what it sent with the server's."""
+    client = (str(python()), str(HERE / "peer_clients.py"), "upload_boto3", endpoint, bucket, key, str(file))
+    yield Peer("boto3 default", client)
+    s5cmd = (str(environment() / "bin" / "s5cmd"), "--endpoint-url", endpoint, "cp")
+    yield Peer("s5cmd default", (*s5cmd, str(file), f"s3://{bucket}/{key}"))
+    rclone = (
+        str(environment() / "bin" / "rclone"),
+        "--config",
+        "",
+        "copyto",
+        "--s3-no-check-bucket",
+        str(file),
+        f":s3:{bucket}/{key}",
+    )
+    yield Peer("rclone default", rclone, verifies=True, environment=_rclone(endpoint))
+    tuned = ("--s3-chunk-size", "16M", "--s3-upload-concurrency", "8")
+    yield Peer("rclone, 8 x 16 MiB", (*rclone, *tuned), verifies=True, tuned=True, environment=_rclone(endpoint))
 
 
 def http_peers(url: str, key: str, output: Path) -> Iterator[Peer]:

@@ -44,6 +44,14 @@ def s3_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def empty_s3_server(folder: Path) -> Iterator[str]:
+    """URL of a versitygw with an empty bucket, which the folder holds."""
+    (folder / "s3" / BUCKET).mkdir(parents=True)
+    with versitygw(folder, "http") as url:
+        yield url
+
+
+@contextmanager
 def s3_server_with_tls(folder: Path) -> Iterator[str]:
     """The same behind TLS, with a certificate that is put into the environment; `s3_server` has uploaded the files."""
     measure([sys.executable, HERE / "certificate.py", folder / CERTIFICATE, folder / KEY])
