@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.legacy import load_checkpoint as load_checkpoint
     from preheat.legacy import validate_checkpoint as validate_checkpoint
     from preheat.pipeline import CheckpointPipeline as CheckpointPipeline
+    from preheat.runs.retention import Retention as Retention
     from preheat.saving.averages import Average as Average
     from preheat.saving.save import flush as flush
     from preheat.saving.save import save as save
@@ -86,6 +87,7 @@ _EXPORTS = {
         "validate_checkpoint",
     ),
     "pipeline": ("CheckpointPipeline",),
+    "runs.retention": ("Retention",),
     "saving.averages": ("Average",),
     "saving.save": ("flush", "save"),
     "saving.termination": ("Termination",),

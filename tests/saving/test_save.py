@@ -292,3 +292,27 @@ def test_a_run_is_found_by_what_was_saved(tmp_path: Path, select: str, update: i
     resumed = Loop(seed=9)
     preheat.apply(*resumed.objects, [{"run": run}, {"warmStart": {}}], scaler=resumed.scaler)
     assert resumed.scheduler.last_epoch == update
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_is_not_to_be_kept_goes_when_the_next_one_is_there(tmp_path: Path, wait: bool) -> None:
+    loop, keep = Loop(), preheat.Retention(last=2, every="U4")
+    for _ in range(7):
+        loop.run(loop.update + 1).save(tmp_path, keep=keep, wait=wait)
+    preheat.flush()
+    home = tmp_path / "checkpoints"
+    assert sorted(int(each.name.partition("_U")[2].partition("_")[0]) for each in home.iterdir() if each.is_dir()) == [
+        *(1, 4),  # the first of each four
+        *(6, 7),
+    ]
+    assert pointed(home, "latest").is_dir()
+
+
+def test_a_training_goes_on_when_nothing_can_be_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loop, keep = Loop().run(1), preheat.Retention(last=1)
+    first = loop.save(tmp_path)
+    (first.parent / "model_cp=best.loss.json").write_text("half of a poin")
+    assert loop.run(2).save(tmp_path, keep=keep).is_dir()
+    assert first.is_dir()
+    assert "nothing was removed from" in caplog.text
+    assert "best.loss" in caplog.text

@@ -12,6 +12,7 @@ import torch
 from preheat.errors import CheckpointConfigError
 from preheat.formats.adapters import CONFIG
 from preheat.runs.position import Position
+from preheat.runs.retention import Retention
 from preheat.saving import adapters
 from preheat.saving.averages import Average
 from preheat.saving.best import check_modes
@@ -39,6 +40,7 @@ class SavePlan:
     ema: float | None = None  # the factor of averaged weights, which are saved besides
     on_sigterm: bool = True
     random_states: bool = True
+    keep: Retention | None = None  # what stays when something was saved; None: all
     wait: bool = True
 
     def __post_init__(self) -> None:
@@ -87,6 +89,7 @@ class SavePlan:
         """What to save: the training, or its adapters; parts, averages. What is not `judged` cannot become the best."""
         best = {self.metric: self.mode} if judged and self.metric in metrics else {}
         named: dict[str, Any] = {"metrics": metrics, "best": best, "tolerances": self.tolerances, "tags": tags}
+        named["keep"] = self.keep
         if self.adapters_only:
             files = {CONFIG: adapters.configuration_of(model)}
             yield Wish(self.place(position, adapters.PART), adapters.weights_of(model), **named, documents=files)

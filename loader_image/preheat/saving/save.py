@@ -13,6 +13,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.formats.adapters import CONFIG
 from preheat.formats.trainer import RANDOM_STATES, SCALER
 from preheat.runs.position import Position
+from preheat.runs.retention import Retention
 from preheat.saving import adapters
 from preheat.saving.averages import AVERAGES, Average, states_of
 from preheat.saving.best import check_modes
@@ -49,6 +50,7 @@ def save(
     select: Sequence[str] = (),
     adapters_only: bool = False,
     averages: Average | Sequence[Average] = (),
+    keep: Retention | None = None,
     wait: bool = True,
 ) -> Path:
     """Save a checkpoint from which `preheat.apply` goes on, and return its folder, which appears when it is complete.
@@ -57,7 +59,8 @@ def save(
     `template`; `latest`, the `tags` and the best by a metric (`best={"loss": "min"}`) are small files beside it. With
     an optimizer it holds what a training needs to go on: optimizer, scheduler, scaler, random states, position, and
     `extra`, plain values, tensors and whatever has a `state_dict`. `part`, `select` and `adapters_only` save some of
-    the weights alone; each of the `averages` is saved besides, as a variant. Without `wait` the tensors are copied and
+    the weights alone; each of the `averages` is saved besides, as a variant. What `keep` does not keep of the
+    run's checkpoints is removed then. Without `wait` the tensors are copied and
     written while the training goes on; what goes wrong then is raised by the next save, or by `flush`. In a process
     group all ranks call it, and the first one writes.
     """
@@ -78,6 +81,7 @@ def save(
     training = _Training(given, optimizer, scheduler, scaler, position, averages, extra or {})
     training.check(alone=bool(part or select or adapters_only))
     pointing: dict[str, Any] = {"metrics": metrics, "best": best or {}, "tolerances": tolerances, "tags": tags}
+    pointing["keep"] = keep
 
     def wishes() -> list[Wish]:
         weights = adapters.weights_of(given) if adapters_only else chosen(weights_of(given), part, select)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -14,8 +15,12 @@ import torch
 
 from preheat.bundle.manifest import Saved
 from preheat.bundle.storage import storage_errors
+from preheat.errors import CheckpointError
 from preheat.formats.training_state import parts_of
 from preheat.runs.names import LATEST
+from preheat.runs.removal import prune
+from preheat.runs.retention import Retention
+from preheat.runs.shelf import OWN
 from preheat.saving import best
 from preheat.saving.background import Background
 from preheat.saving.gathering import Gathering
@@ -26,8 +31,11 @@ from preheat.saving.staging import Staging
 from preheat.saving.state import spelled
 from preheat.saving.weights import Weights
 from preheat.shim.ranks import Ranks, group, present
+from preheat.sources.local import LocalSource
 from preheat.strategies import random_states
 from preheat.strategies.collector import collector_paused
+
+log = logging.getLogger(__name__)
 
 #: Makes the training state of all that a training has, given the random states of its processes.
 MakeState = Callable[[list[Any]], Mapping[str, Any]]
@@ -47,6 +55,7 @@ class Wish:
     tags: Sequence[str] = ()
     random_states: bool = True
     documents: Mapping[str, bytes] = field(default_factory=dict)
+    keep: Retention | None = None  # what stays of the checkpoints that are there then; None: all
 
 
 class Saver:
@@ -92,6 +101,8 @@ class Saver:
                 with storage_errors(wish.place.home):
                     snapshot.write(bring)
                     _point(wish, snapshot)
+            for home, keep in {wish.place.home: wish.keep for wish, _ in checkpoints if wish.keep}.items():
+                _let_go(home, keep)
 
         if wait:
             write(gathering.bring)
@@ -148,3 +159,11 @@ def _point(wish: Wish, snapshot: Snapshot) -> None:
             if moves or "checkpoint" in pointer:
                 said = {key: value for key, value in pointer.items() if key != "moves"}
                 write_pointer(place.pointer(tag), {**said, **(named if moves else {})})
+
+
+def _let_go(home: Path, keep: Retention) -> None:
+    """Remove what nothing keeps; what is in the way of that costs room, not the training."""
+    try:
+        prune(LocalSource(str(home)), keep, OWN)
+    except CheckpointError as error:
+        log.warning("nothing was removed from %s: %s", home, error)
