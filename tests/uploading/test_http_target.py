@@ -19,7 +19,8 @@ from preheat.sources.http import HTTPSource
 from preheat.uploading.content import Content
 from preheat.uploading.finished import Rest
 from preheat.uploading.shipping import Shipping
-from preheat.uploading.target import Target, target_of
+from preheat.uploading.target import Target
+from preheat.uploading.targets import target_of
 
 NAME = "net_cp=E1_U10_S100"
 

@@ -63,7 +63,7 @@ def _upload(path: Path, to: CheckpointSource, following: bool, settle: str, veri
     from preheat.uploading.ending import Ending
     from preheat.uploading.finished import Rest, is_one
     from preheat.uploading.shipping import Shipping, follow
-    from preheat.uploading.target import target_of
+    from preheat.uploading.targets import target_of
 
     path = path.expanduser().absolute()
     if not following and not path.exists():

@@ -23,7 +23,8 @@ from preheat.runs.retention import FORGOTTEN, Retention, Ruling, rule
 from preheat.runs.shelf import Shelf
 from preheat.sources.local import LocalSource
 from preheat.stage import Place
-from preheat.uploading.target import Target, target_of
+from preheat.uploading.target import Target
+from preheat.uploading.targets import target_of
 
 _REMOVED, _UNFINISHED = ".pruned-", ".partial-"
 #: What tells that a checkpoint is there, in a bucket or on a disk where it is no folder.

@@ -25,7 +25,7 @@ from preheat.runs.position import Position
 from preheat.runs.retention import Known
 from preheat.sources.local import LocalSource
 from preheat.stage import Place
-from preheat.uploading.target import target_of
+from preheat.uploading.targets import target_of
 
 OWN = "preheat"  # the layout of what Preheat saves
 

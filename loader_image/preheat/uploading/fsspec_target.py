@@ -65,6 +65,7 @@ class FsspecTarget:
         first = self._first(path)
         counted = _Counted(passed)
         self._patiently(lambda: self._files.put(str(content.path), first, counted.callback()), counted.again)
+        counted.ended(content.size)
         content.check()
         if first != path:
             self._patiently(lambda: self._files.move(first, path))
@@ -157,6 +158,10 @@ class _Counted:
     def again(self) -> None:
         """Nothing has passed."""
         self._add(-self._count)
+
+    def ended(self, size: int) -> None:
+        """All of the file has passed: not every filesystem tells of its bytes."""
+        self._add(size - self._count)
 
     def _add(self, count: int) -> None:
         self._count += count

@@ -27,7 +27,8 @@ from preheat.stage import CheckpointSource
 from preheat.uploading.ending import Ending
 from preheat.uploading.finished import Rest
 from preheat.uploading.shipping import Shipping, follow
-from preheat.uploading.target import Verify, target_of
+from preheat.uploading.target import Verify
+from preheat.uploading.targets import target_of
 
 log = logging.getLogger("preheat.uploading")
 
