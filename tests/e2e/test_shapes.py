@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 DATA = Path(__file__).parents[1] / "operator" / "data"
 CASES = sorted(path.name.removesuffix(".in.yaml") for path in DATA.glob("*.in.yaml"))
-LOADER = "preheat-loader"
+LOADER, UPLOAD = "preheat-loader", "preheat-upload"
 DOCUMENT_ENDS = "\n}\n{"
 DRY_RUN = ("create", "--dry-run=server", "-o", "json", "-f", "-")
 
@@ -60,8 +60,8 @@ def without_ours(given: dict[str, Any]) -> str:
         container["env"] = [theirs for entry in container.get("env", ()) if (theirs := _variable(entry))]
         mounts = container.get("volumeMounts", ())
         container["volumeMounts"] = [each for each in mounts if each["mountPath"] != "/preheat"]
-    for key, name in (("initContainers", LOADER), ("volumes", "preheat")):
-        spec[key] = [each for each in spec.get(key, ()) if each["name"] != name]
+    for key, names in (("initContainers", (LOADER, UPLOAD)), ("volumes", ("preheat",))):
+        spec[key] = [each for each in spec.get(key, ()) if each["name"] not in names]
     return json.dumps(spec, sort_keys=True)
 
 
@@ -84,7 +84,11 @@ def test_the_api_server_makes_of_it_what_it_was_and_a_loader(admitted: dict[str,
     injected, plain = admitted[case], admitted[f"plain-{case}"]
     if case == "pod-level-resources" and "resources" not in plain["spec"]:
         pytest.skip("this API server drops resources of a pod as a whole")
-    assert injected["spec"]["initContainers"][-1]["name"] == LOADER
+    ours = [LOADER, UPLOAD] if case.startswith("upload") else [LOADER]
+    assert [each["name"] for each in injected["spec"]["initContainers"]][-len(ours) :] == ours
+    if case == "upload":  # which asks for more time at its end than a pod has by default
+        assert injected["spec"]["terminationGracePeriodSeconds"] == 600
+        plain = {**plain, "spec": {**plain["spec"], "terminationGracePeriodSeconds": 600}}
     assert without_ours(injected) == without_ours(plain)
     assert injected["status"]["qosClass"] == plain["status"]["qosClass"]
     assert theirs(injected["metadata"]["annotations"]) == theirs(plain["metadata"].get("annotations", {}))

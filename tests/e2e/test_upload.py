@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cluster.commands import wait_until
+from cluster.lifecycle import Cluster
 from e2e.tenant import BUCKET, PYTHON, SECONDS, Tenant
 from preheat.bundle.manifest import Manifest, Pipeline, SourceFacts
 
@@ -24,13 +25,15 @@ SAVED = 3
 MANIFEST = Manifest(
     "0" * 32, Pipeline(), SourceFacts("", "", 0, "safetensors", "preheat"), {"model.safetensors": SIZE}, {}
 ).to_json()
-#: What the training does: it saves as `preheat.save` does, needs some seconds for each, and ends right after the last.
+#: What the training does: it saves as `preheat.save` does, the last one when it is told to, and ends right after that.
 SAVE = f"""
 import hashlib, json, os, pathlib, time
 home = pathlib.Path("/output/exp-7")
 home.mkdir()
 digests = {{}}
 for epoch in range(1, {SAVED + 1}):
+    while epoch == {SAVED} and not os.path.exists("/output/go-on"):
+        time.sleep(0.1)
     name = f"net_cp=E{{epoch}}_U{{epoch}}_S{{epoch}}"
     partial = home / f".{{name}}.partial-1"
     partial.mkdir()
@@ -40,7 +43,6 @@ for epoch in range(1, {SAVED + 1}):
     (partial / "manifest.json").write_text({MANIFEST!r})
     partial.rename(home / name)
     (home / "net_cp=latest.json").write_text(json.dumps({{"checkpoint": name}}))
-    time.sleep(4 if epoch < {SAVED} else 0)
 print(json.dumps(digests))
 """
 
@@ -83,22 +85,34 @@ def senders() -> list[int]:
     return found
 
 
-def test_everything_is_sent_though_the_sender_is_killed_on_the_way(tenant: Tenant, job: str) -> None:
-    client = tenant.platform.cluster.s3.client()
+def test_everything_is_sent_though_sender_and_runtime_are_killed_on_the_way(tenant: Tenant, job: str) -> None:
+    cluster = tenant.platform.cluster
+    client = cluster.s3.client()
     prefix = f"{tenant.namespace}/exp-7/"
 
     def on_its_way() -> bool:
         uploads = client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads", ())
         return bool(uploads) and bool(senders())
 
-    wait_until("a checkpoint is on its way", on_its_way, SECONDS, interval=0.1)
-    for process in senders():
-        os.kill(process, signal.SIGKILL)
-
     def pod() -> dict[str, Any]:
         [found] = tenant.pods(job)
         return found
 
+    def sender() -> dict[str, Any]:
+        [status] = [each for each in pod()["status"]["initContainerStatuses"] if each["name"] == "preheat-upload"]
+        return dict(status)
+
+    node = [pid for program in ("containerd", "kubelet") for pid in cluster.processes.pids(program)]
+    for others in ([], node):
+        wait_until("a checkpoint is on its way", on_its_way, SECONDS, interval=0.1)
+        for process in (*others, *senders()):  # where nobody is there to start it again, it is started later
+            os.kill(process, signal.SIGKILL)
+    wait_until("the crash is noticed", lambda: not cluster.healthy(), SECONDS, interval=0.1)
+    assert not Cluster.start().started_here
+    wait_until(
+        "it is there again", lambda: sender()["restartCount"] >= 2 and sender()["started"], SECONDS, interval=0.5
+    )
+    tenant.kubectl("exec", pod()["metadata"]["name"], "-c", "train", "--", "touch", "/output/go-on")
     wait_until("the pod has ended", lambda: pod()["status"]["phase"] == "Succeeded", SECONDS, interval=0.5)
     [name] = [pod()["metadata"]["name"]]
     digests = json.loads(tenant.kubectl("logs", name, "-c", "train").splitlines()[-1])
@@ -110,8 +124,6 @@ def test_everything_is_sent_though_the_sender_is_killed_on_the_way(tenant: Tenan
     for each, digest in digests.items():
         content = client.get_object(Bucket=BUCKET, Key=f"{prefix}{each}/model.safetensors")["Body"].read()
         assert hashlib.sha256(content).hexdigest() == digest
-    [status] = [each for each in pod()["status"]["initContainerStatuses"] if each["name"] == "preheat-upload"]
-    assert status["restartCount"] >= 1
-    told = json.loads(status["state"]["terminated"]["message"])
+    told = json.loads(sender()["state"]["terminated"]["message"])
     assert (told["outcome"], told["waiting"], told["failures"]) == ("uploaded", [], 0)
     client.close()
