@@ -139,7 +139,8 @@ def test_parts_that_arrived_are_not_sent_again(
         assert sum(counted) == content.size
     again.close()
     done = Counter(operation for operation, _ in operations)
-    assert done["upload_part"] == 9 - there
+    assert there
+    assert 0 < done["upload_part"] <= 9 - there  # some were on their way when the others were listed
     assert done["create_multipart_upload"] == 0
     assert bucket.objects() == {"runs/exp/file": path.read_bytes()}
     assert bucket.unfinished() == []

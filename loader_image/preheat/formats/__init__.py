@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
+from weakref import finalize
 
 from preheat.blob import Blob
 from preheat.index import Index
 
-#: Indexes that were read before anybody asked, of blobs whose opening had to make sure that they have one.
-_ahead: WeakKeyDictionary[Blob, Index] = WeakKeyDictionary()
+#: Indexes that were read before anybody asked, of blobs whose opening had to make sure that they have one: by the
+#: blob's identity, for as long as it lives. Blobs are other people's, too, and need not be hashable.
+_ahead: dict[int, Index] = {}
 
 
 def read_index(blob: Blob) -> Index:
     """The index of a checkpoint; raises a CheckpointLoadError that says what the bytes are instead."""
-    if known := _ahead.pop(blob, None):
+    if known := _ahead.pop(id(blob), None):
         return known
     from preheat.formats.files import read_file
     from preheat.formats.folders import read_folder
@@ -30,5 +31,6 @@ def read_index(blob: Blob) -> Index:
 
 def read_ahead(blob: Blob) -> Index:
     """As `read_index`, which will give the same one without reading again."""
-    index = _ahead[blob] = read_index(blob)
+    index = _ahead[id(blob)] = read_index(blob)
+    finalize(blob, _ahead.pop, id(blob), None).atexit = False
     return index
