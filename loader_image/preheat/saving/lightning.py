@@ -85,7 +85,7 @@ class Saving:
         flush()
 
     def _save(self, trainer: Any, pl_module: Any, epoch: int, *, wait: bool = False) -> None:
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint()
         del checkpoint["state_dict"]
         model = unwrapped(pl_module)
         names = parameter_names(model)
