@@ -31,7 +31,6 @@ from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointTim
 from preheat.prepare import Outcome, Pin, prepare, reuse
 from preheat.progress import LogProgress, Progress
 from preheat.redaction import RedactingFormatter, Redaction
-from preheat.resume.resumption import RESUMPTION
 from preheat.spec import CONTINUE, PipelineSpec, parse
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def _from_stages(settings: Settings, store: Store, progress: Progress | None) ->
 
 
 def _attach(settings: Settings, store: Store, outcome: Outcome) -> Path | None:
-    documents = {RESUMPTION: outcome.resumption.to_json()} if outcome.resumption else {}
+    documents = outcome.resumption.documents() if outcome.resumption else {}
     if outcome.folder.parent == store.bundles:
         return store.attach(settings.pod, outcome.manifest.digest, settings.shim, documents)
     return store.attach_elsewhere(settings.pod, outcome.folder, settings.shim, documents)
@@ -153,7 +152,7 @@ def load_or_go_on(settings: Settings) -> Outcome | Absence:
     store, resume = Store(settings.volume), settings.spec.resume
     try:
         # A process that starts again in place may find checkpoints that it has saved meanwhile.
-        told = {RESUMPTION: _resuming(settings, store, resume).resumption().to_json()} if resume else {}
+        told = _resuming(settings, store, resume).resumption().documents() if resume else {}
         store.attach_absence(settings.pod, absence, settings.shim, told)
     except StorageError as failure:
         said = (

@@ -75,6 +75,10 @@ class Resumption:
             **({"morePassed": len(self.passed) - _TOLD} if len(self.passed) > _TOLD else {}),
         }
 
+    def documents(self) -> dict[str, str]:
+        """What a pod's folder is told: text by file name."""
+        return {RESUMPTION: self.to_json()}
+
     def to_json(self) -> str:
         """The file's document."""
         taken = vars(self.taken) if self.taken else None
