@@ -17,8 +17,8 @@ from preheat.formats.training_state import opaque_in, parts_of, unspell_state
 from preheat.index import Tensor
 from preheat.runs import layouts
 from preheat.runs.checkpoint import Pointer
-from preheat.runs.choice import Wanted, choose, newest_first
 from preheat.runs.listing import Entry
+from preheat.runs.selection import Selection, Wanted, newest_first
 from preheat.sources.http_answer import (
     Pin,
     check_encoding,
@@ -89,7 +89,7 @@ def s3_listing(data: bytes) -> None:
     orders = [[each.path for each in newest_first(order)] for order in (found.checkpoints, found.checkpoints[::-1])]
     claim(orders[0] == orders[1], "the order of the listing matters")
     for select in ("latest", "E1", "best.loss", "last"):
-        accepted(partial(choose, found, Wanted(select), URI, lambda pointer: pointer.tag))
+        accepted(partial(Selection.of, found, Wanted(select), URI, lambda pointer: pointer.tag))
 
 
 def pointer(data: bytes) -> None:

@@ -210,13 +210,15 @@ def checkpoints(tmp_path: Path) -> Path:
 def test_checkpoints_are_listed_newest_first(checkpoints: Path) -> None:
     """There every file is loaded whole for it."""
     run = RunSource(LocalSource(str(checkpoints)), layout="stackwise")
-    names = [candidate.checkpoint.name for candidate in run.candidates(Patience())]
+    names = [each.checkpoint.name for each in run.selection(Patience())]
     assert names == [f"progressive_stack_{number}.pt" for number in (1, 0, 2)]
 
 
 def test_the_only_checkpoint_of_a_stack_is_never_removed_for_being_old(checkpoints: Path) -> None:
     """There the guide removes all but the newest files, each of which is the only one of its stack."""
-    listed = [c.checkpoint for c in RunSource(LocalSource(str(checkpoints)), layout="stackwise").candidates(Patience())]
+    listed = [
+        each.checkpoint for each in RunSource(LocalSource(str(checkpoints)), layout="stackwise").selection(Patience())
+    ]
     assert all(each.stays for each in rule(listed, Retention(last=1), Known()))
 
 

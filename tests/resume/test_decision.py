@@ -16,7 +16,7 @@ from preheat.errors import (
     NoSpaceError,
     TruncatedError,
 )
-from preheat.resume.decision import Candidate, Start, choose, failures
+from preheat.resume.decision import Candidate, Start, decide, failures
 from preheat.resume.settings import Resume
 from preheat.runs.position import Position
 from preheat.sources.local import LocalSource
@@ -44,30 +44,30 @@ def died(checkpoint, *times, first=0):
 
 
 def test_the_first_is_taken_where_nothing_speaks_against_it():
-    choice = choose([NEWEST, OLDER], [], resume(), use)
-    assert (choice.taken, choice.used, choice.passed) == (NEWEST, "C", ())
+    decision = decide([NEWEST, OLDER], [], resume(), use)
+    assert (decision.taken, decision.used, decision.passed) == (NEWEST, "C", ())
 
 
 def test_without_a_checkpoint_nothing_is_taken():
-    assert choose([], died("gone", 1.0), resume(), use).taken is None
+    assert decide([], died("gone", 1.0), resume(), use).taken is None
 
 
 def test_one_on_which_processes_died_is_poisoned_and_the_next_older_is_taken():
     starts = died("c", 31.0, 32.0, 33.0)
-    choice = choose([NEWEST, OLDER], starts, resume(), use)
-    assert choice.taken == OLDER
-    [passed] = choice.passed
+    decision = decide([NEWEST, OLDER], starts, resume(), use)
+    assert decision.taken == OLDER
+    [passed] = decision.passed
     assert (passed.name, passed.why) == (
         "c", "poisoned: 3 processes died on it, and none came past it"
     )  # fmt: skip
-    assert choose([NEWEST, OLDER], starts[:2], resume(), use).taken == NEWEST
-    assert choose([NEWEST, OLDER], starts[:1], resume(max_failures=1), use).taken == OLDER
-    assert choose([NEWEST, OLDER], starts * 9, resume(max_failures=0), use).taken == NEWEST
+    assert decide([NEWEST, OLDER], starts[:2], resume(), use).taken == NEWEST
+    assert decide([NEWEST, OLDER], starts[:1], resume(max_failures=1), use).taken == OLDER
+    assert decide([NEWEST, OLDER], starts * 9, resume(max_failures=0), use).taken == NEWEST
 
 
 def test_ranks_of_one_training_that_dies_die_once():
     ranks = [Start("one", "c", 31.0 + rank) for rank in range(8)]
-    assert choose([NEWEST, OLDER], ranks, resume(), use).taken == NEWEST
+    assert decide([NEWEST, OLDER], ranks, resume(), use).taken == NEWEST
 
 
 def test_a_checkpoint_that_was_saved_since_acquits_the_one_before():
@@ -78,17 +78,17 @@ def test_a_checkpoint_that_was_saved_since_acquits_the_one_before():
         if candidate.name in damaged:
             raise damaged[candidate.name]
 
-    choice = choose([NEWEST, OLDER], starts, resume(), one_is_damaged)
-    assert choice.taken == OLDER
-    assert [(each.name, each.why) for each in choice.passed] == [("c", "Corrupt: CRC-32 is another")]
+    decision = decide([NEWEST, OLDER], starts, resume(), one_is_damaged)
+    assert decision.taken == OLDER
+    assert [(each.name, each.why) for each in decision.passed] == [("c", "Corrupt: CRC-32 is another")]
 
 
 def test_only_who_came_to_where_it_is_acquits_a_checkpoint():
     """As when all were poisoned, and the training has begun anew and saved its first."""
     far, first, further = candidate("U9", 10.0, 9), candidate("U1", 30.0, 1), candidate("U10", 30.0, 10)
     starts = died("U9", 21.0, 22.0, 23.0)
-    assert choose([far, first], starts, resume(), use).taken == first
-    assert choose([replace(far, modified=30.0), first], starts, resume(), use).taken.name == "U9", "saved anew"
+    assert decide([far, first], starts, resume(), use).taken == first
+    assert decide([replace(far, modified=30.0), first], starts, resume(), use).taken.name == "U9", "saved anew"
     assert not failures(starts, [further, far])
 
 
@@ -100,9 +100,9 @@ def test_what_is_wrong_with_one_checkpoint_leaves_the_next(error):
         if candidate is NEWEST:
             raise error
 
-    choice = choose([NEWEST, OLDER], [], resume(), fails_once)
-    assert choice.taken == OLDER
-    assert choice.passed[0].why == f"{error.reason}: {error.args[0]}"
+    decision = decide([NEWEST, OLDER], [], resume(), fails_once)
+    assert decision.taken == OLDER
+    assert decision.passed[0].why == f"{error.reason}: {error.args[0]}"
 
 
 @pytest.mark.parametrize("error", [AccessDeniedError("no"), CheckpointSourceError("no answer"), NoSpaceError("full")])
@@ -111,7 +111,7 @@ def test_what_another_checkpoint_would_not_mend_ends_the_search(error):
         raise error
 
     with pytest.raises(type(error)):
-        choose([NEWEST, OLDER], [], resume(), fails)
+        decide([NEWEST, OLDER], [], resume(), fails)
 
 
 NAMES = "abcdef"
@@ -131,13 +131,13 @@ def test_everything_before_the_one_that_is_taken_has_one_reason_and_it_has_none(
         if candidate.name in damaged:
             raise TruncatedError("cut")
 
-    choice = choose(found, marks, settings, tried)
-    position = found.index(choice.taken) if choice.taken else len(found)
-    assert [each.name for each in choice.passed] == [each.name for each in found[:position]]
+    decision = decide(found, marks, settings, tried)
+    position = found.index(decision.taken) if decision.taken else len(found)
+    assert [each.name for each in decision.passed] == [each.name for each in found[:position]]
     died = failures(marks, found)
     for each in found[: position + 1]:
         poisoned = bool(settings.max_failures) and died[each.name] >= settings.max_failures
-        assert (each is choice.taken) == (not poisoned and each.name not in damaged)
+        assert (each is decision.taken) == (not poisoned and each.name not in damaged)
 
 
 @given(found, marks, times)

@@ -1,4 +1,4 @@
-"""Listings of runs, made up: names, times and sizes are all that a choice looks at."""
+"""Listings of runs, made up: names, times and sizes are all that a selection looks at."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from preheat.runs import layouts
 from preheat.runs.checkpoint import Found, Pointer
-from preheat.runs.choice import Choice, Wanted, choose
 from preheat.runs.listing import Entry
+from preheat.runs.selection import Selection, Wanted
 
 
 def listed(*paths: str, at: float = 100.0, size: int = 10) -> list[Entry]:
@@ -19,13 +19,13 @@ def found(entries: Iterable[Entry], layout: str = "auto") -> Found:
     return layouts.find(list(entries), layout)
 
 
-def chosen(entries: Iterable[Entry], select: str = "latest", layout: str = "auto", **wanted: object) -> Choice:
+def selected(entries: Iterable[Entry], select: str = "latest", layout: str = "auto", **wanted: object) -> Selection:
     """What a selector means where no pointer has to be read."""
-    return choose(found(entries, layout), Wanted(select, **wanted), "/run/", unread)  # type: ignore[arg-type]
+    return Selection.of(found(entries, layout), Wanted(select, **wanted), "/run/", unread)  # type: ignore[arg-type]
 
 
-def names(choice: Choice) -> list[str]:
-    return [checkpoint.path for checkpoint in choice.candidates]
+def names(selected: Selection) -> list[str]:
+    return [checkpoint.path for checkpoint in selected.checkpoints]
 
 
 def unread(pointer: Pointer) -> str:

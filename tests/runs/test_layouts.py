@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from runs.folders import chosen, found, listed, names
+from runs.folders import found, listed, names, selected
 
 from preheat.blob import Patience
 from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointNotFoundError
 from preheat.runs import layouts
 from preheat.runs.checkpoint import Pointer
-from preheat.runs.choice import Wanted, choose
 from preheat.runs.layouts import lightning, transformers
 from preheat.runs.listing import Entry, Listing
 from preheat.runs.names import metric_of
 from preheat.runs.position import Position
+from preheat.runs.selection import Selection, Wanted
 from preheat.sources.local import LocalSource
 
 TRAINER = (
@@ -58,9 +58,9 @@ def test_a_folder_of_another_name_counts_when_it_is_finished() -> None:
 
 def test_parts_that_preheat_saved_are_no_models() -> None:
     files = listed("c/m_cp=E1_U1_S1/manifest.json", "c/m.encoder_cp=E2_U2_S2/manifest.json")
-    assert names(chosen(files)) == ["c/m_cp=E1_U1_S1/"]
-    assert names(chosen(files, model="m.encoder")) == ["c/m.encoder_cp=E2_U2_S2/"]
-    assert names(chosen(files[1:])) == ["c/m.encoder_cp=E2_U2_S2/"]
+    assert names(selected(files)) == ["c/m_cp=E1_U1_S1/"]
+    assert names(selected(files, model="m.encoder")) == ["c/m.encoder_cp=E2_U2_S2/"]
+    assert names(selected(files[1:])) == ["c/m.encoder_cp=E2_U2_S2/"]
 
 
 def composite(tag: str, *kinds: str) -> list[str]:
@@ -74,31 +74,31 @@ EVERY = ("encoder_model", "decoder_model", "encoder_optim", "decoder_optim", "tr
 
 
 def test_a_composite_model_is_one_checkpoint_of_all_its_parts() -> None:
-    choice = chosen(listed(*composite("E1_U1_S1", *EVERY)), training=True)
-    [whole] = choice.candidates
+    selection = selected(listed(*composite("E1_U1_S1", *EVERY)), training=True)
+    [whole] = selection.checkpoints
     assert (whole.model, whole.name, whole.training) == ("upt", "upt_cp=E1_U1_S1", True)
     assert [entry.path for entry in whole.files] == composite(
         "E1_U1_S1", *sorted(EVERY[:2]), *sorted(EVERY[2:4]), "trainer"
     )
-    assert names(chosen(listed(*composite("E1_U1_S1", *EVERY)), model="upt.encoder")) == [
+    assert names(selected(listed(*composite("E1_U1_S1", *EVERY)), model="upt.encoder")) == [
         "upt.encoder_cp=E1_U1_S1_model.th"
     ]
 
 
 def test_a_composite_model_without_one_of_its_parts_is_incomplete() -> None:
     files = listed(*composite("E1_U1_S1", *EVERY), *composite("E2_U2_S2", "encoder_model", "encoder_optim", "trainer"))
-    choice = chosen(files)
-    assert [each.tag for each in choice.candidates] == ["E1_U1_S1"]
-    [passed] = choice.passed
-    assert passed.reason == "it is incomplete: there is no upt.decoder_cp=E2_U2_S2_model.th"
+    selection = selected(files)
+    assert [each.tag for each in selection.checkpoints] == ["E1_U1_S1"]
+    [unfit] = selection.unfit
+    assert unfit.reason == "it is incomplete: there is no upt.decoder_cp=E2_U2_S2_model.th"
 
 
 def test_a_frozen_part_has_no_optimizer_and_one_that_was_lost_is_missed() -> None:
     frozen = [kind for kind in EVERY if kind != "decoder_optim"]
-    assert chosen(listed(*composite("E1_U1_S1", *frozen)), training=True).candidates
+    assert selected(listed(*composite("E1_U1_S1", *frozen)), training=True).checkpoints
     lost = listed(*composite("E1_U1_S1", *EVERY), *composite("E2_U2_S2", *frozen))
-    [passed] = chosen(lost, training=True).passed
-    assert "there is no upt.decoder_cp=E2_U2_S2_optim.th" in passed.reason
+    [unfit] = selected(lost, training=True).unfit
+    assert "there is no upt.decoder_cp=E2_U2_S2_optim.th" in unfit.reason
 
 
 def test_a_name_with_a_dot_alone_is_a_model() -> None:
@@ -129,14 +129,14 @@ def test_names_of_lightning_and_anemoi(
 
 def test_last_is_last_whatever_its_version() -> None:
     files = listed("epoch=9-step=90.ckpt", "last.ckpt", "last-v1.ckpt")
-    assert names(chosen(files, "last")) == ["last-v1.ckpt", "last.ckpt"]
+    assert names(selected(files, "last")) == ["last-v1.ckpt", "last.ckpt"]
 
 
 def test_anemois_files_for_inference_are_not_for_training() -> None:
     files = listed("run/last.ckpt", "run/inference-last.ckpt")
-    assert names(chosen(files)) == names(chosen(files, "last")) == ["run/last.ckpt"]
+    assert names(selected(files)) == names(selected(files, "last")) == ["run/last.ckpt"]
     with pytest.raises(CheckpointNotFoundError, match="no training can go on from it"):
-        chosen(files, "inference-last.ckpt", training=True)
+        selected(files, "inference-last.ckpt", training=True)
 
 
 def test_sharded_checkpoints_of_lightning_are_folders() -> None:
@@ -147,9 +147,9 @@ def test_sharded_checkpoints_of_lightning_are_folders() -> None:
         "epoch=0-step=1.ckpt/checkpoint/mp.pt",
         "epoch=0-step=1.ckpt/latest",
     )
-    choice = chosen(files)
-    assert names(choice) == ["epoch=1-step=5.ckpt/", "epoch=0-step=1.ckpt/"]
-    assert ".metadata" in choice.passed[0].reason
+    selection = selected(files)
+    assert names(selection) == ["epoch=1-step=5.ckpt/", "epoch=0-step=1.ckpt/"]
+    assert ".metadata" in selection.unfit[0].reason
 
 
 def test_a_folder_of_transformers_is_complete_with_the_trainers_state() -> None:
@@ -173,7 +173,7 @@ def test_a_folder_of_transformers_that_lacks_something_is_incomplete(files: tupl
 
 def test_steps_are_numbers_and_the_best_is_what_the_trainer_says() -> None:
     files = listed(*(f"checkpoint-{step}/{name}" for step in (500, 1000, 90) for name in TRAINER))
-    assert names(chosen(files)) == ["checkpoint-1000/", "checkpoint-500/", "checkpoint-90/"]
+    assert names(selected(files)) == ["checkpoint-1000/", "checkpoint-500/", "checkpoint-90/"]
     read: list[str] = []
 
     def said(pointer: Pointer) -> str:
@@ -181,10 +181,10 @@ def test_steps_are_numbers_and_the_best_is_what_the_trainer_says() -> None:
         content = json.dumps({"best_model_checkpoint": "/their/disk/checkpoint-500"}).encode()
         return transformers.named_by(content, metric_of(pointer.tag))
 
-    assert names(choose(found(files), Wanted("best"), "/run/", said)) == ["checkpoint-500/"]
+    assert names(Selection.of(found(files), Wanted("best"), "/run/", said)) == ["checkpoint-500/"]
     assert read == ["checkpoint-1000/trainer_state.json"]
     with pytest.raises(ValueError, match="does not keep by which metric"):
-        choose(found(files), Wanted("best.eval_loss"), "/run/", said)
+        Selection.of(found(files), Wanted("best.eval_loss"), "/run/", said)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"checkpoint": 3}', b'{"best_model_checkpoint": null}', b"\xff"])
@@ -216,27 +216,27 @@ def test_where_lightning_kept_no_best_it_says_so(state: object) -> None:
 
 def test_stacks_are_parts_and_times_order_the_rest() -> None:
     files = listed("progressive_stack_1.pt", "progressive_stack_0.pt", "rack_complete_2.pt", "stack_0.pt", "notes.pt")
-    assert names(chosen(files)) == ["rack_complete_2.pt", "progressive_stack_0.pt", "progressive_stack_1.pt"]
-    assert names(chosen(files, "progressive_stack_1")) == ["progressive_stack_1.pt"]
-    assert names(chosen(files, "stack_0")) == ["stack_0.pt"]
-    assert names(chosen(files, layout="stackwise"))[0] == "notes.pt", "a builder writes where it is told to"
+    assert names(selected(files)) == ["rack_complete_2.pt", "progressive_stack_0.pt", "progressive_stack_1.pt"]
+    assert names(selected(files, "progressive_stack_1")) == ["progressive_stack_1.pt"]
+    assert names(selected(files, "stack_0")) == ["stack_0.pt"]
+    assert names(selected(files, layout="stackwise"))[0] == "notes.pt", "a builder writes where it is told to"
 
 
 def test_linnaeus_other_files_are_taken_only_where_it_is_named() -> None:
     files = listed("ckpt_epoch_1.pth", "convnext.pth")
-    assert names(chosen(files)) == ["ckpt_epoch_1.pth"]
-    assert names(chosen(files, "convnext", layout="linnaeus")) == ["convnext.pth"]
+    assert names(selected(files)) == ["ckpt_epoch_1.pth"]
+    assert names(selected(files, "convnext", layout="linnaeus")) == ["convnext.pth"]
 
 
 def test_a_run_that_went_over_to_preheat_goes_on_from_either() -> None:
     files = listed("c/m_cp=E2_U2_S2/manifest.json", "c/m_cp=E1_U1_S1_model.th")
-    assert names(chosen(files)) == ["c/m_cp=E2_U2_S2/", "c/m_cp=E1_U1_S1_model.th"]
-    assert names(chosen(files, layout="noether")) == ["c/m_cp=E1_U1_S1_model.th"]
+    assert names(selected(files)) == ["c/m_cp=E2_U2_S2/", "c/m_cp=E1_U1_S1_model.th"]
+    assert names(selected(files, layout="noether")) == ["c/m_cp=E1_U1_S1_model.th"]
 
 
 def test_names_that_would_forge_a_log_are_no_names() -> None:
     assert found(listed("ckpt_epoch_1\n2026 loaded.pth", "\x1b[2Jlast.ckpt", "last\u202e.ckpt")).checkpoints == ()
-    assert names(chosen(listed("läst/épôch=1.ckpt"))) == ["läst/épôch=1.ckpt"]
+    assert names(selected(listed("läst/épôch=1.ckpt"))) == ["läst/épôch=1.ckpt"]
 
 
 def test_hidden_folders_are_not_looked_into() -> None:
@@ -244,7 +244,7 @@ def test_hidden_folders_are_not_looked_into() -> None:
         ".snapshot/hourly/ckpt_epoch_9.pth", "a/.trash/ckpt_epoch_9.pth", ".tmp/m_cp=E1_U1_S1/manifest.json"
     )
     assert found(hidden).checkpoints == ()
-    assert names(chosen([*hidden, *listed("e=1.ckpt/.metadata")])) == ["e=1.ckpt/"]
+    assert names(selected([*hidden, *listed("e=1.ckpt/.metadata")])) == ["e=1.ckpt/"]
 
 
 def test_an_unknown_layout_lists_the_known_ones() -> None:

@@ -125,11 +125,11 @@ def test_a_thousand_keys_take_one_request_and_more_another(bucket: S3Source, mon
     pages: list[s3_listing.Page] = []
     read = s3_listing.read_page
     monkeypatch.setattr(s3_listing, "read_page", lambda *answer: pages.append(read(*answer)) or pages[-1])
-    candidates = RunSource(bucket, run_id="many").candidates(Patience(1, 10))
+    candidates = RunSource(bucket, run_id="many").selection(Patience(1, 10))
     assert (len(candidates), len(pages), pages[-1].token) == (1_200, 2, "")
     newest = next(iter(candidates))
     assert newest.checkpoint.tag == "E1199_U1199_S1199"
-    assert next(iter(newest.source.candidates(Patience(1, 10)))).checkpoint == newest.checkpoint
+    assert next(iter(newest.source.selection(Patience(1, 10)))).checkpoint == newest.checkpoint
     assert len(pages) == 2, "what was listed need not be listed again"
 
 
@@ -195,7 +195,7 @@ def test_a_place_without_listing_says_what_to_do(place: Place) -> None:
     with pytest.raises(
         CheckpointConfigError, match=r"cannot be listed.*Name the checkpoint itself.*local, s3 or fsspec"
     ):
-        RunSource(place).candidates(Patience(0, 1))
+        RunSource(place).selection(Patience(0, 1))
 
 
 def test_more_files_than_anyone_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

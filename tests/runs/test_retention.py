@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from preheat.errors import CheckpointConfigError, CheckpointNotFoundError
 from preheat.runs.checkpoint import Checkpoint, Found, Pointer
-from preheat.runs.choice import Wanted, choose
 from preheat.runs.listing import Entry
 from preheat.runs.position import Position
 from preheat.runs.retention import FORGOTTEN, Known, Retention, rule
+from preheat.runs.selection import Selection, Wanted
 
 
 def checkpoint(
@@ -162,10 +162,10 @@ def test_what_a_resume_would_choose_is_never_deleted(
     model, info = data.draw(st.sampled_from([(each.model, each.info) for each in checkpoints]))
     for select, training in product(SELECTORS, (False, True)):
         wanted = Wanted(select, model, info, training)
-        assert chosen(left, named, wanted, doubted) == chosen(checkpoints, named, wanted, doubted), wanted
+        assert selected(left, named, wanted, doubted) == selected(checkpoints, named, wanted, doubted), wanted
 
 
-def chosen(
+def selected(
     checkpoints: Sequence[Checkpoint], named: dict[str, Checkpoint], wanted: Wanted, doubted: set[str]
 ) -> str | None:
     """What a resume goes on from: the first that no training has died on."""
@@ -176,7 +176,9 @@ def chosen(
         for tag, each in named.items()
     )
     try:
-        choice = choose(Found(tuple(checkpoints), pointers), wanted, "run", lambda pointer: named[pointer.tag].name)
+        selection = Selection.of(
+            Found(tuple(checkpoints), pointers), wanted, "run", lambda pointer: named[pointer.tag].name
+        )
     except (CheckpointNotFoundError, CheckpointConfigError):
         return None
-    return next((each.path for each in choice.candidates if each.path not in doubted), None)
+    return next((each.path for each in selection.checkpoints if each.path not in doubted), None)

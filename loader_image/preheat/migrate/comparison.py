@@ -13,7 +13,7 @@ from preheat.formats import read_index
 from preheat.migrate.choices import Chosen
 from preheat.migrate.migration import Migration
 from preheat.runs.names import LATEST
-from preheat.sources.run import Candidate, RunSource
+from preheat.sources.run import RunCheckpoint, RunSource
 from preheat.spec import PipelineSpec, parse
 from preheat.stage import CheckpointSource
 
@@ -99,7 +99,7 @@ def _rule(source: CheckpointSource) -> str:
     return "the newest, by its position" if source.select == LATEST else f"{source.select}, the first in our order"
 
 
-def _read(candidate: CheckpointSource | Candidate, patience: Patience) -> None:
+def _read(candidate: CheckpointSource | RunCheckpoint, patience: Patience) -> None:
     """As far as its index, which tells whether it is whole."""
     blob = candidate.open(patience)
     try:
@@ -110,15 +110,15 @@ def _read(candidate: CheckpointSource | Candidate, patience: Patience) -> None:
 
 def _candidates(
     source: CheckpointSource, patience: Patience, passed: list[tuple[str, str]]
-) -> Iterator[tuple[str, CheckpointSource | Candidate]]:
+) -> Iterator[tuple[str, CheckpointSource | RunCheckpoint]]:
     """What a source may open, best first, each by its path."""
     if not isinstance(source, RunSource):
         blob = source.open(patience)
         blob.close()
         yield blob.uri, source
         return
-    found = source.candidates(patience)
+    found = source.selection(patience)
     root = found.listing.uri.rstrip("/")
-    passed += [(f"{root}/{each.checkpoint.path}", each.reason) for each in found.passed]
+    passed += [(f"{root}/{each.checkpoint.path}", each.reason) for each in found.unfit]
     for candidate in found:
         yield f"{root}/{candidate.checkpoint.path}", candidate

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from preheat.blob import Patience
 from preheat.errors import CheckpointError, CheckpointNotFoundError
-from preheat.resume.decision import Candidate, Passed
+from preheat.resume.decision import Candidate, PassedOver
 from preheat.resume.settings import Resume
 from preheat.sources.local import LocalSource
 
@@ -23,7 +23,7 @@ class Listed:
     """What a run has."""
 
     candidates: tuple[Candidate, ...] = ()
-    passed: tuple[Passed, ...] = ()  # what can be told of without a look inside
+    passed: tuple[PassedOver, ...] = ()  # what can be told of without a look inside
     nothing: str = ""  # why there is no candidate
 
 
@@ -39,7 +39,9 @@ def candidates(resume: Resume, patience: Patience) -> Listed:
     except CheckpointNotFoundError as error:
         return Listed(nothing=str(error.args[0]))
     every = [each.checkpoint for each in found]
-    passed = [Passed(each.checkpoint.name, each.reason) for each in found.passed if _newer(each.checkpoint, every[0])]
+    passed = [
+        PassedOver(each.checkpoint.name, each.reason) for each in found.unfit if _newer(each.checkpoint, every[0])
+    ]
     return Listed(tuple(_candidates(every, resume)), tuple(passed))
 
 

@@ -58,7 +58,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Passed:
+class PassedOver:
     """A checkpoint that was not taken, and why."""
 
     name: str
@@ -66,31 +66,31 @@ class Passed:
 
 
 @dataclass(frozen=True)
-class Choice(Generic[Used]):
+class Decision(Generic[Used]):
     """What a start goes on from; `taken` is None where none of the run's checkpoints can be used."""
 
     taken: Candidate | None
     used: Used | None
-    passed: tuple[Passed, ...]
+    passed: tuple[PassedOver, ...]
 
 
-def choose(
+def decide(
     candidates: Iterable[Candidate], starts: Iterable[Start], resume: Resume, use: Callable[[Candidate], Used]
-) -> Choice[Used]:
+) -> Decision[Used]:
     """The first of `candidates`, best first, that can be used; `use` raises one of UNUSABLE for one that cannot."""
-    found, passed = list(candidates), list[Passed]()
+    found, passed = list(candidates), list[PassedOver]()
     died = failures(starts, found)
     for candidate in found:
         deaths = died[candidate.name]
         if resume.max_failures and deaths >= resume.max_failures:
-            passed.append(Passed(candidate.name, f"poisoned: {_died(deaths)} on it, and none came past it"))
+            passed.append(PassedOver(candidate.name, f"poisoned: {_died(deaths)} on it, and none came past it"))
             continue
         try:
-            return Choice(candidate, use(candidate), tuple(passed))
+            return Decision(candidate, use(candidate), tuple(passed))
         except UNUSABLE as error:
             said = str(error.args[0]).rpartition(f"{candidate.name}/: ")[2]  # which one is told already
-            passed.append(Passed(candidate.name, f"{error.reason}: {said}"))
-    return Choice(None, None, tuple(passed))
+            passed.append(PassedOver(candidate.name, f"{error.reason}: {said}"))
+    return Decision(None, None, tuple(passed))
 
 
 def _died(deaths: int) -> str:

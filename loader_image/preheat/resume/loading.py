@@ -19,7 +19,7 @@ from preheat.prepare import Outcome, prepare
 from preheat.progress import Progress
 from preheat.resume.after import finite, left_out, resuming
 from preheat.resume.candidates import candidates, never_passed_over
-from preheat.resume.decision import Candidate, Passed, choose
+from preheat.resume.decision import Candidate, PassedOver, decide
 from preheat.resume.resumption import Resumption, Taken, names_of
 from preheat.resume.settings import Resume
 from preheat.resume.starts import Starts
@@ -49,13 +49,13 @@ class Resuming:
             listed = candidates(self.resume, self.spec.patience)
             folder = self.resume.folder
             starts = list(Starts(folder).read()) if folder else []
-            choice = choose(listed.candidates, starts, self.resume, self._use)
-        found = choice.taken
+            decision = decide(listed.candidates, starts, self.resume, self._use)
+        found = decision.taken
         taken = Taken(found.name, found.modified, in_place=found.folder is not None) if found else None
-        told = self.resumption(taken, (*listed.passed, *choice.passed))
-        return choice.used, replace(told, nothing=listed.nothing)
+        told = self.resumption(taken, (*listed.passed, *decision.passed))
+        return decision.used, replace(told, nothing=listed.nothing)
 
-    def resumption(self, taken: Taken | None = None, passed: tuple[Passed, ...] = ()) -> Resumption:
+    def resumption(self, taken: Taken | None = None, passed: tuple[PassedOver, ...] = ()) -> Resumption:
         """What the pod's processes are told."""
         after = resuming(self.spec, self.resume, self.resume.from_)
         return Resumption(

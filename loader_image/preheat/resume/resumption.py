@@ -14,7 +14,7 @@ from typing import Any
 
 from preheat.catalog import parameters_of
 from preheat.errors import CheckpointConfigError, NotABundleError
-from preheat.resume.decision import Passed
+from preheat.resume.decision import PassedOver
 from preheat.resume.settings import Resume, resume_of
 
 RESUMPTION = "resume.json"
@@ -44,7 +44,7 @@ class Resumption:
     pipeline: str
     resume: Resume
     taken: Taken | None
-    passed: tuple[Passed, ...] = ()
+    passed: tuple[PassedOver, ...] = ()
     nothing: str = ""  # why the run has none at all
     stages: tuple[Mapping[str, Any], ...] = ()  # that run in the training process after a resumption, as spelled
     left_out: tuple[str, ...] = ()  # names of stages whose work is in the checkpoint
@@ -110,7 +110,7 @@ class Resumption:
             pipeline=str(document["pipeline"]),
             resume=resume,
             taken=Taken(**taken) if taken else None,
-            passed=tuple(Passed(**each) for each in document["passed"]),
+            passed=tuple(PassedOver(**each) for each in document["passed"]),
             nothing=str(document["nothing"]),
             stages=tuple(document["stages"]),
             left_out=tuple(document["left_out"]),

@@ -16,10 +16,10 @@ from preheat.bundle.leftovers import remove as remove_folder
 from preheat.bundle.manifest import MANIFEST
 from preheat.bundle.storage import storage_errors, sync
 from preheat.runs.checkpoint import Checkpoint
-from preheat.runs.choice import newest_first
 from preheat.runs.layouts import AUTO
 from preheat.runs.listing import Entry
 from preheat.runs.retention import FORGOTTEN, Retention, Ruling, rule
+from preheat.runs.selection import newest_first
 from preheat.runs.shelf import Shelf
 from preheat.sources.local import LocalSource
 from preheat.stage import Place

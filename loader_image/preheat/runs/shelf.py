@@ -17,12 +17,12 @@ from preheat.errors import CheckpointConfigError, CheckpointLoadError, Checkpoin
 from preheat.resume.decision import Candidate, counts
 from preheat.resume.starts import Starts
 from preheat.runs.checkpoint import Checkpoint, Pointer
-from preheat.runs.choice import newest_first
 from preheat.runs.layouts import AUTO, find, named_by
 from preheat.runs.listing import Listing
 from preheat.runs.names import BEST, LAST, LATEST, checked_name, metric_of
 from preheat.runs.position import Position
 from preheat.runs.retention import Known
+from preheat.runs.selection import newest_first
 from preheat.sources.local import LocalSource
 from preheat.stage import Place
 from preheat.uploading.targets import target_of

@@ -20,7 +20,7 @@ from preheat.checks import Checks
 from preheat.errors import CheckpointError, NotABundleError
 from preheat.pipeline import CheckpointPipeline
 from preheat.resume.candidates import candidates, never_passed_over
-from preheat.resume.decision import Candidate, choose, counts
+from preheat.resume.decision import Candidate, counts, decide
 from preheat.resume.resumption import Resumption, Taken
 from preheat.resume.starts import Mark, Starts
 from preheat.shim.endings import Ending
@@ -110,10 +110,10 @@ def _decide(folder: Path, ranks: Ranks | None) -> Beginning:
 def _agreed(told: Resumption, starts: Starts, ranks: Ranks | None) -> tuple[str, Resumption]:
     """The start's id, the same for all ranks, and what the first of them has decided."""
 
-    def decide() -> str:
+    def look() -> str:
         return json.dumps({"start": uuid4().hex, "decided": _look(told, starts).to_json()})
 
-    said = json.loads(ranks.from_first("open", decide) if ranks else decide())
+    said = json.loads(ranks.from_first("open", look) if ranks else look())
     return said["start"], Resumption.of_json(said["decided"])
 
 
@@ -123,9 +123,9 @@ def _look(told: Resumption, starts: Starts) -> Resumption:
         return told
     with never_passed_over():
         listed, known = candidates(told.resume, Patience()), list(starts.read())
-        choice = choose(listed.candidates, known, told.resume, lambda each: _check(each, told))
+        decision = decide(listed.candidates, known, told.resume, lambda each: _check(each, told))
     starts.forget(start for start in known if not counts(start, listed.candidates))
-    return replace(told, taken=choice.used, passed=(*listed.passed, *choice.passed), nothing=listed.nothing)
+    return replace(told, taken=decision.used, passed=(*listed.passed, *decision.passed), nothing=listed.nothing)
 
 
 def _check(candidate: Candidate, told: Resumption) -> Taken:

@@ -1,7 +1,7 @@
 """A checkpoint of a training run, found by what it is: the newest, the best, that of an epoch, a tag.
 
-The run's folder is listed once. Which one is meant is decided by `runs.choice`; one that turns out to be no checkpoint
-when it is opened is passed over as well, and the log says why.
+The run's folder is listed once. Which one is meant is decided by `runs.selection`; one that turns out to be no
+checkpoint when it is opened is passed over as well, and the log says why.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from preheat.stage import CheckpointSource, Limit, Name, Place
 
 if TYPE_CHECKING:
     from preheat.runs.checkpoint import Checkpoint
-    from preheat.runs.choice import Choice, Passed
     from preheat.runs.listing import Listing
+    from preheat.runs.selection import Selection, Unfit
 
 log = logging.getLogger(__name__)
 
 # A path without empty parts, `.` and `..`, in the words of both regular expressions and the API server's.
 _STEP = r"([^/\\.]|\.[^/\\.]|\.\.[^/\\])[^/\\]*"
 Step = Annotated[str, Limit(min_length=1, max_length=253, pattern=f"^{_STEP}(/{_STEP})*$")]
-#: What says of one candidate that it is none; what concerns the place ends the search.
+#: What says of one checkpoint that it is none; what concerns the place ends the search.
 _NOT_THIS_ONE = (
     CheckpointLoadError,
     CheckpointValidationError,
@@ -86,7 +86,7 @@ run:
     training_state: bool = False
     """Take only a checkpoint from which a training can go on. A warmStart asks for that by itself."""
 
-    #: Set by `candidates` on the sources of its candidates: what was listed need not be listed again.
+    #: Set by a selection on the sources of its checkpoints: what was listed need not be listed again.
     _listing: ClassVar[Any] = None
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ run:
         """Only checkpoints from which a training can go on."""
         return replace(self, training_state=True)
 
-    def candidates(self, patience: Patience) -> Candidates:
+    def selection(self, patience: Patience) -> RunSelection:
         """What the selector means in the run as it is now, best first.
 
         Raises CheckpointNotFoundError when there is none, and CheckpointConfigError when it is not clear what is meant.
@@ -130,36 +130,36 @@ run:
 
         return self.among(self._listing or Listing(self.place.tree(patience)))
 
-    def among(self, listing: Listing) -> Candidates:
+    def among(self, listing: Listing) -> RunSelection:
         """The same in a listing of the run's folder."""
         from preheat.runs import layouts
-        from preheat.runs.choice import Wanted, choose
+        from preheat.runs.selection import Selection, Wanted
 
         found = layouts.find(listing.entries, self.layout)
         if not found.checkpoints:
             raise _nothing(listing, self)
         wanted = Wanted(self.select, self.model, self.info, self.training_state)
         read = partial(layouts.named_by, listing)
-        return Candidates(self, listing, choose(found, wanted, listing.uri, read))
+        return RunSelection(self, listing, Selection.of(found, wanted, listing.uri, read))
 
     def open(self, patience: Patience) -> Blob:
-        """Open the best candidate that is a checkpoint; the log says which, and why others were passed over."""
-        candidates = self.candidates(patience)
-        for passed in candidates.passed[:_TOLD]:
-            log.warning("passed over %s", passed)
-        if len(candidates.passed) > _TOLD:
-            log.warning("passed over %d more", len(candidates.passed) - _TOLD)
+        """Open the best of those that are checkpoints; the log says which, and why others were passed over."""
+        selection = self.selection(patience)
+        for unfit in selection.unfit[:_TOLD]:
+            log.warning("passed over %s", unfit)
+        if len(selection.unfit) > _TOLD:
+            log.warning("passed over %d more", len(selection.unfit) - _TOLD)
         failures: list[CheckpointError] = []
-        for candidate in candidates:
+        for each in selection:
             try:
-                blob = candidate.open(patience)
+                blob = each.open(patience)
             except _NOT_THIS_ONE as error:
-                log.warning("passed over %s: %s: %s", candidate.checkpoint.path, error.reason, error)
+                log.warning("passed over %s: %s: %s", each.checkpoint.path, error.reason, error)
                 failures.append(error)
             else:
-                log.info("taking %s", candidate.checkpoint.path)
+                log.info("taking %s", each.checkpoint.path)
                 return blob
-        raise failures[0] if len(failures) == 1 else _none_of(failures, candidates.listing.uri)
+        raise failures[0] if len(failures) == 1 else _none_of(failures, selection.listing.uri)
 
     @property
     def place(self) -> Place:
@@ -169,8 +169,8 @@ run:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A checkpoint that a selector may mean."""
+class RunCheckpoint:
+    """A checkpoint that a selector means, as it can be opened."""
 
     checkpoint: Checkpoint
     run: RunSource
@@ -202,36 +202,36 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class RunSelection:
     """What a selector means in a run, best first, and what of it is not to be had."""
 
     run: RunSource
     listing: Listing
-    choice: Choice
+    selected: Selection
 
     @property
-    def passed(self) -> tuple[Passed, ...]:
-        """Checkpoints that the selector means as well, and why they are no candidates."""
-        return self.choice.passed
+    def unfit(self) -> tuple[Unfit, ...]:
+        """Checkpoints that the selector means as well, and why they are not to be had."""
+        return self.selected.unfit
 
-    def __iter__(self) -> Iterator[Candidate]:
-        return (Candidate(each, self.run, self.listing) for each in self.choice.candidates)
+    def __iter__(self) -> Iterator[RunCheckpoint]:
+        return (RunCheckpoint(each, self.run, self.listing) for each in self.selected.checkpoints)
 
     def __len__(self) -> int:
-        return len(self.choice.candidates)
+        return len(self.selected.checkpoints)
 
 
 class _PinnedRun(RunSource):
     """A run of which one checkpoint was selected before, at the path that `select` is: another one would not do."""
 
-    def among(self, listing: Listing) -> Candidates:
+    def among(self, listing: Listing) -> RunSelection:
         from preheat.runs import layouts
-        from preheat.runs.choice import Choice
+        from preheat.runs.selection import Selection
 
         found = [each for each in layouts.find(listing.entries, self.layout).checkpoints if each.is_at(self.select)]
         if not found:
             raise CheckpointNotFoundError(f"{listing.uri} has it no more")
-        return Candidates(self, listing, Choice(tuple(found), ()))
+        return RunSelection(self, listing, Selection(tuple(found)))
 
     def open(self, patience: Patience) -> Blob:
         try:

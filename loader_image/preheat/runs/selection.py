@@ -40,7 +40,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Passed:
+class Unfit:
     """A checkpoint that the selector means and that is not to be had, and why."""
 
     checkpoint: Checkpoint
@@ -51,26 +51,26 @@ class Passed:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a selector means: the candidates, best first, and what was passed over."""
+class Selection:
+    """What a selector means: the checkpoints that are to be had, best first, and the others."""
 
-    candidates: tuple[Checkpoint, ...]
-    passed: tuple[Passed, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    unfit: tuple[Unfit, ...] = ()
 
+    @classmethod
+    def of(cls, found: Found, wanted: Wanted, where: str, read: Read) -> Selection:
+        """What is wanted of the run at `where`.
 
-def choose(found: Found, wanted: Wanted, where: str, read: Read) -> Choice:
-    """The candidates in the run at `where`.
-
-    Raises CheckpointNotFoundError when there are none, and CheckpointConfigError when it is not clear whose are meant.
-    """
-    scope = _Scope.of(found, wanted, where)
-    meant = scope.meant(wanted.select, read)
-    reasons = [(checkpoint, _reason_against(checkpoint, wanted)) for checkpoint in meant]
-    candidates = tuple(checkpoint for checkpoint, reason in reasons if not reason)
-    passed = tuple(Passed(checkpoint, reason) for checkpoint, reason in reasons if reason)
-    if not candidates:
-        raise scope.nothing(wanted, passed)
-    return Choice(candidates, passed)
+        Raises CheckpointNotFoundError when it has none, and CheckpointConfigError when it is not clear whose are meant.
+        """
+        scope = _Scope.of(found, wanted, where)
+        meant = scope.meant(wanted.select, read)
+        reasons = [(checkpoint, _reason_against(checkpoint, wanted)) for checkpoint in meant]
+        fit = tuple(checkpoint for checkpoint, reason in reasons if not reason)
+        unfit = tuple(Unfit(checkpoint, reason) for checkpoint, reason in reasons if reason)
+        if not fit:
+            raise scope.nothing(wanted, unfit)
+        return cls(fit, unfit)
 
 
 def newest_first(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -154,13 +154,13 @@ class _Scope:
         known = newest_first(each for each in self.checkpoints if metric in each.metrics)
         return sorted(known, key=lambda each: sign * each.metrics[metric], reverse=True)
 
-    def nothing(self, wanted: Wanted, passed: Sequence[Passed]) -> CheckpointNotFoundError:
-        """Why there is no candidate, with what there is."""
+    def nothing(self, wanted: Wanted, unfit: Sequence[Unfit]) -> CheckpointNotFoundError:
+        """Why there is none to be had, with what there is."""
         asked = f"{self.where}: no checkpoint to be had for select: {wanted.select}"
-        if passed:
-            more = f"; and {len(passed) - SHOWN} more" if len(passed) > SHOWN else ""
-            why = "; ".join(map(str, passed[:SHOWN])) + more
-            return CheckpointNotFoundError(f"{asked}. Passed over: {why}", remedy=_remedy_for(passed))
+        if unfit:
+            more = f"; and {len(unfit) - SHOWN} more" if len(unfit) > SHOWN else ""
+            why = "; ".join(map(str, unfit[:SHOWN])) + more
+            return CheckpointNotFoundError(f"{asked}. Passed over: {why}", remedy=_remedy_for(unfit))
         there = list(dict.fromkeys([*(each.name for each in newest_first(self.checkpoints)), *self._tags()]))
         return CheckpointNotFoundError(
             f"{asked}; there are {_some(there)}", remedy=self._hint(wanted.select) or "Select one of them"
@@ -193,8 +193,8 @@ def _reason_against(checkpoint: Checkpoint, wanted: Wanted) -> str:
     return ""
 
 
-def _remedy_for(passed: Sequence[Passed]) -> str:
-    if any(not each.checkpoint.incomplete for each in passed):
+def _remedy_for(unfit: Sequence[Unfit]) -> str:
+    if any(not each.checkpoint.incomplete for each in unfit):
         return "Save the optimizer's state too, or take the weights alone with weightsOnly or coldStart"
     return "Wait until one is finished, or select another one"
 
