@@ -15,8 +15,9 @@ from lightkube import ApiError, AsyncClient
 
 from preheat_operator import kube, room, source_check
 from preheat_operator.api import Pipeline
+from preheat_operator.foreign import Object
 from preheat_operator.loader_resources import merged
-from preheat_operator.observation import Object, PodReport
+from preheat_operator.observation import PodReport
 from preheat_operator.settings import Settings
 
 #: Asked again, the API server would say the same.

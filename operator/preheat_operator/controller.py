@@ -20,9 +20,11 @@ from preheat.errors import CheckpointConfigError
 from preheat_operator import api, health, kube, metrics, source_check
 from preheat_operator.checks import Checks, Look
 from preheat_operator.events import COMPONENT, Announcement, Recorder, announcements
+from preheat_operator.foreign import Object
 from preheat_operator.inquiry import Inquiry, askable
 from preheat_operator.labelled_pods import LabelledPods
-from preheat_operator.observation import REASONS, Failure, Object, observe
+from preheat_operator.loader_run import REASONS, Failure
+from preheat_operator.observation import observe
 from preheat_operator.progress import Loaders
 from preheat_operator.recipe import described, recipe_of
 from preheat_operator.settings import Settings

@@ -17,7 +17,9 @@ import structlog
 from lightkube import ApiError, AsyncClient
 
 from preheat_operator import api, kube
-from preheat_operator.observation import Failure, Object, PodReport, Success, printable
+from preheat_operator.foreign import Object, printable
+from preheat_operator.loader_run import Failure, Success
+from preheat_operator.observation import PodReport
 from preheat_operator.progress import human_seconds
 from preheat_operator.quantity import human_bytes
 from preheat_operator.source_check import check_said

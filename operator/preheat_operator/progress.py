@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from preheat_operator.foreign import duration, is_count
 from preheat_operator.loader_container import LOADER
-from preheat_operator.observation import PodReport, duration, is_count
+from preheat_operator.observation import PodReport
 from preheat_operator.quantity import human_bytes
 
 #: Loaders of which the status tells: those that stand still first, then those with the smallest share.

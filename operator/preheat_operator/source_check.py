@@ -14,8 +14,10 @@ from typing import Any
 
 from preheat.errors import SourceChangedError
 from preheat_operator.api import GROUP, KIND, VERSION, Pipeline
+from preheat_operator.foreign import Object, printable
 from preheat_operator.loader_container import USER, check_container
-from preheat_operator.observation import Failure, Object, PodReport, Success, observe_check, printable
+from preheat_operator.loader_run import Failure, Success
+from preheat_operator.observation import PodReport, observe_check
 from preheat_operator.settings import Settings
 
 #: On the Job and its pod: the pipeline that is checked.

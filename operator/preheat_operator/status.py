@@ -17,7 +17,9 @@ from preheat.errors import (
     CheckpointSourceError,
     CheckpointValidationError,
 )
-from preheat_operator.observation import FETCHED, Object, PodReport, Success, printable
+from preheat_operator.foreign import Object, printable
+from preheat_operator.loader_run import FETCHED, Success
+from preheat_operator.observation import PodReport
 from preheat_operator.progress import Loaders, Round
 from preheat_operator.quantity import human_bytes
 from preheat_operator.room import Room, shortages

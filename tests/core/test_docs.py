@@ -10,7 +10,7 @@ from pathlib import Path
 from preheat.cli import app
 from preheat.errors import CheckpointError
 from preheat_operator.api import LABEL
-from preheat_operator.observation import REASONS
+from preheat_operator.loader_run import REASONS
 from preheat_operator.status_model import Status
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -26,7 +26,8 @@ from preheat_operator import health, kube, logs, metrics
 from preheat_operator.__main__ import app
 from preheat_operator.controller import Controller, handlers, watching
 from preheat_operator.events import Announcement, announcements
-from preheat_operator.observation import Failure, PodReport, Success
+from preheat_operator.loader_run import Failure, Success
+from preheat_operator.observation import PodReport
 from preheat_operator.progress import Progress
 from preheat_operator.settings import Settings
 from preheat_operator.worklist import Worklist

@@ -13,7 +13,8 @@ from preheat_operator.admission import Entry
 from preheat_operator.api import Pipeline
 from preheat_operator.events import announcements
 from preheat_operator.injection import inject
-from preheat_operator.observation import Failure, PodReport, observe_check
+from preheat_operator.loader_run import Failure
+from preheat_operator.observation import PodReport, observe_check
 from preheat_operator.settings import Settings
 from preheat_operator.status import wanted_status
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from preheat.bundle.storage import megabytes
 from preheat.terminal import plain
-from preheat_operator.observation import REUSED
+from preheat_operator.loader_run import REUSED
 from preheat_operator.plugin.explanation import Explanation
 from preheat_operator.plugin.loaders import Given, Loader
 
