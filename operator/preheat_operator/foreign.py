@@ -1,4 +1,4 @@
-"""Values that anybody may have written: what leaves here is short, printable and of the type that the API server takes."""
+"""Values that anybody may have written: what leaves here is short, printable and of a type the API server takes."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Termination:
 
     @cached_property
     def report(self) -> Object:
-        """The container's words. The kubelet cuts messages of pods with many containers: the first fields are rescued."""
+        """The container's words. The kubelet cuts those of pods with many containers: the first fields are rescued."""
         try:
             document = json.loads(self.message)
         except (ValueError, RecursionError):
