@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from preheat.construction import construct, plain, snake_case
 from preheat.errors import CheckpointConfigError
-from preheat.stage import Limit, check_limits
+from preheat.limits import Limit, check_limits
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError
 from preheat.index import Index
+from preheat.limits import Limit, check_limits
 from preheat.names import compiled
 from preheat.paths import listed, meant
-from preheat.stage import Limit, check_limits
 
 #: Differences that one message holds.
 SHOWN = 8

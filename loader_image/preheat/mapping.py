@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from preheat.construction import construct
 from preheat.errors import CheckpointConfigError
+from preheat.limits import Limit, check_limits
 from preheat.names import Patterns, Rename, compiled, left_out, renamed
 from preheat.paths import listed
-from preheat.stage import Limit, check_limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Annotated, Literal
 
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
+from preheat.limits import Limit, check_limits
 from preheat.paths import meant
-from preheat.stage import Limit, check_limits
 
 #: Characters of a name; a replacement that repeats its match would otherwise grow without end.
 LONGEST = 4096

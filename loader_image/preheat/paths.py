@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated
 
 from preheat.errors import CheckpointConfigError
-from preheat.stage import Limit
+from preheat.limits import Limit
 
 _ONE = Limit(min_length=1, max_length=512)
 

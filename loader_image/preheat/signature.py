@@ -23,7 +23,8 @@ from preheat.errors import (
     UntrustedError,
 )
 from preheat.joined_blob import files_of
-from preheat.stage import CheckpointSource, Limit, check_limits
+from preheat.limits import Limit, check_limits
+from preheat.stage import CheckpointSource
 
 MAX_BYTES = 16 << 20  # of a signature: some 80,000 files
 

@@ -17,9 +17,10 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, SourceChangedError, UntrustedError
 from preheat.expect import Expect
 from preheat.index import Index
+from preheat.limits import Limit
 from preheat.paths import listed
 from preheat.signature import Signature
-from preheat.stage import CheckpointSource, Limit, PipelineStage
+from preheat.stage import CheckpointSource, PipelineStage
 
 
 @dataclass(frozen=True)

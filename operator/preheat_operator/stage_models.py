@@ -22,9 +22,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, create_model, model_
 from pydantic import Field as Property
 
 from preheat.catalog import camel_case
+from preheat.limits import Limit
 from preheat.sources import FINDERS, PLACES
 from preheat.sources.run import RunSource
-from preheat.stage import CheckpointSource, Limit, Place
+from preheat.stage import CheckpointSource, Place
 
 #: The bound of a string whose parameter declares none: the API server budgets CEL rules by these lengths.
 DEFAULT_LENGTH = 1024

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar
 from preheat.construction import construct, import_class
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
-from preheat.stage import Limit, ModelModifier
+from preheat.limits import Limit
+from preheat.stage import ModelModifier
 
 
 @dataclass(frozen=True)

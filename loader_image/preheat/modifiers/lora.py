@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
+from preheat.limits import Limit
 from preheat.paths import Paths, listed
-from preheat.stage import Claim, Limit, ModelModifier
+from preheat.stage import Claim, ModelModifier
 
 
 @dataclass(frozen=True)

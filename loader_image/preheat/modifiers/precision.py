@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from preheat.construction import part
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
+from preheat.limits import Limit, check_limits
 from preheat.paths import Paths, SomePaths, listed
-from preheat.stage import Limit, ModelModifier, check_limits
+from preheat.stage import ModelModifier
 
 Precision = Literal["float32", "float16", "bfloat16"]
 

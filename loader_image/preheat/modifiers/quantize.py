@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
+from preheat.limits import Limit
 from preheat.paths import Paths, SomePaths, listed
-from preheat.stage import Limit, ModelModifier
+from preheat.stage import ModelModifier
 
 Weights = Literal["int8", "int4", "float8"]
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from preheat.construction import part
 from preheat.errors import CheckpointConfigError
+from preheat.limits import Limit, check_limits
 from preheat.sources.local import LocalSource
 from preheat.sources.run import RunSource
-from preheat.stage import Limit, Place, check_limits
+from preheat.stage import Place
 
 #: How a training goes on: with everything that it had, or with weights alone.
 Strategy = Literal["warmStart", "weightsOnly"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from preheat.errors import CheckpointConfigError
-from preheat.stage import Limit
+from preheat.limits import Limit
 
 #: PEM text; a dozen certificates fit.
 CABundle = Annotated[str, Limit(min_length=1, max_length=24 * 1024)]

@@ -20,8 +20,9 @@ from preheat.errors import (
     CheckpointTimeoutError,
     SourceChangedError,
 )
+from preheat.limits import Limit
 from preheat.sources.credentials import check_credentials
-from preheat.stage import CheckpointSource, Limit
+from preheat.stage import CheckpointSource
 
 log = logging.getLogger(__name__)
 

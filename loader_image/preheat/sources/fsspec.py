@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError
-from preheat.stage import CheckpointSource, Limit, Place
+from preheat.limits import Limit
+from preheat.stage import CheckpointSource, Place
 
 if TYPE_CHECKING:
     from preheat.sources.fsspec_blob import FsspecFolder

@@ -12,9 +12,10 @@ from typing import Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import AccessDeniedError, CheckpointConfigError
+from preheat.limits import Limit, SecretName
 from preheat.sources.authorities import CABundle, check_ca_bundle
 from preheat.sources.http import ANONYMOUS, bearer, secret
-from preheat.stage import CheckpointSource, Limit, Place, SecretName, SecretVariable
+from preheat.stage import CheckpointSource, Place, SecretVariable
 
 ENDPOINT = "https://huggingface.co"
 

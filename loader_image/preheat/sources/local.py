@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
-from preheat.stage import CheckpointSource, Limit, Place
+from preheat.limits import Limit
+from preheat.stage import CheckpointSource, Place
 
 if TYPE_CHECKING:
     from preheat.sources.file_blob import LocalFolder

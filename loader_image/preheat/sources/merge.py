@@ -13,9 +13,10 @@ from preheat.blob import Blob, Patience
 from preheat.construction import construct, snake_case
 from preheat.errors import CheckpointConfigError
 from preheat.formats.merged import BESIDE, NOT_VOUCHED_FOR, MergedBlob, Taking, listed
+from preheat.limits import Limit
 from preheat.mapping import NameMapping
 from preheat.sources.credentials import check_credentials
-from preheat.stage import CheckpointSource, Limit
+from preheat.stage import CheckpointSource
 
 
 @dataclass(frozen=True, kw_only=True)

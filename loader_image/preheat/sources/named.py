@@ -13,9 +13,10 @@ from typing import Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError, CheckpointNotFoundError, CheckpointSourceError, SourceChangedError
+from preheat.limits import Limit
 from preheat.sources.local import LocalSource
 from preheat.sources.places import place_of
-from preheat.stage import CheckpointSource, Limit, Place
+from preheat.stage import CheckpointSource, Place
 
 _LEADS_OUT = re.compile(r"(^|/)\.{0,2}(/|$)|\\|[\x00-\x1f]")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")

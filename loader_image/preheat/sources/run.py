@@ -23,8 +23,9 @@ from preheat.errors import (
     SourceChangedError,
     about,
 )
+from preheat.limits import Limit, Name
 from preheat.sources.places import place_of
-from preheat.stage import CheckpointSource, Limit, Name, Place
+from preheat.stage import CheckpointSource, Place
 
 if TYPE_CHECKING:
     from preheat.runs.checkpoint import Checkpoint

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointConfigError
+from preheat.limits import Limit, Name, SecretName
 from preheat.sources.authorities import CABundle, check_ca_bundle
-from preheat.stage import CheckpointSource, Limit, Name, Place, SecretName, SecretVariable
+from preheat.stage import CheckpointSource, Place, SecretVariable
 
 if TYPE_CHECKING:
     from preheat.sources.s3_blob import S3Folder

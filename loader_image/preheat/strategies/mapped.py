@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
+from preheat.limits import Limit
 from preheat.mapping import NameMapping
 from preheat.names import Patterns
 from preheat.paths import Paths, holds
-from preheat.stage import Limit, LoadingStrategy
+from preheat.stage import LoadingStrategy
 from preheat.strategies.wrapping import plain
 
 #: Why a tensor keeps its initial value, in the report; what follows the first is the pattern.
