@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from preheat.amounts import bytes_of, seconds_of
-from preheat.beacon import beacon
+from preheat.beacon import beacon, port_in
 from preheat.bundle.absence import Absence
 from preheat.bundle.eviction import Policy
 from preheat.bundle.manifest import Pipeline
@@ -84,7 +84,7 @@ class Settings:
             policy=_policy(environment),
             deadline=_amount(environment, "PREHEAT_DEADLINE", seconds_of),
             pin=Pin.of(document.get("pin")),
-            progress_port=_amount(environment, "PREHEAT_PROGRESS_PORT", _port),
+            progress_port=port_in(environment, "PREHEAT_PROGRESS_PORT"),
         )
 
 
@@ -240,6 +240,9 @@ def leave_message(message: dict[str, Any]) -> None:
         more = resume.get("morePassed", 0) + 1
         message = {**message, "resume": {**resume, "passed": resume["passed"][:-1], "morePassed": more}}
         text = json.dumps(message)
+    while len(text) > MAX_MESSAGE and message.get("waiting"):
+        message = {**message, "waiting": message["waiting"][:-1], "moreWaiting": message.get("moreWaiting", 0) + 1}
+        text = json.dumps(message)
     try:
         message_path(os.environ).write_text(text)
     except OSError as error:
@@ -300,12 +303,6 @@ def _amount(environment: Mapping[str, str], name: str, read: Callable[[str], Amo
         return read(environment[name]) if environment.get(name) else None
     except CheckpointConfigError as error:
         raise CheckpointConfigError(f"{name}: {error.args[0]}", remedy=error.remedy) from error
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise CheckpointConfigError(f"{text!r:.40} is no port", remedy="It is set by the operator")
-    return int(text)
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:

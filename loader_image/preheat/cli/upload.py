@@ -15,7 +15,7 @@ from preheat.uploading.target import Verify
 
 if TYPE_CHECKING:
     from preheat.stage import CheckpointSource
-    from preheat.uploading.shipping import Account
+    from preheat.uploading.account import Account
 
 
 def upload(
@@ -75,7 +75,7 @@ def _upload(path: Path, to: CheckpointSource, following: bool, settle: str, veri
     try:
         if following:
             ending = Ending().by(signal.SIGINT, signal.SIGTERM)
-            follow(shipping, Rest(seconds_of(settle)), ending, lambda: None)
+            follow(shipping, Rest(seconds_of(settle)), ending)
         else:
             shipping.look(Rest(0))
     finally:

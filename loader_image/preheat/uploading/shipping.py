@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from preheat.bundle.manifest import MANIFEST, Manifest
 from preheat.bundle.storage import megabytes
 from preheat.errors import CheckpointError, CheckpointNotFoundError, NotABundleError, SourceChangedError
 from preheat.progress import Progress, watched
 from preheat.runs.listing import Entry
+from preheat.uploading.account import Account
 from preheat.uploading.content import Content
 from preheat.uploading.ending import Ending
 from preheat.uploading.finished import Rest, Unit, units_in
@@ -29,48 +28,26 @@ LAST_TRIES = 5
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Account:
-    """What came of an upload so far."""
-
-    target: str
-    units: int = 0  # checkpoints and single files that were sent
-    files: int = 0
-    bytes: int = 0
-    present: int = 0  # units that were there already
-    last: str = ""  # that was sent
-    failures: int = 0
-    waiting: tuple[str, ...] = ()  # what was not sent, at the last look
-    error: CheckpointError | None = field(default=None)  # of the last look
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs, and for a termination message."""
-        failed = {}
-        if self.error:
-            failed = {"reason": self.error.reason, "message": self.error.args[0], "remedy": self.error.remedy}
-        return {
-            "outcome": "failed" if self.error else "uploaded",
-            "target": self.target,
-            "uploaded": self.units,
-            "files": self.files,
-            "bytes": self.bytes,
-            "present": self.present,
-            "last": self.last,
-            "failures": self.failures,
-            "waiting": list(self.waiting),
-            **failed,
-        }
-
-
 class Shipping:
-    """Sends units of one folder to one target. What was sent and has not changed since is not looked at again."""
+    """Sends units of one folder to one target. What was sent and has not changed since is not looked at again.
 
-    def __init__(self, root: Path, target: Target, progress: Progress | None = None, below: str = "") -> None:
+    `told` is called whenever the account has changed, and after every look.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        target: Target,
+        progress: Progress | None = None,
+        below: str = "",
+        told: Callable[[Account], None] = lambda account: None,
+    ) -> None:
         self._root = root
         self._below = below
         self._target = target
         self._progress = progress
         self._sent: dict[str, tuple[Entry, ...]] = {}
+        self._told = told
         self.account = Account(target.uri)
 
     def look(self, rest: Rest) -> bool:
@@ -78,14 +55,15 @@ class Shipping:
         units = [
             unit for unit in units_in(self._root, rest.look, self._below) if self._sent.get(unit.name) != unit.files
         ]
-        self.account.error = None
-        left: list[str] = []
+        self.account.waiting = dict.fromkeys(unit.name for unit in units)
+        if units:  # of a container that is killed on the way this is all that is known
+            self._told(self.account)
         with watched(self._progress if units else None, sum(unit.size for unit in units)) as advance:
-            for unit in units:
-                if not self._send(unit, advance):
-                    left.append(unit.name)
-        self.account.waiting = tuple(left)
-        return not left
+            done = [self._send(unit, advance) for unit in units]
+        if all(done):
+            self.account.error = None
+        self._told(self.account)
+        return all(done)
 
     def _send(self, unit: Unit, advance: Callable[[int], None]) -> bool:
         started = time.monotonic()
@@ -94,21 +72,18 @@ class Shipping:
         except (SourceChangedError, CheckpointNotFoundError) as error:
             if self._gone(unit):
                 log.info("%s was removed or changed while it was sent", unit.name)
+                self.account.waiting.pop(unit.name, None)
                 return True  # and comes again when it rests
             return self._failed(unit, error)
         except CheckpointError as error:
             return self._failed(unit, error)
         self._sent[unit.name] = unit.files
+        self.account.sent(unit.name, files, count)
         if files:
-            self.account.units += 1
-            self.account.files += files
-            self.account.bytes += count
-            self.account.last = unit.name
             seconds = max(time.monotonic() - started, 0.001)
             said = unit.name, megabytes(count), seconds, megabytes(count / seconds)
             log.info("uploaded %s: %s in %.1f s, %s/s, verified", *said)
-        else:
-            self.account.present += 1
+        self._told(self.account)
         return True
 
     def _gone(self, unit: Unit) -> bool:
@@ -123,8 +98,8 @@ class Shipping:
 
     def _failed(self, unit: Unit, error: CheckpointError) -> bool:
         log.error("%s: %s: %s", unit.name, error.reason, error)
-        self.account.failures += 1
-        self.account.error = error
+        self.account.failed(error)
+        self._told(self.account)
         return False
 
     def _ship(self, unit: Unit, advance: Callable[[int], None]) -> tuple[int, int]:
@@ -167,17 +142,12 @@ class Shipping:
         return count, total
 
 
-def follow(shipping: Shipping, rest: Rest, ending: Ending, told: Callable[[], None]) -> None:
-    """Look again and again until the end comes, and then once more: what is there by then rests.
-
-    `told` is called after every look.
-    """
+def follow(shipping: Shipping, rest: Rest, ending: Ending) -> None:
+    """Look again and again until the end comes, and then once more: what is there by then rests."""
     pause = 0.0
     while not ending.wait(pause):
         pause = PERIOD if shipping.look(rest) else min(2 * max(pause, PERIOD), LONGEST_PAUSE)
-        told()
     finish(shipping)
-    told()
 
 
 def finish(shipping: Shipping) -> None:

@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preheat.beacon import UPLOADS_PATH, beacon, port_in
 from preheat.blob import Patience
 from preheat.catalog import build
 from preheat.construction import construct, snake_case
 from preheat.errors import CheckpointConfigError, CheckpointError
 from preheat.loader import GC_THRESHOLD, leave_failure, leave_message, log_to_stderr
 from preheat.progress import LogProgress
+from preheat.redaction import Redaction
 from preheat.stage import CheckpointSource
+from preheat.uploading.account import Account
 from preheat.uploading.ending import Ending
 from preheat.uploading.finished import Rest
 from preheat.uploading.shipping import Shipping, follow
@@ -43,6 +46,8 @@ class Settings:
     settle_seconds: float = 30
     max_retries: int = 3
     timeout_seconds: float = 300
+    port: int | None = None  # where the operator asks what became of it; None: it does not
+    pod: str = ""
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
@@ -55,6 +60,7 @@ class Settings:
             raise CheckpointConfigError("PREHEAT_UPLOAD does not say what goes where", remedy="The operator sets it")
         given: dict[str, Any] = {snake_case(name): value for name, value in document.items()}
         given |= {"path": Path(given["path"]), "to": build(given["to"], "upload.to")}
+        given |= {"port": port_in(environment, "PREHEAT_UPLOADS_PORT"), "pod": environment.get("PREHEAT_POD_UID", "")}
         settings: Settings = construct(cls, given, "upload")
         return settings
 
@@ -62,6 +68,21 @@ class Settings:
     def patience(self) -> Patience:
         """How long the target is tried."""
         return Patience(self.max_retries, self.timeout_seconds)
+
+
+class Telling:
+    """Tells the kubelet and who asks the pod, whenever there is news: of a container that is killed this is all."""
+
+    def __init__(self) -> None:
+        self._redaction = Redaction(os.environ)
+        self.last: Mapping[str, Any] = {}
+
+    def __call__(self, account: Account) -> None:
+        """The account has changed."""
+        told = self._redaction.document(account.brief())
+        if told != self.last:
+            self.last = told
+            leave_message(told)
 
 
 def main() -> int:
@@ -85,10 +106,13 @@ def main() -> int:
 
 def _run(settings: Settings, ending: Ending) -> int:
     target = target_of(settings.to, settings.patience, settings.verify)
-    shipping = Shipping(settings.path, target, LogProgress(log))
+    telling = Telling()
+    shipping = Shipping(settings.path, target, LogProgress(log), told=telling)
+    # Without a uid everybody would be told.
+    port, path = settings.port if settings.pod else None, f"{UPLOADS_PATH}{settings.pod}"
     try:
-        # After every look: of a container that is killed this is all that is known.
-        follow(shipping, Rest(settings.settle_seconds), ending, lambda: leave_message(shipping.account.to_json()))
+        with beacon(port, lambda: telling.last, path):
+            follow(shipping, Rest(settings.settle_seconds), ending)
     finally:
         target.close()
     return shipping.account.error.exit_code if shipping.account.error else 0
