@@ -6,20 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from keyword import iskeyword
 from typing import Any
 
 from preheat.errors import CheckpointConfigError
-
-
-def import_class(target: str, where: str) -> Any:
-    """The class of a dotted path. Only for pipelines that a user of this very process wrote."""
-    module_name, _, class_name = target.rpartition(".")
-    try:
-        return getattr(_imported(module_name), class_name)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise CheckpointConfigError(f"{where}: cannot import {target}: {error}") from error
 
 
 def construct(component: Any, parameters: Mapping[str, Any], where: str) -> Any:
@@ -35,6 +25,12 @@ def construct(component: Any, parameters: Mapping[str, Any], where: str) -> Any:
 def snake_case(name: str) -> str:
     """`weightsOnly` -> `weights_only`."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+
+
+def camel_case(name: str) -> str:
+    """`weights_only` -> `weightsOnly`, `from_` -> `from`."""
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
 
 
 def plain(value: Any) -> Any:
@@ -62,18 +58,6 @@ def suggest(name: str, known: list[str]) -> str:
     nearest = get_close_matches(name, known, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return f"{hint} Known: {', '.join(known)}" if hint else f"; known: {', '.join(known)}"
-
-
-def _imported(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        from preheat.anemoi import belongs, stand_in  # only a stage that was written after Anemoi's guide needs it
-
-        if not belongs(error.name):
-            raise
-        stand_in()
-        return import_module(name)
 
 
 def _refuse_unknown(parameters: Iterable[str], known: list[str], where: str) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 from preheat.blob import Patience
 from preheat.caching import with_cache
-from preheat.catalog import build
 from preheat.composition import check_order, check_source, may_load
 from preheat.configuration import CheckpointPipelineConfig, configuration_of, settings_of
 from preheat.context import CheckpointContext
@@ -23,6 +22,7 @@ from preheat.errors import CheckpointError, NoWeightsError
 from preheat.health import check_configuration, check_environment, check_outcome
 from preheat.module_tree import tensors_within
 from preheat.spec import PipelineSpec
+from preheat.spelling import build
 from preheat.stage import CheckpointSource, ModelModifier, PipelineStage
 
 log = logging.getLogger(__name__)

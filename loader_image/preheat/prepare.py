@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preheat.blob import Blob
-from preheat.bundle.facts import Origins, PlannedFacts, merged_facts, told_of
+from preheat.bundle.facts import PlannedFacts
 from preheat.bundle.leftovers import journal_of
 from preheat.bundle.manifest import (
     STATE,
@@ -21,9 +21,9 @@ from preheat.bundle.manifest import (
     SourceFacts,
     Totals,
 )
+from preheat.bundle.origins import Origins, merged_facts, told_of
 from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Partial, Store, digest_of
-from preheat.catalog import spell
 from preheat.checks import Checks, Findings
 from preheat.errors import SourceChangedError, StorageError, about
 from preheat.formats import read_index
@@ -31,6 +31,7 @@ from preheat.formats.json_state import to_json
 from preheat.plan import Plan, verify_of
 from preheat.progress import LogProgress, Progress
 from preheat.spec import PipelineSpec
+from preheat.spelling import spell
 from preheat.training_plan import TrainingPlan, checks_of_training, plan_all
 from preheat.transfer.engine import Transferred, transfer
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from preheat import loader
 from preheat.blob import Patience
-from preheat.bundle.facts import told_of
+from preheat.bundle.origins import told_of
 from preheat.resume.settings import Resume
 from preheat.verbs.forecast import Forecast, plan_pipeline
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.blob import Patience
-from preheat.catalog import build, parameters_of, spell
 from preheat.configuration import body_of
 from preheat.construction import snake_case
 from preheat.errors import CheckpointConfigError
 from preheat.resume.settings import Resume, resume_of
+from preheat.spelling import build, parameters_of, spell
 from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
 
 #: What `onFailure` says of a training whose checkpoint cannot be had: it fails, or goes on from its initial weights.
@@ -74,7 +74,7 @@ def parse(document: Mapping[str, Any]) -> PipelineSpec:
         resume=resume_of(settings.get("resume")),
     )
     if spec.resume:
-        from preheat.resume.after import check  # which knows this module
+        from preheat.resume.after import check  # only a pipeline that resumes pays for it
 
         check(spec, spec.resume)
     return spec

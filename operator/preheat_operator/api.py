@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from preheat import spec as preheat_spec
-from preheat.catalog import build, built_in
+from preheat.catalog import built_in
 from preheat.errors import CheckpointConfigError
 from preheat.resume import settings as preheat_resume
 from preheat.sources import PLACES
+from preheat.spelling import build
 from preheat_operator.composition import check_composition
 from preheat_operator.quantity import QUANTITY_PATTERN, checked_quantity
 from preheat_operator.stage_models import Part, one_of, stage_model

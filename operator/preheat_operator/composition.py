@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from preheat.catalog import camel_case
+from preheat.construction import camel_case
 from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
 from preheat.formats.layouts import EMA_OF_EACH

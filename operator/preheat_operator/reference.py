@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from preheat.catalog import CHECKS, CONVERSIONS, camel_case
+from preheat.components import CHECKS, CONVERSIONS
+from preheat.construction import camel_case
 from preheat.modifiers import MODIFIERS
 from preheat.sources import SOURCES
 from preheat.stage import CheckpointSource, PipelineStage, SecretVariable

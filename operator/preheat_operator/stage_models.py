@@ -21,7 +21,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import AfterValidator, BaseModel, ConfigDict, create_model, model_validator
 from pydantic import Field as Property
 
-from preheat.catalog import camel_case
+from preheat.construction import camel_case
 from preheat.limits import Limit
 from preheat.sources import FINDERS, PLACES
 from preheat.sources.run import RunSource

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from posixpath import normpath
 from typing import Any
 
-from preheat.catalog import build
+from preheat.spelling import build
 from preheat.stage import CheckpointSource
 from preheat_operator.api import Pipeline
 from preheat_operator.identity import identity_of

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preheat.catalog import ComponentCatalog, build, built_in, camel_case, spell
-from preheat.construction import snake_case
+from preheat.catalog import ComponentCatalog, built_in
+from preheat.construction import camel_case, snake_case
 from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import (
@@ -20,6 +20,7 @@ from preheat.modifiers import (
 )
 from preheat.names import Rename
 from preheat.sources import HTTPSource, LocalSource, S3Source
+from preheat.spelling import build, spell
 from preheat.strategies import ColdStartLoader, TransferLearningLoader, WarmStartLoader, WeightsOnlyLoader
 from preheat.verify import Verify
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from preheat.catalog import CHECKS, camel_case
+from preheat.components import CHECKS
+from preheat.construction import camel_case
 from preheat.modifiers import MODIFIERS
 from preheat.sources import SOURCES
 from preheat.spec import parse

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from preheat.catalog import built_in, camel_case
+from preheat.catalog import built_in
+from preheat.construction import camel_case
 from preheat.spec import parse, to_mapping
 from preheat_operator.api import Pipeline, Resource
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from preheat.catalog import built_in, camel_case
+from preheat.catalog import built_in
+from preheat.construction import camel_case
 from preheat_operator import crd
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from preheat.catalog import built_in, camel_case
+from preheat.catalog import built_in
+from preheat.construction import camel_case
 from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier
 from preheat_operator import crd, reference
 from preheat_operator.api import KIND, Pipeline

@@ -11,11 +11,11 @@ from hydra.utils import instantiate
 from omegaconf import MissingMandatoryValue
 
 from preheat import CheckpointContext, CheckpointPipeline, CheckpointPipelineConfig
-from preheat.catalog import build, spell
 from preheat.convert import Convert
 from preheat.modifiers import CustomModifier, FreezingModifier
 from preheat.names import Rename
 from preheat.sources import LocalSource
+from preheat.spelling import build, spell
 from preheat.strategies import ColdStartLoader, TransferLearningLoader
 
 OURS = """

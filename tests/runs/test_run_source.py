@@ -18,7 +18,6 @@ from preheat import CheckpointContext, CheckpointPipeline
 from preheat.blob import Patience
 from preheat.bundle.data import open_bundle
 from preheat.bundle.store import Store
-from preheat.catalog import build, spell
 from preheat.errors import (
     CheckpointConfigError,
     CheckpointError,
@@ -36,6 +35,7 @@ from preheat.sources.local import LocalSource
 from preheat.sources.run import RunSource
 from preheat.sources.s3 import S3Source
 from preheat.spec import parse
+from preheat.spelling import build, spell
 from preheat.verbs.forecast import plan_pipeline
 
 EVERY = ("encoder", "decoder")

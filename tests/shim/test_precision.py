@@ -11,12 +11,12 @@ import torch.distributed as dist
 from shim.bundles import write_bundle
 
 import preheat
-from preheat.catalog import build, spell
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers import PrecisionModifier
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim.reports.tree import leaves, model_tree
+from preheat.spelling import build, spell
 
 HALF, FULL = torch.bfloat16, torch.float32
 

@@ -8,12 +8,12 @@ from shim.bundles import write_bundle
 from torch.nn.utils.parametrizations import weight_norm
 
 import preheat
-from preheat.catalog import build, spell
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers import PruningModifier
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim.reports.tree import leaves, model_tree
+from preheat.spelling import build, spell
 
 METHODS = ["l1", "random", "structured"]
 

@@ -12,12 +12,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DeviceMesh, Replicate, distribute_tensor
 
 import preheat
-from preheat.catalog import build, spell
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers import QuantizationModifier
 from preheat.pipeline import CheckpointPipeline
 from preheat.shim.reports.tree import leaves, model_tree
+from preheat.spelling import build, spell
 
 NAMES = ["body.0.weight", "body.2.weight"]
 

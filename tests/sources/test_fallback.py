@@ -8,7 +8,6 @@ from sources.fault_server import FaultServer
 
 from preheat.blob import Patience
 from preheat.bundle.store import digest_of
-from preheat.catalog import build, spell
 from preheat.errors import (
     AccessDeniedError,
     CheckpointConfigError,
@@ -26,6 +25,7 @@ from preheat.sources.named import NamedSource
 from preheat.sources.run import RunSource
 from preheat.sources.s3 import S3Source
 from preheat.spec import parse
+from preheat.spelling import build, spell
 
 CONTENT = os.urandom(1000)
 

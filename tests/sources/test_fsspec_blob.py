@@ -19,7 +19,6 @@ from sources.fault_server import FaultServer, _Handler
 
 from preheat import inspect
 from preheat.blob import Blob, Patience
-from preheat.catalog import build, spell
 from preheat.errors import (
     AccessDeniedError,
     CheckpointConfigError,
@@ -33,6 +32,7 @@ from preheat.errors import (
 )
 from preheat.sources import attempts, fsspec_blob
 from preheat.sources.fsspec import FsspecSource
+from preheat.spelling import build, spell
 
 CONTENT = os.urandom(300_000)
 SIZE = len(CONTENT)

@@ -16,12 +16,12 @@ from sources.hub_server import HubServer, Repo
 from preheat import inspect
 from preheat.blob import Blob, Patience
 from preheat.bundle.store import Store
-from preheat.catalog import build, spell
 from preheat.errors import AccessDeniedError, CheckpointConfigError, CheckpointNotFoundError, CheckpointSourceError
 from preheat.prepare import prepare
 from preheat.sources import attempts
 from preheat.sources.hugging_face import HuggingFaceSource
 from preheat.spec import parse
+from preheat.spelling import build, spell
 
 WEIGHTS = {"a": torch.arange(40_000.0), "b": torch.ones(30_000)}
 WHOLE = save(WEIGHTS)

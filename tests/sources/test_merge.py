@@ -25,10 +25,9 @@ import preheat
 from preheat import CheckpointContext, CheckpointPipeline, inspect
 from preheat.blob import Patience
 from preheat.bundle.data import open_bundle
-from preheat.bundle.facts import told_of
 from preheat.bundle.manifest import MergedFacts
+from preheat.bundle.origins import told_of
 from preheat.bundle.store import Store
-from preheat.catalog import build, spell
 from preheat.errors import (
     CheckpointConfigError,
     CheckpointError,
@@ -47,6 +46,7 @@ from preheat.sources.merge import MergedSource, MergeSource
 from preheat.sources.run import RunSource
 from preheat.sources.s3 import S3Source
 from preheat.spec import parse
+from preheat.spelling import build, spell
 from preheat.verbs.forecast import plan_pipeline
 from preheat_operator.observation import observe_check
 

@@ -13,7 +13,6 @@ from sources.fault_server import FaultServer
 
 from preheat import resolve_checkpoint_path
 from preheat.blob import Patience
-from preheat.catalog import build, spell
 from preheat.errors import (
     AccessDeniedError,
     CheckpointConfigError,
@@ -27,6 +26,7 @@ from preheat.sources.http import HTTPSource
 from preheat.sources.local import LocalSource
 from preheat.sources.named import NamedSource
 from preheat.sources.s3 import S3Source
+from preheat.spelling import build, spell
 from preheat.verbs.resolution import bucket_of
 
 NAME = "convnext_tiny_22k_1k_384.pth"

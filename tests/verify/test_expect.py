@@ -8,11 +8,11 @@ import pytest
 import torch
 from formats.samples import BytesBlob, saved
 
-from preheat.catalog import build, spell
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError
 from preheat.expect import SHOWN, Expect
 from preheat.formats import read_index
 from preheat.index import Index
+from preheat.spelling import build, spell
 from preheat.verify import Verify
 
 SHARED = torch.zeros(4, 3)

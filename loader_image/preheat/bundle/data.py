@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preheat.blob import Blob
-from preheat.bundle.facts import Origins, merged_facts
 from preheat.bundle.manifest import MANIFEST, WEIGHTS, Manifest, MergedFacts
+from preheat.bundle.origins import Origins, merged_facts
 from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointError, NotABundleError

@@ -26,7 +26,6 @@ from preheat.bundle.lease import heartbeat, take
 from preheat.bundle.leftovers import bury, inherit, journals_in, remove, set_aside
 from preheat.bundle.manifest import LAYOUT, MANIFEST, STATE, STATE_TENSORS, WEIGHTS, Manifest
 from preheat.bundle.storage import storage_errors, sync, touch
-from preheat.catalog import spell
 from preheat.errors import (
     CheckpointConfigError,
     CheckpointNotFoundError,
@@ -37,6 +36,7 @@ from preheat.errors import (
     TruncatedError,
 )
 from preheat.spec import PipelineSpec
+from preheat.spelling import spell
 
 SHIM_FOLDER = "shim"
 #: Beside the bundle of a pod lies nothing else.

@@ -31,9 +31,9 @@ class TrainingState:
         if self.blob is None:
             return tree
         if isinstance(tree, Tensor):
-            from preheat.bundle.data import read
+            from preheat.strategies.filling.tensors import read_tensor  # and with it torch
 
-            return read(self.blob, tree, self.checks())
+            return read_tensor(self.blob, tree, self.checks())
         if isinstance(tree, Mapping):
             return type(tree)({self.read(key): self.read(value) for key, value in tree.items()})  # type: ignore[call-arg]
         if isinstance(tree, (list, tuple)):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from preheat.catalog import camel_case
+from preheat.construction import camel_case
 from preheat.migrate.choices import Choice
 from preheat.migrate.places import Answers, claimed, own_place, place
 from preheat.migrate.settings import Key, Settings

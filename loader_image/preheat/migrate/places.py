@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from preheat.catalog import spell
 from preheat.errors import CheckpointConfigError
 from preheat.migrate.traced import Remark, Traced
+from preheat.spelling import spell
 from preheat.verbs.location import source_of
 
 #: Where a pod's loader has the pipeline's claim.

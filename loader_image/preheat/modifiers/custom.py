@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from preheat.construction import construct, import_class
+from preheat.construction import construct
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
+from preheat.importing import import_class
 from preheat.limits import Limit
 from preheat.stage import ModelModifier
 

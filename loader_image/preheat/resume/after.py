@@ -8,16 +8,19 @@ those whose work is in the weights by now.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers.prune import PruningModifier
 from preheat.resume.settings import Resume
 from preheat.sources.credentials import check_credentials
-from preheat.spec import PipelineSpec
 from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier
 from preheat.strategies.warm_start import WarmStartLoader
 from preheat.strategies.weights_only import WeightsOnlyLoader
 from preheat.verify import Verify
+
+if TYPE_CHECKING:
+    from preheat.spec import PipelineSpec
 
 MASKS = (
     "masks of prune give the saved weights other names than those of a new model: set permanent in prune, or go "

@@ -14,7 +14,6 @@ from pathlib import Path
 from preheat.bundle.data import read_manifest
 from preheat.bundle.manifest import Pipeline, SourceFacts
 from preheat.bundle.store import Store
-from preheat.catalog import spell
 from preheat.prepare import Outcome, prepare
 from preheat.progress import Progress
 from preheat.resume.after import finite, left_out, resuming
@@ -25,6 +24,7 @@ from preheat.resume.settings import Resume
 from preheat.resume.starts import Starts
 from preheat.sources.local import LocalSource
 from preheat.spec import PipelineSpec
+from preheat.spelling import spell
 
 log = logging.getLogger(__name__)
 

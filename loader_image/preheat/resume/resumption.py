@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preheat.catalog import parameters_of
 from preheat.errors import CheckpointConfigError, NotABundleError
 from preheat.resume.decision import PassedOver
 from preheat.resume.settings import Resume, resume_of
+from preheat.spelling import parameters_of
 
 RESUMPTION = "resume.json"
 
@@ -121,7 +121,7 @@ class Resumption:
 
 def names_of(stages: Sequence[object]) -> tuple[str, ...]:
     """What stages are called in a pipeline."""
-    from preheat.catalog import spell
+    from preheat.spelling import spell
     from preheat.stage import PipelineStage
 
     return tuple(next(iter(spell(stage))) for stage in stages if isinstance(stage, PipelineStage))

@@ -11,6 +11,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.limits import Limit, check_limits
 from preheat.sources.local import LocalSource
 from preheat.sources.run import RunSource
+from preheat.spelling import build
 from preheat.stage import Place
 
 #: How a training goes on: with everything that it had, or with weights alone.
@@ -83,8 +84,6 @@ def resume_of(value: Any) -> Resume | None:
 
 
 def _source(value: Any) -> RunSource | Place:
-    from preheat.catalog import build  # which knows the sources' module
-
     built = build(value, "resume.from")
     if not isinstance(built, (RunSource, Place)):
         raise CheckpointConfigError(

@@ -22,6 +22,7 @@ from preheat.errors import (
 )
 from preheat.limits import Limit
 from preheat.sources.credentials import check_credentials
+from preheat.spelling import build
 from preheat.stage import CheckpointSource
 
 log = logging.getLogger(__name__)
@@ -97,8 +98,6 @@ fallback:
 
 
 def _built(sources: Any) -> tuple[CheckpointSource, ...]:
-    from preheat.catalog import build  # which knows this module
-
     if not isinstance(sources, Sequence) or isinstance(sources, str):
         raise CheckpointConfigError("sources: give a list, each item of it with one source")
     built = [build(each, f"sources[{position}]") for position, each in enumerate(sources)]

@@ -16,6 +16,7 @@ from preheat.formats.merged import BESIDE, NOT_VOUCHED_FOR, MergedBlob, Taking, 
 from preheat.limits import Limit
 from preheat.mapping import NameMapping
 from preheat.sources.credentials import check_credentials
+from preheat.spelling import build
 from preheat.stage import CheckpointSource
 
 
@@ -31,8 +32,6 @@ class MergedSource(NameMapping):
 
     def __post_init__(self) -> None:
         """Mappings become sources."""
-        from preheat.catalog import build  # which knows this module
-
         source = build(self.from_, "from")
         if not isinstance(source, CheckpointSource):
             raise CheckpointConfigError(f"from: {type(source).__name__} is no source")

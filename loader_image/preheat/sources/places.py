@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from preheat.errors import CheckpointConfigError
+from preheat.spelling import build
 from preheat.stage import Place
 
 
 def place_of(described: Any, where: str) -> Place:
     """The place that a mapping describes, or that it is; raises CheckpointConfigError for a source that names none."""
-    from preheat.catalog import build  # which knows the sources that call this
-
     place = build(described, where)
     if not isinstance(place, Place):
         raise CheckpointConfigError(

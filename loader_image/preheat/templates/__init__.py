@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
-from preheat.catalog import build, dotted_path, spell
+from preheat.catalog import dotted_path
 from preheat.configuration import configuration_of
 from preheat.construction import snake_case, suggest
 from preheat.errors import CheckpointConfigError
+from preheat.spelling import build, spell
 from preheat.stage import PipelineStage
 
 _FOLDER = files(__name__)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from preheat.blob import Blob
-from preheat.bundle.facts import merged_facts
 from preheat.bundle.manifest import MergedFacts
-from preheat.catalog import spell
+from preheat.bundle.origins import merged_facts
 from preheat.checks import Checks, Findings
 from preheat.formats import read_index
 from preheat.index import Tensor
 from preheat.moves import coalesce
 from preheat.plan import Amount, Plan, verify_of
 from preheat.spec import PipelineSpec
+from preheat.spelling import spell
 from preheat.training_plan import checks_of_training, plan_all
 from preheat.transfer.digests import Digests
 from preheat.transfer.engine import MAX_GAP, SPAN

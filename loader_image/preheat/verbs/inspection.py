@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import Any
 
 from preheat.blob import Patience
-from preheat.bundle.facts import merged_facts
 from preheat.bundle.manifest import MergedFacts
+from preheat.bundle.origins import merged_facts
 from preheat.errors import CheckpointConfigError
 from preheat.formats import read_index
 from preheat.formats.json_state import to_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from preheat.catalog import camel_case
+from preheat.construction import camel_case
 
 
 def as_json(known: Any) -> dict[str, Any]:

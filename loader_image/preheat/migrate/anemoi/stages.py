@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from preheat.catalog import build, camel_case, spell
-from preheat.construction import snake_case
+from preheat.construction import camel_case, snake_case
 from preheat.errors import CheckpointError
 from preheat.migrate.anemoi.runs import run_source
 from preheat.migrate.choices import ThatFile
 from preheat.migrate.migration import Draft
 from preheat.migrate.settings import Settings
 from preheat.migrate.traced import Traced
+from preheat.spelling import build, spell
 
 _PIPELINES = ("training.checkpoint_pipeline", "checkpoint_pipeline")
 _SETTINGS = {"continue_on_error": "continueOnError", "max_retries": "maxRetries", "timeout": "timeoutSeconds"}
