@@ -18,15 +18,17 @@ from lightkube import ALL_NS, ApiError, AsyncClient
 
 from preheat.errors import CheckpointConfigError
 from preheat_operator import api, health, kube, metrics, source_check
+from preheat_operator.announcement import Announcement
 from preheat_operator.checks import Checks, Look
-from preheat_operator.events import COMPONENT, Announcement, Recorder, announcements
+from preheat_operator.events import announcements
 from preheat_operator.foreign import Object
 from preheat_operator.inquiry import Inquiry, askable
 from preheat_operator.labelled_pods import LabelledPods
 from preheat_operator.loader_run import REASONS, Failure
 from preheat_operator.observation import observe
-from preheat_operator.progress import Loaders
+from preheat_operator.progress import LOADER_QUESTION, Loaders, Progress
 from preheat_operator.recipe import described, recipe_of
+from preheat_operator.recorder import COMPONENT, Recorder
 from preheat_operator.settings import Settings
 from preheat_operator.status import differs, pod_counts, wanted_status
 from preheat_operator.worklist import Worklist
@@ -59,7 +61,7 @@ class Controller:
         self._clock = clock
         self._checks = Checks(client, settings, clock)
         self._recorder = Recorder(client)
-        self.inquiry: Inquiry[Key] = Inquiry(lambda key: self.worklist.add(key))
+        self.inquiry: Inquiry[Key, Progress] = Inquiry(LOADER_QUESTION, lambda key: self.worklist.add(key))
         self._counts: dict[Key, Mapping[str, int]] = {}
         self._seen: dict[Key, str] = {}  # resourceVersion that was looked at, or written, last
         self._obstacle: str | None = "the pipelines have not been listed yet"

@@ -6,13 +6,13 @@ is short, printable and of the type that the resource's status declares.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from preheat_operator.answering import address_of
 from preheat_operator.foreign import Object, is_count, mapping, mappings
-from preheat_operator.loader_container import LOADER, PROGRESS_PORT, PROGRESS_VARIABLE, described_in, variable_in
+from preheat_operator.loader_container import LOADER, PROGRESS_PORT, PROGRESS_VARIABLE, described_in
 from preheat_operator.loader_run import KILLED, Failure, Success, failure_of, stuck, succeeded, success_of
 from preheat_operator.termination import Termination, terminations
 
@@ -48,7 +48,7 @@ def observe(pod: Object) -> PodReport:
         return PodReport(name, uid, created, "missed")
     container = _named(status.get("initContainerStatuses")) or {}
     report = _report_of(metadata, status, container, loader, created)
-    return replace(report, address=_address(mapping(pod, "spec"), status, container, loader))
+    return replace(report, address=address_of(pod, container, loader, PROGRESS_VARIABLE, PROGRESS_PORT))
 
 
 def observe_check(pod: Object) -> PodReport:
@@ -86,22 +86,6 @@ def _counts_as_failure(end: Termination, metadata: Object) -> bool:
     if end.code == 0:
         return not succeeded(end)
     return not (metadata.get("deletionTimestamp") and end.code in KILLED and end.reason != "OOMKilled")
-
-
-def _address(spec: Object, status: Object, container: Object, loader: Object) -> str | None:
-    """The pod's own IP address while its loader runs and answers; a node's, or a special one, is nobody's."""
-    running = isinstance(mapping(container, "state").get("running"), Mapping)
-    answers = variable_in(loader, PROGRESS_VARIABLE) == str(PROGRESS_PORT)
-    own = status.get("podIP")
-    if not running or not answers or spec.get("hostNetwork") or own == status.get("hostIP"):
-        return None
-    try:
-        found = ipaddress.ip_address(own if isinstance(own, str) else "")
-    except ValueError:
-        return None
-    special = found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified
-    mapped = isinstance(found, ipaddress.IPv6Address) and (found.ipv4_mapped or found.scope_id)
-    return None if special or mapped else str(found)
 
 
 def _injected_from(loader: Object) -> tuple[str | None, int | None]:

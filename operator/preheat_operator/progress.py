@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from preheat_operator.answering import Question, Round
 from preheat_operator.foreign import duration, is_count
-from preheat_operator.loader_container import LOADER
+from preheat_operator.loader_container import LOADER, PROGRESS_PORT
 from preheat_operator.observation import PodReport
 from preheat_operator.quantity import human_bytes
 
@@ -64,12 +65,7 @@ class Progress:
         return {key: value for key, value in told.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class Round:
-    """What the loaders of one pipeline have answered, by their pods' uids."""
-
-    time: str = ""  # RFC 3339, UTC
-    answers: Mapping[str, Progress] = field(default_factory=dict)
+LOADER_QUESTION = Question(PROGRESS_PORT, lambda uid: "/progress", Progress.of, limit=2048)
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ class Loaders:
     stall: float = 60  # seconds
 
     @classmethod
-    def of(cls, reports: Iterable[PodReport], last: Round, stall: float = 60) -> Loaders:
+    def of(cls, reports: Iterable[PodReport], last: Round[Progress], stall: float = 60) -> Loaders:
         """Those of a pipeline's pods."""
         running = [pod for pod in reports if pod.phase == "loading"]
         told = [(pod.name, last.answers[pod.uid]) for pod in running if pod.uid in last.answers]

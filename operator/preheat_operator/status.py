@@ -11,11 +11,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from preheat_operator.answering import Round
 from preheat_operator.conditions import conditions
 from preheat_operator.evidence import gather
 from preheat_operator.foreign import Object
 from preheat_operator.observation import PodReport
-from preheat_operator.progress import Loaders, Round
+from preheat_operator.progress import Loaders
 from preheat_operator.room import Room
 from preheat_operator.source_check import Checked
 

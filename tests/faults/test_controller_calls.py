@@ -12,8 +12,9 @@ import httpx2
 import pytest
 
 from faults.fake_api import Call, FakeApi, When, refusal
+from preheat_operator.announcement import Announcement
 from preheat_operator.controller import Controller
-from preheat_operator.events import Announcement, Recorder
+from preheat_operator.recorder import Recorder
 from preheat_operator.settings import Settings
 from preheat_operator.worklist import Worklist
 

@@ -24,8 +24,9 @@ from typer.testing import CliRunner
 from faults.fake_api import FakeApi
 from preheat_operator import health, kube, logs, metrics
 from preheat_operator.__main__ import app
+from preheat_operator.announcement import Announcement
 from preheat_operator.controller import Controller, handlers, watching
-from preheat_operator.events import Announcement, announcements
+from preheat_operator.events import announcements
 from preheat_operator.loader_run import Failure, Success
 from preheat_operator.observation import PodReport
 from preheat_operator.progress import Progress

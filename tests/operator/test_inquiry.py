@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,9 @@ from loader.beacon_client import free_port
 
 from preheat.beacon import beacon
 from preheat.progress import LogProgress
-from preheat_operator.inquiry import ANSWER_LIMIT, PER_KEY, Inquiry, answer_of, session_for_loaders
-from preheat_operator.progress import Progress
+from preheat_operator.answering import Question
+from preheat_operator.inquiry import PER_KEY, Inquiry, answer_of, session_for_pods
+from preheat_operator.progress import LOADER_QUESTION, Progress
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 TOLD = {"phase": "transferring", "bytesDone": 5, "bytesTotal": 10, "bytesPerSecond": 1, "idleSeconds": 0.5}
@@ -57,18 +59,22 @@ def good(document: Any = TOLD) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
+def at(port: int) -> Question[Progress]:
+    return replace(LOADER_QUESTION, port=port)
+
+
 async def told_by(answering: Answering) -> Progress | None:
-    async with serving(answering) as port, session_for_loaders(patience=0.3) as session:
-        return await answer_of(session, "127.0.0.1", port)
+    async with serving(answering) as port, session_for_pods(patience=0.3) as session:
+        return await answer_of(session, "127.0.0.1", at(port), "uid")
 
 
 async def test_a_real_beacon_is_understood() -> None:
     progress, port = LogProgress(logging.getLogger("preheat.loader")), free_port()
     progress.start(1000)
     with beacon(port, progress.to_json):
-        async with session_for_loaders() as session:
-            told = await answer_of(session, "127.0.0.1", port)
-            again = await answer_of(session, "::1", port)
+        async with session_for_pods() as session:
+            told = await answer_of(session, "127.0.0.1", at(port), "uid")
+            again = await answer_of(session, "::1", at(port), "uid")
     assert told
     assert (told.phase, told.done, told.total) == ("transferring", 0, 1000)
     assert again is None or again.total == 1000, "where the machine has IPv6"
@@ -90,7 +96,7 @@ async def test_a_redirect_is_not_followed() -> None:
 
 
 HOSTILE = {
-    "huge": good({**TOLD, "more": "x" * ANSWER_LIMIT}),
+    "huge": good({**TOLD, "more": "x" * LOADER_QUESTION.limit}),
     "endless": b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 10_000_000,
     "a head without end": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1_000_000,
     "a line without end": b"HTTP/1.1 200 " + b"O" * 1_000_000,
@@ -124,8 +130,8 @@ async def test_news_are_what_was_answered_since_and_only_of_pods_that_are_follow
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await saying(good(next(answers, TOLD)))(reader, writer)
 
-    async with serving(answer) as port, session_for_loaders() as session:
-        inquiry = Inquiry[str](news.append, port=port, clock=lambda: NOW)
+    async with serving(answer) as port, session_for_pods() as session:
+        inquiry = Inquiry[str, Progress](at(port), news.append, clock=lambda: NOW)
         inquiry.follow("p", {"uid": "127.0.0.1", "gone": "127.0.0.2"})
         for _ in documents:
             await inquiry.ask(session)
@@ -147,8 +153,8 @@ async def test_a_round_ends_in_time_and_asks_no_more_of_one_pipeline_than_it_sho
         asked += 1
         await reader.read()
 
-    async with serving(silent) as port, session_for_loaders() as session:
-        inquiry = Inquiry[str](lambda key: None, port=port)
+    async with serving(silent) as port, session_for_pods() as session:
+        inquiry = Inquiry[str, Progress](at(port), lambda key: None)
         inquiry.follow("p", {f"uid-{number:03}": "127.0.0.1" for number in range(4 * PER_KEY)})
         began = time.monotonic()
         await inquiry.ask(session, patience=0.3)

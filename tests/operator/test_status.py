@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from preheat_operator.answering import Round
 from preheat_operator.events import announcements
 from preheat_operator.loader_run import REASONS
 from preheat_operator.observation import PodReport, observe
-from preheat_operator.progress import Loaders, Progress, Round, human_seconds
+from preheat_operator.progress import Loaders, Progress, human_seconds
 from preheat_operator.quantity import human_bytes
 from preheat_operator.refusal import PodRefusedError
 from preheat_operator.status import differs, pod_counts, wanted_status
