@@ -35,3 +35,23 @@ def ago(seconds: float) -> str:
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
     return f"{max(0, int(seconds))} s"
+
+
+def size_text(count: float) -> str:
+    """`48 B`, `12.7 kB`, `220.5 MB`, `2.62 GB`: in decimal units, as disks and networks are sold."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit, factor in (("kB", 1e3), ("MB", 1e6)):
+        if count < 999.95 * factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e9:,.2f} GB"
+
+
+def parameters_text(count: int) -> str:
+    """`3,510 parameters`, `55.1 M parameters`."""
+    return f"{count / 1e6:,.1f} M parameters" if count >= 1_000_000 else count_of(count, "parameter")
+
+
+def count_of(number: int, thing: str) -> str:
+    """`1 tensor`, `2 tensors`."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from preheat.amounts import count_of, size_text
 from preheat.bundle.contents import BUNDLE_LINK, PODS
 from preheat.bundle.lease import owner_here
 from preheat.bundle.manifest import Pipeline
 from preheat.bundle.processes import forget_ended, show_life
-from preheat.bundle.storage import megabytes
 from preheat.bundle.store import SHIM_FOLDER
 from preheat.loader import Settings, load_or_go_on, message_path
 from preheat.prepare import Outcome
@@ -57,7 +57,7 @@ def provide(spec: PipelineSpec, name: str, volume: Path, shim: str) -> dict[str,
 
 def _say(outcome: Outcome) -> None:
     how, totals = "there already" if outcome.reused else "made", outcome.manifest.totals
-    said = f"{totals.tensors} tensors, {megabytes(totals.selected_bytes)}"
+    said = f"{count_of(totals.tensors, 'tensor')}, {size_text(totals.selected_bytes)}"
     log.info("the bundle was %s, in %.2f s: %s", how, outcome.seconds, said)
 
 

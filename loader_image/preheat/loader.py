@@ -20,12 +20,11 @@ from resource import RUSAGE_SELF, getrusage
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from preheat.amounts import bytes_of, seconds_of
+from preheat.amounts import bytes_of, count_of, seconds_of, size_text
 from preheat.beacon import beacon, port_in
 from preheat.bundle.absence import Absence
 from preheat.bundle.eviction import Policy
 from preheat.bundle.manifest import Pipeline
-from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Store
 from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointTimeoutError, StorageError
 from preheat.prepare import Outcome, Pin, prepare, reuse
@@ -212,13 +211,13 @@ def log_to_stderr() -> None:
 
 def _say(outcome: Outcome) -> None:
     totals = outcome.manifest.totals
-    what = f"{totals.tensors} tensors, {megabytes(totals.selected_bytes)}"
+    what = f"{count_of(totals.tensors, 'tensor')}, {size_text(totals.selected_bytes)}"
     if outcome.reused:
         for warning in outcome.manifest.warnings:
             log.warning("warning, from when the bundle was made: %s", warning)
         log.info("done in %.2f s: the bundle was there already, %s", outcome.seconds, what)
     else:
-        fetched, peak = megabytes(outcome.fetched_bytes), getrusage(RUSAGE_SELF).ru_maxrss // 1024
+        fetched, peak = size_text(outcome.fetched_bytes), getrusage(RUSAGE_SELF).ru_maxrss // 1024
         log.info("done in %.2f s: %s, of %s read; peak memory %d MiB", outcome.seconds, what, fetched, peak)
 
 

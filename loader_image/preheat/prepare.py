@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preheat.amounts import parameters_text, size_text
 from preheat.blob import Blob
 from preheat.bundle.facts import PlannedFacts
 from preheat.bundle.leftovers import journal_of
@@ -22,7 +23,6 @@ from preheat.bundle.manifest import (
     Totals,
 )
 from preheat.bundle.origins import Origins, merged_facts, told_of
-from preheat.bundle.storage import megabytes
 from preheat.bundle.store import Partial, Store, digest_of
 from preheat.checks import Checks, Findings
 from preheat.errors import SourceChangedError, StorageError, about
@@ -117,7 +117,7 @@ def prepare(
     try:
         if pin:
             pin.check(blob)
-        log.info("found %s, version %s", megabytes(blob.size), blob.version)
+        log.info("found %s, version %s", size_text(blob.size), blob.version)
         digest = digest_of(blob.uri, blob.version, spec)
         if not store.find(digest):
             with store.make(digest, owner, progress.wait) as partial:
@@ -233,7 +233,7 @@ def _passing(plan: Plan) -> int:
 def _say_training(training: TrainingPlan | None) -> None:
     if not training:
         return
-    log.info("with %d tensors of training state, %s", training.tensors, megabytes(training.selected_bytes))
+    log.info("with %d tensors of training state, %s", training.tensors, size_text(training.selected_bytes))
     if training.opaque:
         said = [f"{path} ({name})" for path, name in list(training.opaque.items())[:4]]
         more = f" and {len(training.opaque) - len(said)} more" if len(training.opaque) > len(said) else ""
@@ -243,18 +243,18 @@ def _say_training(training: TrainingPlan | None) -> None:
 def _say(plan: Plan) -> None:
     index = plan.index
     log.info(
-        "format %s (%s): taking %d tensors, %.1f M parameters, %s",
-        index.format, index.layout, len(index.tensors) - len(plan.aliases), plan.parameters / 1e6,
-        megabytes(plan.selected_bytes),
+        "format %s (%s): taking %d tensors, %s, %s",
+        index.format, index.layout, len(index.tensors) - len(plan.aliases), parameters_text(plan.parameters),
+        size_text(plan.selected_bytes),
     )  # fmt: skip
     for each in merged_facts(index):
         log.info("of these %d from %s, version %s", each.tensors, each.uri, each.version)
     if index.average:
         log.info("weights as ema asks: %s", index.average)
     if plan.left_tensors:
-        log.info("leaving out %d tensors of training state, %s", plan.left_tensors, megabytes(plan.left_bytes))
+        log.info("leaving out %d tensors of training state, %s", plan.left_tensors, size_text(plan.left_bytes))
     if plan.excluded_tensors:
-        log.info("excluding %d tensors, %s", plan.excluded_tensors, megabytes(plan.excluded_bytes))
+        log.info("excluding %d tensors, %s", plan.excluded_tensors, size_text(plan.excluded_bytes))
     if plan.aliases:
         log.info("%d tied names share the bytes of others", len(plan.aliases))
     if index.opaque:

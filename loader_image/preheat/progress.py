@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
-from preheat.bundle.storage import megabytes
+from preheat.amounts import size_text
 
 INTERVAL = 5.0  # seconds between lines
 #: Seconds over which the rate is measured, at least; at most twice as many.
@@ -91,7 +91,7 @@ class LogProgress:
         share = 100 * self._done // max(self._total, 1)
         self._log.info(
             "%s of %s (%d %%), %s/s, %.0f s left",
-            megabytes(self._done), megabytes(self._total), share, megabytes(rate), left,
+            size_text(self._done), size_text(self._total), share, size_text(rate), left,
         )  # fmt: skip
 
     def finish(self) -> None:

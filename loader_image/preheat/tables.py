@@ -11,10 +11,10 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from preheat.amounts import count_of, parameters_text, size_text
 from preheat.bundle.manifest import MergedFacts
-from preheat.bundle.storage import megabytes
 from preheat.index import Tensor
-from preheat.terminal import count_of, facts, plain
+from preheat.terminal import facts, plain
 from preheat.verbs.comparison import Comparison
 from preheat.verbs.inspection import Inspection, branches
 
@@ -27,11 +27,11 @@ def inspected(found: Inspection) -> Table:
     rows = [
         ("source", found.uri),
         ("version", found.version),
-        ("size", megabytes(found.size_bytes)),
+        ("size", size_text(found.size_bytes)),
         ("format", f"{found.format} ({found.layout})"),
         *merged_rows(found.merged),
-        ("weights", f"{found.parameters / 1e6:.1f} M parameters, {megabytes(found.weight_bytes)}"),
-        ("other tensors", f"{found.state_tensors}, {megabytes(found.state_bytes)}"),
+        ("weights", f"{parameters_text(found.parameters)}, {size_text(found.weight_bytes)}"),
+        ("other tensors", f"{found.state_tensors}, {size_text(found.state_bytes)}"),
         *_metadata(found.state),
     ]
     if found.opaque:
@@ -57,7 +57,7 @@ def tree(tensors: Mapping[str, Tensor], depth: int) -> Table:
         shape = count_of(branch.tensors, "tensor")
         if branch.shape is not None:
             shape = _shape(branch.shape) if branch.tensors == 1 else f"{branch.tensors:,} of {_shape(branch.shape)}"
-        table.add_row(plain("  " * branch.level + branch.name), ", ".join(branch.dtypes), shape, _size(branch.size))
+        table.add_row(plain("  " * branch.level + branch.name), ", ".join(branch.dtypes), shape, size_text(branch.size))
     return table
 
 
@@ -115,10 +115,6 @@ def _short(value: Any) -> str:
     return count_of(len(value), "value") + (
         f": {', '.join(map(str, list(value)[:4]))}" if isinstance(value, dict) else ""
     )
-
-
-def _size(count: int) -> str:
-    return f"{count:,} B" if count < 100_000 else megabytes(count)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from preheat.bundle.storage import megabytes
+from preheat.amounts import count_of, parameters_text, size_text
 
 if TYPE_CHECKING:
     from preheat.checks import Checks
@@ -58,11 +58,6 @@ def plain(text: str) -> Text:
     return Text(text if text.isprintable() else ascii(text)[1:-1])
 
 
-def count_of(number: int, thing: str) -> str:
-    """`1 tensor`, `2 tensors`."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
 def said_checks(checks: Checks) -> str:
     """What is checked, in a few words."""
     wanted = (("CRC-32", checks.crc32), ("finite", checks.finite), ("sizes", True))
@@ -73,15 +68,15 @@ def summary(outcome: Outcome) -> Table:
     """What was loaded from where, what was left out and what was checked."""
     manifest = outcome.manifest
     totals, left = manifest.totals, manifest.left
-    taken = f"{totals.tensors}, {totals.parameters / 1e6:.1f} M parameters, {megabytes(totals.selected_bytes)}"
+    taken = f"{totals.tensors}, {parameters_text(totals.parameters)}, {size_text(totals.selected_bytes)}"
     return facts(
         [
             ("source", manifest.source.uri),
             ("version", manifest.source.version),
             ("format", f"{manifest.source.format} ({manifest.source.layout})"),
             ("tensors", taken),
-            ("left out", f"{left.state_tensors} tensors, {megabytes(left.state_bytes)}"),
-            ("excluded", f"{left.excluded_tensors} weights, {megabytes(left.excluded_bytes)}"),
+            ("left out", f"{count_of(left.state_tensors, 'tensor')}, {size_text(left.state_bytes)}"),
+            ("excluded", f"{count_of(left.excluded_tensors, 'weight')}, {size_text(left.excluded_bytes)}"),
             ("checked", said_checks(manifest.checks)),
             *(("warning", warning) for warning in manifest.warnings),
             ("took", f"{outcome.seconds:.2f} s" + (", the bundle was there already" if outcome.reused else "")),

@@ -38,7 +38,7 @@ def test_ls_answers_a_program_and_a_person(volume: Path) -> None:
     assert found["bytes"] == sum(bundle["bytes"] for bundle in found["bundles"]) > 200_000
     assert [each["maker"] for each in found["unfinished"]] == ["pod-2"]
     text = said(volume, "ls")
-    for shown in (digest_named("a"), "s3://models/b.ckpt", "etag:b", "3 d", "by pod-2", "2 bundles, 0.2 MB; 1 pod"):
+    for shown in (digest_named("a"), "s3://models/b.ckpt", "etag:b", "3 d", "by pod-2", "2 bundles, 201.7 kB; 1 pod"):
         assert shown in text
     assert max(map(len, text.splitlines())) <= 80
 
@@ -65,9 +65,9 @@ def test_gc_says_what_it_would_do_and_then_does_it(volume: Path) -> None:
     assert (planned["outcome"], [bundle["digest"][0] for bundle in planned["bundles"]]) == ("planned", ["a"])
     assert letters(volume) == "ab"
     text = said(volume, "gc", "--max-size", "0")
-    assert f"removed bundle {digest_named('a')}, 0.1 MB" in text
-    assert "1 bundle, 0.1 MB left" in text
-    assert "more than 0.0 MB: 1 bundle belong to pods" in " ".join(text.split())
+    assert f"removed bundle {digest_named('a')}, 100.9 kB" in text
+    assert "1 bundle, 100.9 kB left" in text
+    assert "more than 0 B: 1 bundle belong to pods" in " ".join(text.split())
     assert letters(volume) == "b"
 
 

@@ -54,7 +54,7 @@ def test_what_ended_pods_used_goes_when_the_limit_is_reached(server: FaultServer
         told = give(server, letter, tmp_path, **limit)
         assert told.code == 0
         aged(tmp_path, f"pod-{letter}", days)
-    assert "removed the folders of 1 pods that have ended" in told.log
+    assert "removed the folders of 1 pod that ended" in told.log
     told = give(server, "c", tmp_path, **limit)
     assert "evicted bundle " in told.log
     assert {path.name for path in (tmp_path / "pods").iterdir()} == {"pod-b", "pod-c"}
@@ -88,7 +88,7 @@ def test_without_a_lifetime_what_pods_have_used_stays_and_the_log_says_so(server
     ended = give(server, "b", tmp_path, PREHEAT_CACHE_LIMIT="1Ki")
     assert ended.code == 0
     assert bundles(tmp_path) == 2
-    assert "the bundles have 0.4 MB, the limit is 0.0 MB: the rest is in use" in ended.log
+    assert " kB, the limit is 1.0 kB: the rest is in use" in ended.log
 
 
 def test_a_limit_that_cannot_be_read_is_named(server: FaultServer, tmp_path: Path) -> None:

@@ -187,9 +187,9 @@ def test_the_loader_tells_its_log(volume: Path, caplog: pytest.LogCaptureFixture
     attach(volume, "gone", "c", days=40)
     with caplog.at_level(logging.INFO, "preheat"):
         keep_within(volume, Policy(1, pod_lifetime=30 * DAY))
-    assert caplog.messages[0] == f"evicted bundle {'a' * 32}, 0.1 MB: the longest unused beyond the limit"
-    assert caplog.messages[-2] == "removed the folders of 1 pods that have ended"
-    assert caplog.messages[-1].startswith("the bundles have 0.1 MB, the limit is 0.0 MB: the rest is in use")
+    assert caplog.messages[0] == f"evicted bundle {'a' * 32}, 100.9 kB: the longest unused beyond the limit"
+    assert caplog.messages[-2] == "removed the folders of 1 pod that ended"
+    assert caplog.messages[-1].startswith("the bundles have 100.9 kB, the limit is 1 B: the rest is in use")
     assert letters(volume) == "d"
 
 

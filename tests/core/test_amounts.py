@@ -1,6 +1,6 @@
 import pytest
 
-from preheat.amounts import ago, bytes_of, seconds_of
+from preheat.amounts import ago, bytes_of, parameters_text, seconds_of, size_text
 from preheat.errors import CheckpointConfigError
 
 
@@ -48,3 +48,18 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 )
 def test_the_past_is_told_to_one_unit(seconds: float, said: str) -> None:
     assert ago(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB"),
+                       (12_345_678, "12.3 MB"), (999_950_000, "1.00 GB"), (1_600_000_000_000, "1,600.00 GB")]
+)  # fmt: skip
+def test_a_size_is_said_in_the_unit_that_fits(size, text):
+    assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1, "1 parameter"), (3510, "3,510 parameters"), (55_100_000, "55.1 M parameters")]
+)
+def test_a_small_model_has_parameters_too(count, text):
+    assert parameters_text(count) == text

@@ -41,7 +41,7 @@ def test_inspect_answers_a_program_and_a_person(checkpoint: Path) -> None:
     assert found["tensors"]["a.weight"] == {"dtype": "F32", "shape": [30, 20], "bytes": 2400}
     assert found["state"] == {"epoch": 3}
     text = said("inspect", checkpoint)
-    for line in ("torch-zip (state_dict)", "epoch", "30 x 20", "2,400 B"):
+    for line in ("torch-zip (state_dict)", "epoch", "30 x 20", "2.4 kB"):
         assert line in text
     assert "30 x 20" not in said("inspect", checkpoint, "--depth", "1")
     assert "a.weight" not in said("inspect", checkpoint, "--match", "bias$")

@@ -35,7 +35,7 @@ def test_the_offline_example_runs(example: Path) -> None:
     first = preheat("run", "pipeline.yaml", "--output", "bundles", folder=example)
     assert first.returncode == 0, first.stderr
     folder = Path(first.stdout.strip().splitlines()[-1])
-    for said in ("small.ckpt", "torch-zip", "4, 0.3 M parameters", "CRC-32, finite, sizes"):
+    for said in ("small.ckpt", "torch-zip", "4, 273,418 parameters", "CRC-32, finite, sizes"):
         assert said in first.stdout
     expected = torch.load(example / "checkpoints" / "small.ckpt", weights_only=True)["state_dict"]
     found = load_file(folder / "model.safetensors")

@@ -17,7 +17,7 @@ from preheat.errors import CheckpointConfigError
 from preheat.shim.reports.facts import facts, read
 from preheat.shim.reports.html import page
 from preheat.shim.reports.table import table
-from preheat.shim.reports.tree import join_chains, leaves, model_tree, size_text, skipped_tree
+from preheat.shim.reports.tree import join_chains, leaves, model_tree, skipped_tree
 
 STAGES = [
     {"transferLearning": {}},
@@ -174,14 +174,6 @@ def test_what_is_no_report_is_refused(tmp_path, text, words):
         path.write_text(text)
     with pytest.raises(CheckpointConfigError, match=words):
         read(path)
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_600, "1 MB"), (12_345_678, "12.3 MB"),
-                       (7_000_000_000, "7 GB"), (1_600_000_000_000, "1,600 GB")]
-)  # fmt: skip
-def test_sizes_have_three_digits(size, text):
-    assert size_text(size) == text
 
 
 def test_the_verb_prints_the_table_the_json_or_writes_the_page(path, report, tmp_path):

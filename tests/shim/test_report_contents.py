@@ -134,7 +134,7 @@ def test_time_by_phase_rate_and_memory_are_told(report):
     told = dict(facts(report))
     assert re.fullmatch(r"open [\d.]+ s, match [\d.]+ s, load [\d.]+ s, modify [\d.]+ s, total [\d.]+ s", told["took"])
     assert re.fullmatch(r"[\d.]+ [MG]B resident at most, loading raised that by [\d.]+ k?M?B", told["memory"])
-    for words in (told["memory"], told["took"], "GB/s"):
+    for words in (told["memory"], told["took"], "B/s"):
         assert words in shown(report)
         assert words in page(report)
 
@@ -142,8 +142,10 @@ def test_time_by_phase_rate_and_memory_are_told(report):
 def test_memory_on_a_device_is_told_beside():
     given = {"peak": 3_000_000, "resident": 2_000_000, "raised": 0, "devicePeak": 5_000_000, "deviceRaised": 1_000_000}
     report = {"totals": {}, "seconds": {}, "source": {}, "strategy": "x", "modifiers": [], "notes": [], "memory": given}
-    assert dict(facts(report))["memory"] == (
-        "3 MB resident at most, loading raised that by 0 B, 5 MB on the device at most; loading raised that by 1 MB"
+    told = dict(facts(report))["memory"]
+    assert told == (
+        "3.0 MB resident at most, loading raised that by 0 B, "
+        "5.0 MB on the device at most; loading raised that by 1.0 MB"
     )
 
 

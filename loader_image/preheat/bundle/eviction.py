@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from preheat.amounts import count_of, size_text
 from preheat.bundle.contents import (
     BUNDLES,
     FORGOTTEN,
@@ -33,7 +34,7 @@ from preheat.bundle.contents import (
 )
 from preheat.bundle.leftovers import bury
 from preheat.bundle.processes import has_ended
-from preheat.bundle.storage import megabytes, storage_errors, touch
+from preheat.bundle.storage import storage_errors, touch
 from preheat.errors import BundleInUseError, CheckpointError, CheckpointNotFoundError
 
 #: Seconds since its last use in which a bundle is not evicted: somebody may be about to attach it. A loader needs a
@@ -125,11 +126,11 @@ def keep_within(root: Path, policy: Policy, room: int = 0) -> None:
         log.warning("old bundles could not be removed: %s", error)
         return
     for bundle in done.bundles:
-        log.info("evicted bundle %s, %s: the longest unused beyond the limit", bundle.digest, megabytes(bundle.size))
+        log.info("evicted bundle %s, %s: the longest unused beyond the limit", bundle.digest, size_text(bundle.size))
     if done.pods:
-        log.info("removed the folders of %d pods that have ended", len(done.pods))
+        log.info("removed the folders of %s that ended", count_of(len(done.pods), "pod"))
     if limit is not None and done.left.size > limit:
-        sizes = megabytes(done.left.size), megabytes(limit)
+        sizes = size_text(done.left.size), size_text(limit)
         log.warning("the bundles have %s, the limit is %s: the rest is in use, as far as can be seen", *sizes)
 
 

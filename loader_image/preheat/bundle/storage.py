@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from preheat.amounts import size_text
 from preheat.errors import NoSpaceError, StorageError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -39,14 +40,9 @@ def require_space(folder: Path, needed: int) -> None:
     available = status.f_bavail * status.f_frsize
     if available < needed + RESERVE:
         raise NoSpaceError(
-            f"{folder} has {megabytes(available)} free and needs {megabytes(needed + RESERVE)}",
+            f"{folder} has {size_text(available)} free and needs {size_text(needed + RESERVE)}",
             remedy="Give the volume more space (emptyDir: sizeLimit; claim: its size)",
         )
-
-
-def megabytes(count: float) -> str:
-    """`12.3 MB`, the unit in which logs and messages speak; GB from a thousand on."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def sync(path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from preheat.amounts import size_text
 from preheat.cli.answer import answering, show, show_json
 from preheat.cli.parameters import Json
 from preheat.errors import CheckpointConfigError
@@ -63,9 +64,7 @@ def remove_bundles(
     if as_json:
         show_json({"outcome": "removed", "bundles": [bundle.digest for bundle in removed]})
     else:
-        from preheat.bundle.storage import megabytes
-
-        show(*(f"removed {bundle.digest}, {megabytes(bundle.size)}" for bundle in removed))
+        show(*(f"removed {bundle.digest}, {size_text(bundle.size)}" for bundle in removed))
 
 
 @cache.command("gc")

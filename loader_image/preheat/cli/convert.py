@@ -91,18 +91,18 @@ def _rule(text: str) -> dict[str, str]:
 
 
 def _table(found: Converted) -> Table:
-    from preheat.bundle.storage import megabytes
-    from preheat.terminal import count_of, facts, said_checks
+    from preheat.amounts import count_of, parameters_text, size_text
+    from preheat.terminal import facts, said_checks
 
     rows = [
         ("source", found.uri),
         ("version", found.version),
         ("format", f"{found.format} ({found.layout})"),
-        ("tensors", f"{found.tensors}, {found.parameters / 1e6:.1f} M parameters, {megabytes(found.output_bytes)}"),
-        ("left out", f"{found.left_tensors} tensors, {megabytes(found.left_bytes)}"),
-        ("excluded", f"{found.excluded_tensors} weights, {megabytes(found.excluded_bytes)}"),
+        ("tensors", f"{found.tensors}, {parameters_text(found.parameters)}, {size_text(found.output_bytes)}"),
+        ("left out", f"{count_of(found.left_tensors, 'tensor')}, {size_text(found.left_bytes)}"),
+        ("excluded", f"{count_of(found.excluded_tensors, 'weight')}, {size_text(found.excluded_bytes)}"),
         ("checked", f"{said_checks(found.checks)}; {count_of(found.records, 'record')}"),
-        ("read", f"{megabytes(found.fetched_bytes)} in {found.seconds:.2f} s"),
+        ("read", f"{size_text(found.fetched_bytes)} in {found.seconds:.2f} s"),
     ]
     if found.shards:
         rows.insert(4, ("files", f"{len(found.shards)} and their index"))

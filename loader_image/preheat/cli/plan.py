@@ -47,38 +47,38 @@ def bytes_per_second(text: str) -> float:
 
 
 def _training(forecast: Forecast) -> list[tuple[str, str]]:
-    from preheat.bundle.storage import megabytes
+    from preheat.amounts import size_text
 
     if not forecast.training_tensors:
         return []
-    return [("takes besides", f"{forecast.training_tensors} of training state, {megabytes(forecast.training_bytes)}")]
+    return [("takes besides", f"{forecast.training_tensors} of training state, {size_text(forecast.training_bytes)}")]
 
 
 def _table(forecast: Forecast, rate: float | None) -> Table:
-    from preheat.bundle.storage import megabytes
+    from preheat.amounts import count_of, parameters_text, size_text
     from preheat.tables import merged_rows
-    from preheat.terminal import count_of, facts, said_checks
+    from preheat.terminal import facts, said_checks
 
     travels = f"{count_of(forecast.ranges, 'range')}, about {count_of(forecast.requests, 'request')}"
     tied = f", {forecast.tied} more names share their bytes" if forecast.tied else ""
     rows = [
         ("source", forecast.uri),
         ("version", forecast.version),
-        ("size", megabytes(forecast.size_bytes)),
+        ("size", size_text(forecast.size_bytes)),
         ("format", f"{forecast.format} ({forecast.layout})"),
         *merged_rows(forecast.merged),
         *((("averages", forecast.average),) if forecast.average else ()),
-        ("takes", f"{forecast.tensors} tensors, {forecast.parameters / 1e6:.1f} M parameters{tied}"),
-        ("", f"{megabytes(forecast.selected_bytes)} in {travels}"),
-        ("leaves out", f"{forecast.left_tensors} tensors, {megabytes(forecast.left_bytes)}"),
+        ("takes", f"{count_of(forecast.tensors, 'tensor')}, {parameters_text(forecast.parameters)}{tied}"),
+        ("", f"{size_text(forecast.selected_bytes)} in {travels}"),
+        ("leaves out", f"{count_of(forecast.left_tensors, 'tensor')}, {size_text(forecast.left_bytes)}"),
         *_training(forecast),
-        ("excludes", f"{forecast.excluded_tensors} weights, {megabytes(forecast.excluded_bytes)}"),
-        ("reads", f"{megabytes(forecast.read_bytes)}, of which {megabytes(forecast.index_bytes)} for this plan"),
-        ("writes", megabytes(forecast.output_bytes)),
+        ("excludes", f"{count_of(forecast.excluded_tensors, 'weight')}, {size_text(forecast.excluded_bytes)}"),
+        ("reads", f"{size_text(forecast.read_bytes)}, of which {size_text(forecast.index_bytes)} for this plan"),
+        ("writes", size_text(forecast.output_bytes)),
         ("checks", said_checks(forecast.checks)),
         *(("warning", warning) for warning in forecast.warnings),
         ("then, in the training process", ", ".join(name for stage in forecast.remaining for name in stage) or "-"),
     ]
     if rate:
-        rows.append(("lasts at least", f"{forecast.seconds(rate):.1f} s at {megabytes(rate)}/s"))
+        rows.append(("lasts at least", f"{forecast.seconds(rate):.1f} s at {size_text(rate)}/s"))
     return facts(rows)

@@ -10,9 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from preheat.amounts import ago
-from preheat.bundle.storage import megabytes
-from preheat.terminal import count_of, facts, plain
+from preheat.amounts import ago, count_of, parameters_text, size_text
+from preheat.terminal import facts, plain
 
 if TYPE_CHECKING:
     from preheat.runs.checkpoint import Checkpoint
@@ -28,7 +27,7 @@ def listed(shelf: Shelf, now: float) -> Iterator[RenderableType]:
             table.add_row(*_row(each, now), _training(each), plain(", ".join(_names(shelf, each))))
         yield table
     size = sum(each.size for each in shelf.checkpoints)
-    yield f"{count_of(len(shelf.checkpoints), 'checkpoint')}, {megabytes(size)}"
+    yield f"{count_of(len(shelf.checkpoints), 'checkpoint')}, {size_text(size)}"
 
 
 def described(shelf: Shelf, checkpoint: Checkpoint, now: float) -> Iterator[RenderableType]:
@@ -37,7 +36,7 @@ def described(shelf: Shelf, checkpoint: Checkpoint, now: float) -> Iterator[Rend
     rows = [
         ("checkpoint", f"{shelf.listing.uri}{checkpoint.path}"),
         ("layout", checkpoint.layout),
-        ("size", f"{megabytes(checkpoint.size)} in {count_of(len(checkpoint.files), 'file')}"),
+        ("size", f"{size_text(checkpoint.size)} in {count_of(len(checkpoint.files), 'file')}"),
         ("saved", f"{ago(now - checkpoint.modified)} ago"),
         ("position", str(checkpoint.position or "not told by its name")),
         ("model", " ".join(filter(None, (checkpoint.model, checkpoint.info))) or "not told by its name"),
@@ -48,7 +47,7 @@ def described(shelf: Shelf, checkpoint: Checkpoint, now: float) -> Iterator[Rend
         rows.append(("not complete", checkpoint.incomplete))
     if manifest:
         totals = manifest.totals
-        rows += [("tensors", f"{totals.tensors}, {totals.parameters / 1e6:.1f} M parameters"), ("by", manifest.preheat)]
+        rows += [("tensors", f"{totals.tensors}, {parameters_text(totals.parameters)}"), ("by", manifest.preheat)]
     rows += [(f"metric {name}", f"{value:g}") for name, value in sorted(shelf.metrics(checkpoint).items())]
     yield facts(rows)
 
@@ -64,7 +63,7 @@ def ruled(rulings: Sequence[Ruling], now: float, done: bool) -> Iterator[Rendera
             )
         yield table
     going = [ruling.checkpoint for ruling in rulings if not ruling.stays]
-    size = megabytes(sum(each.size for each in going))
+    size = size_text(sum(each.size for each in going))
     left = f"{len(rulings) - len(going)} stay"
     if done:
         yield f"removed {count_of(len(going), 'checkpoint')}, {size}; {left}"
@@ -78,7 +77,7 @@ def _row(checkpoint: Checkpoint, now: float) -> tuple[str | Text, ...]:
     what = plain(checkpoint.path)
     if checkpoint.incomplete:
         what = Text("\n").join([what, plain(f"not complete: {checkpoint.incomplete}")])
-    return what, megabytes(checkpoint.size), ago(now - checkpoint.modified) if checkpoint.modified else "-"
+    return what, size_text(checkpoint.size), ago(now - checkpoint.modified) if checkpoint.modified else "-"
 
 
 def _training(checkpoint: Checkpoint) -> str:

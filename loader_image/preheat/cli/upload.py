@@ -85,10 +85,9 @@ def _upload(path: Path, to: CheckpointSource, following: bool, settle: str, veri
 
 def _said(account: Account) -> str:
     """What was sent, what was there, and what could not be sent."""
-    from preheat.bundle.storage import megabytes
-    from preheat.terminal import count_of
+    from preheat.amounts import count_of, size_text
 
-    parts = [f"sent {count_of(account.files, 'file')}, {megabytes(account.bytes)}"]
+    parts = [f"sent {count_of(account.files, 'file')}, {size_text(account.bytes)}"]
     parts += [f"already there: {account.present}"] if account.present else []
     parts += [f"not sent: {', '.join(account.waiting)}"] if account.waiting else []
     return f"{account.target}: {'; '.join(parts)}"

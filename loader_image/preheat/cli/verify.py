@@ -92,8 +92,8 @@ def _signature(public_key: Path | None, authorities: Path | None, name: str) -> 
 
 
 def _table(found: Verified) -> Table:
-    from preheat.bundle.storage import megabytes
-    from preheat.terminal import count_of, facts, said_checks
+    from preheat.amounts import count_of, size_text
+    from preheat.terminal import facts, said_checks
 
     looked = f"{count_of(found.tensors, 'tensor')}, {count_of(found.records, 'record')}"
     return facts(
@@ -103,6 +103,6 @@ def _table(found: Verified) -> Table:
             ("format", f"{found.format} ({found.layout})"),
             ("checked", f"{said_checks(found.checks)}; {looked}"),
             *(("warning", warning) for warning in found.warnings),
-            ("read", f"{megabytes(found.fetched_bytes)} in {found.seconds:.2f} s"),
+            ("read", f"{size_text(found.fetched_bytes)} in {found.seconds:.2f} s"),
         ]
     )

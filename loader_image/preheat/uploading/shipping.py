@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from preheat.amounts import size_text
 from preheat.bundle.manifest import MANIFEST, Manifest
-from preheat.bundle.storage import megabytes
 from preheat.errors import CheckpointError, CheckpointNotFoundError, NotABundleError, SourceChangedError
 from preheat.progress import Progress, watched
 from preheat.runs.listing import Entry
@@ -81,7 +81,7 @@ class Shipping:
         self.account.sent(unit.name, files, count)
         if files:
             seconds = max(time.monotonic() - started, 0.001)
-            said = unit.name, megabytes(count), seconds, megabytes(count / seconds)
+            said = unit.name, size_text(count), seconds, size_text(count / seconds)
             log.info("uploaded %s: %s in %.1f s, %s/s, verified", *said)
         self._told(self.account)
         return True

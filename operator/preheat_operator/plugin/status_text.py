@@ -9,9 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from preheat.amounts import ago
-from preheat.bundle.storage import megabytes
-from preheat.terminal import count_of, plain
+from preheat.amounts import ago, count_of, parameters_text, size_text
+from preheat.terminal import plain
 from preheat_operator.plugin.pipeline_view import Object, PipelineView, PodLine
 from preheat_operator.plugin.text import coloured, facts, grid
 
@@ -57,7 +56,7 @@ def _source(status: Object) -> Iterator[tuple[str, str | None]]:
     for each in source.get("merged") or ():
         yield "merged", f"{count_of(each.get('tensors', 0), 'tensor')} of {each.get('uri')}"
     if "tensors" in source:
-        parameters = f", {source['parameters'] / 1e6:.1f} M parameters" if "parameters" in source else ""
+        parameters = f", {parameters_text(source['parameters'])}" if "parameters" in source else ""
         yield "takes", count_of(source["tensors"], "tensor") + parameters + _sizes(source)
     for warning in source.get("warnings") or ():
         yield "warning", warning
@@ -66,8 +65,8 @@ def _source(status: Object) -> Iterator[tuple[str, str | None]]:
 def _sizes(source: Object) -> str:
     if "selectedBytes" not in source:
         return ""
-    of = f" of {megabytes(source['sizeBytes'])}" if "sizeBytes" in source else ""
-    return f", {megabytes(source['selectedBytes'])}{of}"
+    of = f" of {size_text(source['sizeBytes'])}" if "sizeBytes" in source else ""
+    return f", {size_text(source['selectedBytes'])}{of}"
 
 
 def _check(status: Object, now: datetime) -> Iterator[tuple[str, str | None]]:
@@ -119,8 +118,8 @@ def _pods(found: PipelineView, now: datetime) -> Table:
 
 def _pod(line: PodLine, now: datetime) -> tuple[str | Text, ...]:
     loader, progress = line.loader, line.progress
-    read = "" if loader.fetched_bytes is None else megabytes(loader.fetched_bytes)
-    rate = f"{megabytes(loader.bytes_per_second)}/s" if loader.bytes_per_second else ""
+    read = "" if loader.fetched_bytes is None else size_text(loader.fetched_bytes)
+    rate = f"{size_text(loader.bytes_per_second)}/s" if loader.bytes_per_second else ""
     return (
         line.name,
         coloured(loader.phase),
@@ -138,11 +137,11 @@ def _share(progress: Object) -> str:
     """How far a loader is, or all of them are; before that is known, what it does."""
     if not progress["bytesTotal"]:
         return str(progress.get("phase", ""))
-    return f"{progress['bytesDone'] * 100 // progress['bytesTotal']}% of {megabytes(progress['bytesTotal'])}"
+    return f"{progress['bytesDone'] * 100 // progress['bytesTotal']}% of {size_text(progress['bytesTotal'])}"
 
 
 def _rate(progress: Object) -> str:
-    return f"{megabytes(progress['bytesPerSecond'])}/s" if progress["bytesPerSecond"] else ""
+    return f"{size_text(progress['bytesPerSecond'])}/s" if progress["bytesPerSecond"] else ""
 
 
 def _left(progress: Object) -> Text | str:

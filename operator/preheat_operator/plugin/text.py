@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from preheat.bundle.storage import megabytes
+from preheat.amounts import size_text
 from preheat.terminal import plain
 from preheat_operator.loader_run import REUSED
 from preheat_operator.plugin.explanation import Explanation
@@ -88,8 +88,8 @@ def loader_said(loader: Loader) -> str:
     took = f" {'for' if loader.phase == 'loading' else 'in'} {loader.seconds:.1f} s" if loader.seconds else ""
     if loader.outcome == REUSED:
         took += ", the bundle was there already"
-    read = f", {megabytes(loader.fetched_bytes)} read" if loader.fetched_bytes else ""
-    rate = f", {megabytes(loader.bytes_per_second)}/s" if loader.bytes_per_second else ""
+    read = f", {size_text(loader.fetched_bytes)} read" if loader.fetched_bytes else ""
+    rate = f", {size_text(loader.bytes_per_second)}/s" if loader.bytes_per_second else ""
     runs = f", run {loader.runs}" if loader.runs > 1 else ""
     return f"{loader.phase}{took}{read}{rate}{runs}"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from preheat.amounts import size_text
 from preheat.errors import CheckpointConfigError
-from preheat.shim.reports.tree import size_text
 
 _SHAPE = {
     **dict.fromkeys(("totals", "source", "skipped", "leftInitial", "casts", "tensors", "skippedTensors"), dict),
@@ -87,5 +87,5 @@ def _loaded(totals: Mapping[str, int], seconds: float) -> str:
     count, size = totals.get("loaded", 0), totals.get("bytes", 0)
     if not count:
         return "by a stage of the pipeline's own"
-    rate = f", {size / 1e9 / seconds:.1f} GB/s" if seconds and size else ""
+    rate = f", {size_text(size / seconds)}/s" if seconds and size else ""
     return f"{count} of {count + totals.get('leftInitial', 0)} tensors ({size_text(size)}{rate})"

@@ -11,10 +11,11 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from preheat.amounts import size_text
 from preheat.shim.reports.facts import ALERTS, facts
 from preheat.shim.reports.look import CSS, SCRIPT
 from preheat.shim.reports.states import STATES, colours
-from preheat.shim.reports.tree import Leaf, Node, join_chains, leaves, model_tree, size_text, skipped_tree
+from preheat.shim.reports.tree import Leaf, Node, join_chains, leaves, model_tree, skipped_tree
 
 _LEVELS = 3  # of modules above the map of tensors
 _UNFOLDED = 40  # tensors: up to so many are shown at once

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from preheat.amounts import size_text
 from preheat.paths import some
 from preheat.shim.reports.facts import modifier_text
 from preheat.strategies.leaving import asked_for
@@ -63,8 +64,8 @@ class Report:
 
     @property
     def rate(self) -> float:
-        """GB/s while bytes moved."""
-        return self.size / 1e9 / max(self.seconds.get("load", 0.0), 1e-9)
+        """Bytes per second while bytes moved."""
+        return self.size / max(self.seconds.get("load", 0.0), 1e-9)
 
     def by_origin(self) -> list[dict[str, Any]]:
         """The checkpoints that were merged, with how many tensors of each were loaded and skipped."""
@@ -100,7 +101,7 @@ class Report:
             return f"weights loaded by a stage of the pipeline's own ({self.strategy})"
         count = f"{len(self.loaded)} of {len(self.loaded) + len(self.left_initial)} tensors"
         part = f", parts of {self.partial}" if self.partial else ""
-        return f"loaded {count} ({_size(self.size)}, {self.rate:.1f} GB/s{part})"
+        return f"loaded {count} ({size_text(self.size)}, {size_text(self.rate)}/s{part})"
 
     def to_mapping(self, shown: int | None = None) -> dict[str, Any]:
         """JSON values; with `shown`, at most so many names of what was not simply loaded, and none of what was."""
@@ -130,7 +131,7 @@ class Report:
             "resized": dict(list(self.resized.items())[:shown]),
             "modifiers": [_brief(entry) for entry in self.modifiers] if shown else self.modifiers,
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
-            "gigabytesPerSecond": round(self.rate, 6) if self.size else None,
+            "gigabytesPerSecond": round(self.rate / 1e9, 6) if self.size else None,
             "memory": dict(self.memory),
             "resumed": dict(self.resumed) or None,
             "resume": dict(self.resume) or None,
@@ -187,7 +188,3 @@ def _left_line(left: tuple[str, str]) -> str:
 
 def _json(document: Mapping[str, Any]) -> str:
     return json.dumps(document, separators=(",", ":"), default=str)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 10_000_000 else f"{count / 1e6:.2f} MB"

@@ -10,9 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from preheat.amounts import size_text
 from preheat.shim.reports.facts import ALERTS, facts
 from preheat.shim.reports.states import STATES
-from preheat.shim.reports.tree import Leaf, Node, join_chains, leaves, model_tree, size_text, skipped_tree
+from preheat.shim.reports.tree import Leaf, Node, join_chains, leaves, model_tree, skipped_tree
 
 _DEPTH = 2  # levels of modules that are listed
 _SHOWN = 40  # names that are listed; the page and the JSON have all

@@ -179,14 +179,3 @@ def _leaf(name: str, state: str, reason: str, size: Mapping[str, Any]) -> Leaf:
         size=int(size.get("bytes", 0)),
         frozen=bool(size.get("frozen", False)),
     )
-
-
-def size_text(size: int) -> str:
-    """Bytes for a person: three digits and a decimal unit."""
-    value, units = float(size), iter(("B", "kB", "MB", "GB"))
-    unit = next(units)
-    for larger in units:
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"
