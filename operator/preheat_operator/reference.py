@@ -6,6 +6,7 @@ Pure: models in, Markdown out. `python -m preheat_operator crds` writes it besid
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -205,6 +206,7 @@ def _columns() -> str:
     return _table(("column", "shown with", ""), cells)
 
 
+@cache
 def _version() -> Mapping[str, Any]:
     [version] = crd.render()["spec"]["versions"]
     return cast("Mapping[str, Any]", version)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import textwrap
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
@@ -39,6 +39,12 @@ class Part(BaseModel):
     )
 
 
+class Derived(Part):
+    """A part that is made here: it has no source text in which pydantic would search for its attributes' strings."""
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
 @cache
 def stage_model(component: type) -> type[Part]:
     """The model of a stage dataclass, or of one that a parameter holds: same parameters, same bounds, same texts."""
@@ -47,10 +53,10 @@ def stage_model(component: type) -> type[Part]:
     parameters: dict[str, Any] = {
         field.name: _parameter(field, hints[field.name], docs.get(field.name, "")) for field in fields(component)
     }
-    return create_model(component.__name__, __base__=Part, __doc__=inspect.getdoc(component), **parameters)
+    return create_model(component.__name__, __base__=Derived, __doc__=inspect.getdoc(component), **parameters)
 
 
-class OneComponent(Part):
+class OneComponent(Derived):
     """Exactly one of these properties, named after the component."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
@@ -163,12 +169,17 @@ def _attribute_docs(component: type) -> dict[str, str]:
     for cls in reversed(component.__mro__[:-1]):
         if not cls.__module__.startswith("preheat."):
             continue
-        [definition] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-        assert isinstance(definition, ast.ClassDef)  # noqa: S101 for mypy
-        for attribute, below in pairwise(definition.body):
+        for attribute, below in pairwise(_classes(cls.__module__)[cls.__name__].body):
             if isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name) and _is_text(below):
                 docs[attribute.target.id] = " ".join(ast.literal_eval(below.value).split())  # type: ignore[attr-defined]
     return docs
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """The module's classes: inspect would search and parse the whole module for each one again."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _is_text(node: ast.stmt) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from documents import documents
 
 CHART = Path(__file__).parents[2] / "charts" / "preheat"
 
@@ -32,6 +32,6 @@ def render(helm):
     def rendered(*arguments: str | Path) -> list[dict[str, Any]]:
         done = helm("template", "preheat", CHART, "--namespace", "preheat-system", *arguments)
         assert done.returncode == 0, done.stderr
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
+        return documents(done.stdout)
 
     return rendered

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from charts.releases import CHART, FULL_NAME, RELEASE
+from documents import documents
 
 from charts import kinds, releases
 from cluster.binaries import KUBERNETES, NEWEST
@@ -39,11 +40,11 @@ def foreign_kinds(cluster) -> Iterator[None]:
 @pytest.mark.parametrize("values", VALUE_SETS, ids=lambda path: path.stem.removesuffix("-values"))
 def test_the_api_server_accepts_every_document(cluster, namespace: str, values: Path) -> None:
     text = cluster.helm("template", "dry-run", CHART, "--namespace", namespace, "--values", values)
-    documents = [document for document in yaml.safe_load_all(text) if document]
-    stream = "\n---\n".join(json.dumps(document) for document in documents)
+    found = documents(text)
+    stream = "\n---\n".join(json.dumps(document) for document in found)
     words = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-")
     answered = cluster.kubectl(*words, input=stream)
-    assert len(answered.splitlines()) == len(documents)
+    assert len(answered.splitlines()) == len(found)
     assert "warning" not in answered.lower()
 
 

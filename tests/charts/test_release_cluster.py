@@ -16,6 +16,7 @@ import pytest
 import yaml
 from charts.load import Load
 from charts.releases import ADDRESS, CHART, FULL_NAME, RELEASE, WebhookProcess, until
+from documents import documents
 from issuer import Issuer
 from lightkube import Client
 from lightkube.config.kubeconfig import KubeConfig
@@ -107,7 +108,7 @@ def test_cert_managers_certificate_is_served_when_it_is_trusted(cluster, load, t
     # Its own kinds are not part of a bare cluster: the rest of the release is applied without them.
     values = ("--set", "certificates.certManager.enabled=true")
     text = cluster.helm("template", RELEASE, CHART, "--namespace", SYSTEM, *VALUES, *values)
-    rest = [d for d in yaml.safe_load_all(text) if d and not d["apiVersion"].startswith("cert-manager.io")]
+    rest = [d for d in documents(text) if not d["apiVersion"].startswith("cert-manager.io")]
     words = ("apply", "--server-side", "--force-conflicts", "--field-manager=helm", "-f", "-")
     cluster.kubectl(*words, input=yaml.safe_dump_all(rest))
     with replicas(cluster, tmp_path, 1) as [webhook]:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import httpx2
 import pytest
-import yaml
+from documents import documents
 
 from cluster.binaries import KUBERNETES, NEWEST
 from cluster.lifecycle import Cluster
@@ -164,11 +164,11 @@ def installed_chart(cluster: Cluster, folder: Path) -> Iterator[Installation]:
     namespace = f"{NAME}-{secrets.token_hex(4)}"
     options = ("--namespace", namespace, "--set", f"fullnameOverride={NAME}", "--set", "loader.image.repository=loader")
     text = cluster.helm("template", NAME, CHART, *options, "--set", "loader.image.tag=1")
-    documents = [each for each in yaml.safe_load_all(text) if each and each["kind"] not in _NOT_HERE]
-    for each in documents:
+    manifests = [each for each in documents(text) if each["kind"] not in _NOT_HERE]
+    for each in manifests:
         if each["kind"] == "Service":
             del each["spec"]["selector"]
-    stream = "\n---\n".join(json.dumps(each) for each in documents)
+    stream = "\n---\n".join(json.dumps(each) for each in manifests)
     cluster.kubectl("create", "namespace", namespace)
     try:
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=stream)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from documents import documents
 
 from preheat_operator.plugin.asking import NAMESPACE_NAME, passed_by
 from preheat_operator.plugin.installation import PART_OF, Installation, with_deployments
@@ -18,12 +18,12 @@ CASES = ("default", "full", "policy")
 
 def installed(case: str) -> Installation:
     """The cluster after `helm install`, when the webhook has published its certificate and is ready."""
-    documents = [each for each in yaml.safe_load_all((RENDERED / f"{case}.yaml").read_text()) if each]
+    rendered = documents((RENDERED / f"{case}.yaml").read_text())
 
     def of(kind: str) -> list[dict[str, Any]]:
-        return [each for each in documents if each["kind"] == kind]
+        return [each for each in rendered if each["kind"] == kind]
 
-    ours = [each for each in documents if each["metadata"].get("labels", {}).get(PART_OF) == "preheat"]
+    ours = [each for each in rendered if each["metadata"].get("labels", {}).get(PART_OF) == "preheat"]
     for hook in (hook for each in of("MutatingWebhookConfiguration") for hook in each["webhooks"]):
         hook["clientConfig"]["caBundle"] = "Q0E="
     for deployment in of("Deployment"):
