@@ -84,8 +84,12 @@ def test_the_command_has_the_environment_of_a_pod_and_keeps_its_own(job):
     assert told["PREHEAT_SHIM"] == "auto"
 
 
-def test_switched_off_only_the_bundle_is_given(job):
-    told = json.loads(job.exec(sys.executable, "-c", SAY, options=("--shim", "off"))[1])
+def test_switched_off_only_the_bundle_is_given_under_the_name_of_the_resource(job):
+    indented = PIPELINE.replace("\n", "\n  ")
+    (job.folder / "p.yaml").write_text(f"metadata: {{name: finetune}}\nspec:\n  {indented}")
+    told = json.loads(job.exec(sys.executable, "-c", SAY, options=("--shim", "off", "--pipeline", "p.yaml"))[1])
+    manifest = json.loads((Path(told["PREHEAT_BUNDLE"]) / "manifest.json").read_text())
+    assert manifest["pipeline"]["name"] == "finetune"
     assert "PYTHONPATH" not in told
     assert not (Path(told["PREHEAT_BUNDLE"]).parent / "shim").exists()
 

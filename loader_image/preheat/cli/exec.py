@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from preheat.cli.answer import answering
-from preheat.cli.parameters import read_pipeline
+from preheat.cli.parameters import read_named_pipeline
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells say it
 
@@ -40,9 +40,9 @@ def exec_(
     from preheat.launch import become, default_volume, provide
 
     with answering(False):
-        spec = read_pipeline(pipeline)
+        name, spec = read_named_pipeline(pipeline)
         _tell()
-        variables = provide(spec, pipeline.stem, volume or default_volume(os.environ), shim)
+        variables = provide(spec, name, volume or default_volume(os.environ), shim)
     try:
         become(command, variables)
     except OSError as error:
