@@ -32,9 +32,8 @@ variables = st.fixed_dictionaries(
     {"name": st.sampled_from(["HOME", "PYTHONPATH", "EPOCHS", "PREHEAT_SHIM"])},
     optional={"value": st.sampled_from(["", "auto", "/code", "$(HOME)/x:/y"]), "valueFrom": st.just({"fieldRef": {}})},
 )
-mounts = st.fixed_dictionaries(
-    {"name": names, "mountPath": st.sampled_from(["/a", "/preheat", "/preheat/", "/preheat2"])}
-)
+paths = st.sampled_from(["/a", "/preheat", "/preheat/", "/preheat2", "//b/.././a/", "/preheat/x/../y"])
+mounts = st.fixed_dictionaries({"name": names, "mountPath": paths})
 
 
 def containers(resources: st.SearchStrategy[Any], **more: Any) -> st.SearchStrategy[Any]:

@@ -7,17 +7,17 @@ webhooks added in between. What cannot be added without changing what the pod's 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from posixpath import normpath
 from typing import Any
 
 from preheat_operator.api import Pipeline
 from preheat_operator.loader_container import LOADER, MOUNT_PATH, VOLUME, desired_loader, is_loader_of
+from preheat_operator.mounts import cleaned
 from preheat_operator.quantity import human_bytes, parse_quantity
 from preheat_operator.recipe import volume_of
 from preheat_operator.refusal import PodRefusedError
 from preheat_operator.room import evicting_limit
 from preheat_operator.settings import Settings
-from preheat_operator.upload_container import BY_WEBHOOK, UPLOAD, desired_upload, ending, hurried, is_upload_of
+from preheat_operator.upload_container import UPLOAD, desired_upload, ending, hurried, is_upload_of
 
 CONTAINERS = "preheat.dev/containers"
 SHIM = "preheat.dev/shim"
@@ -40,8 +40,6 @@ def inject(
     """
     metadata, spec = dict(pod.get("metadata") or {}), dict(pod.get("spec") or {})
     annotations = metadata.get("annotations") or {}
-    if pipeline.spec.get("upload") and settings.injection == "policy":
-        raise PodRefusedError(BY_WEBHOOK)
     _refuse_windows(spec)
     shim = _shim_mode(annotations)
     containers = spec.get("containers") or []
@@ -165,7 +163,7 @@ def _mounts(container: Object) -> list[Object]:
     ours = {"name": VOLUME, "mountPath": MOUNT_PATH, "readOnly": True}
     theirs, present = list(container.get("volumeMounts") or []), False
     for mount in theirs:
-        path = normpath(f"/{mount.get('mountPath', '').lstrip('/')}")
+        path = cleaned(mount.get("mountPath", ""))
         if not f"{path}/".startswith(f"{MOUNT_PATH}/"):
             continue
         if not _covers({**mount, "mountPath": path}, ours) or mount.get("subPath") or mount.get("subPathExpr"):

@@ -18,6 +18,8 @@ Object = Mapping[str, Any]
 
 _COMPUTE = ("cpu", "memory")
 _ZERO = Decimal(0)
+#: Where everything that may be asked for is nothing, and a Guaranteed pod demands something.
+_SMALL: Mapping[str, str] = {"cpu": "100m", "memory": "128Mi"}
 
 
 def loader_resources(pod_spec: Object, wanted: Object) -> dict[str, dict[str, str]]:
@@ -41,20 +43,38 @@ def loader_resources(pod_spec: Object, wanted: Object) -> dict[str, dict[str, st
     }
 
 
-def sidecar_resources(pod_spec: Object, wanted: Object) -> dict[str, dict[str, str]]:
-    """`wanted` for a container beside the pod's own, such that the pod keeps its QoS class; empty: it needs none.
+def sidecar_resources(pod_spec: Object, wanted: Object, exact: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """`wanted` for a container beside the pod's own, or `exact` where the pod is Guaranteed; empty: it needs none.
 
-    A sidecar counts beside the others: what it requests, the pod requests more.
+    The pod keeps its QoS class. A sidecar counts beside the others: what it requests, the pod requests more.
     """
     quality = quality_of_service(pod_spec)
     if quality == "BestEffort" or _has_amounts(pod_spec):  # of the latter it takes its share
         return {}
-    requests, limits = dict(wanted.get("requests", {})), dict(wanted.get("limits", {}))
-    if quality == "Guaranteed":  # a processor is as much as it asks for, memory as much as it may need
-        both = {name: (requests if name == "cpu" else limits).get(name) for name in _COMPUTE}
-        exact = {name: str(amount or limits.get(name) or requests.get(name)) for name, amount in both.items()}
-        return {"requests": exact, "limits": dict(exact)}
-    return {"requests": {**dict.fromkeys(limits, "0"), **requests}, "limits": limits}
+    if quality == "Guaranteed":
+        return {"requests": dict(exact), "limits": dict(exact)}
+    return {kind: dict(wanted[kind]) for kind in ("requests", "limits")}
+
+
+def beside(amounts: Object) -> dict[str, dict[str, str]]:
+    """Merged `amounts` for a container beside a pod's own: none requests what it is not allowed."""
+    limits = {name: str(amount) for name, amount in amounts["limits"].items()}
+    # A limit without a request would become the request.
+    requests = {**dict.fromkeys(limits, "0"), **{name: str(amount) for name, amount in amounts["requests"].items()}}
+    return {
+        "requests": {name: _lowered(amount, _optional(limits.get(name))) for name, amount in requests.items()},
+        "limits": limits,
+    }
+
+
+def exactly(amounts: Object) -> dict[str, str]:
+    """Merged `amounts` as requests that are limits: processors as they are asked for, memory as it may be used."""
+    requests, limits = amounts["requests"], amounts["limits"]
+    preferred = {"cpu": (requests, limits), "memory": (limits, requests)}
+    return {
+        name: next((str(each[name]) for each in kinds if parse_quantity(each.get(name, 0))), _SMALL[name])
+        for name, kinds in preferred.items()
+    }
 
 
 def merged(defaults: Object, chosen: Object | None) -> dict[str, dict[str, Any]]:

@@ -12,13 +12,16 @@ Object = Mapping[str, Any]
 _NEEDED = ("/opt/preheat", "/shim", "/usr", "/bin", "/lib", "/lib64", "/etc", "/dev", "/proc")
 
 
+def cleaned(path: str) -> str:
+    """The path as a container sees it, in one spelling: from the root, without what leads nowhere."""
+    return normpath(f"/{path.lstrip('/')}")
+
+
 def mount_of(path: str, container: Object) -> Object | None:
     """The mount that a path is in: of several on its way, the innermost."""
     mounts = container.get("volumeMounts") or ()
-    holding = [
-        each for each in mounts if f"{normpath(path)}/".startswith(f"{normpath(each['mountPath']).rstrip('/')}/")
-    ]
-    return max(holding, key=lambda each: len(each["mountPath"])) if holding else None
+    holding = [each for each in mounts if _within(cleaned(path), cleaned(each["mountPath"]))]
+    return max(holding, key=lambda each: len(cleaned(each["mountPath"]))) if holding else None
 
 
 def place_of(mount: Object) -> dict[str, Any]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from preheat.errors import CheckpointConfigError
 from preheat.spec import to_mapping
-from preheat.stage import SecretVariable
+from preheat.spelling import build
+from preheat.stage import CheckpointSource, SecretVariable
 from preheat_operator.api import Pipeline
-from preheat_operator.loader_resources import merged
+from preheat_operator.loader_resources import beside, exactly, merged
+from preheat_operator.mounts import cleaned
 from preheat_operator.quantity import parse_quantity
 from preheat_operator.room import size_limit
 from preheat_operator.run_volume import run_folder
@@ -28,6 +30,17 @@ Object = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class UploadRecipe:
+    """What the upload of every pod of a pipeline is told and allowed."""
+
+    settings: str  # its variable PREHEAT_UPLOAD
+    environment: list[dict[str, Any]]  # its variables that not every pipeline has
+    path: str  # what is sent, on a volume of the pod
+    resources: dict[str, dict[str, str]]  # beside the pod's own containers
+    exact: dict[str, str]  # the same in a Guaranteed pod: requests that are limits
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What the loader of every pod of a pipeline is told and allowed."""
 
@@ -36,10 +49,11 @@ class Recipe:
     resources: dict[str, dict[str, str]]  # at most: what the pod's own containers use may lower them
     volume: dict[str, Any]  # without its name
     run: str = ""  # folder of the run that is resumed, on a volume of the training
+    upload: UploadRecipe | None = None
 
     def to_status(self) -> dict[str, Any]:
         """As the resource's status keeps it."""
-        return {key: value for key, value in vars(self).items() if value != ""}
+        return {key: value for key, value in asdict(self).items() if value not in ("", None)}
 
 
 def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | None = None) -> Recipe:
@@ -58,7 +72,30 @@ def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | N
         },
         volume=volume_of(pipeline, pin),
         run=run_folder(pipeline),
+        upload=upload_recipe_of(pipeline, settings) if pipeline.spec.get("upload") else None,
     )
+
+
+def upload_recipe_of(pipeline: Pipeline, settings: Settings) -> UploadRecipe:
+    """The recipe of the upload that a pipeline asks for."""
+    upload = pipeline.spec["upload"]
+    amounts, to = merged(settings.loader_resources, upload.get("resources")), build(upload["to"], "upload.to")
+    assert isinstance(to, CheckpointSource)  # noqa: S101 - the resource's schema knows no other
+    return UploadRecipe(
+        settings=upload_settings(pipeline),
+        environment=[*_bandwidth(upload), *credentials(to.secrets)],
+        path=cleaned(upload["path"]),
+        resources=beside(amounts),
+        exact=exactly(amounts),
+    )
+
+
+def upload_settings(pipeline: Pipeline) -> str:
+    """What the upload is told: what goes where, and how it is tried."""
+    upload = pipeline.spec["upload"]
+    told = {key: upload[key] for key in ("path", "to", "verify", "settleSeconds") if key in upload}
+    told |= {"maxRetries": pipeline.parsed.max_retries, "timeoutSeconds": pipeline.parsed.timeout_seconds}
+    return literally(_compact(told))
 
 
 def volume_of(pipeline: Pipeline, pin: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -123,9 +160,13 @@ def _cache(volume: Object) -> list[dict[str, Any]]:
     return [limit, {"name": "PREHEAT_POD_LIFETIME", "value": str(lifetime)}] if lifetime else [limit]
 
 
-def _limits(loader: Object) -> Iterator[dict[str, Any]]:
-    if bandwidth := loader.get("bandwidth"):
+def _bandwidth(container: Object) -> Iterator[dict[str, Any]]:
+    if bandwidth := container.get("bandwidth"):
         yield {"name": "PREHEAT_BANDWIDTH", "value": str(int(parse_quantity(bandwidth)))}
+
+
+def _limits(loader: Object) -> Iterator[dict[str, Any]]:
+    yield from _bandwidth(loader)
     if deadline := loader.get("deadlineSeconds"):
         yield {"name": "PREHEAT_DEADLINE", "value": str(deadline)}
 

@@ -20,7 +20,7 @@ class SecretKey(Part):
     """Key of the entry."""
 
     optional: bool = False
-    """Whether the loader does without it."""
+    """Whether the container does without it."""
 
 
 class ValueFrom(Part):
@@ -31,7 +31,7 @@ class ValueFrom(Part):
 
 
 class Variable(Part):
-    """A variable of the loader, as in a container."""
+    """A variable, as in a container."""
 
     name: Name
     """Its name."""
@@ -90,6 +90,35 @@ class BundleVolume(Part):
     """A volume that lives and dies with its pod."""
 
 
+class SidecarResources(Part):
+    """What a container beside the training may use."""
+
+    requests: Amounts
+    """What the scheduler sets aside."""
+
+    limits: Amounts
+    """What the container cannot exceed."""
+
+
+class UploadInjection(Part):
+    """What the upload of every pod is told and allowed."""
+
+    settings: Annotated[str, Field(max_length=131_072)]
+    """What goes where, as the upload reads it."""
+
+    environment: Annotated[list[Variable], Field(max_length=64)]
+    """Further variables of the upload."""
+
+    path: Text
+    """The folder that is sent, on a volume of the pod."""
+
+    resources: SidecarResources
+    """What it may use, beside what the pod's own containers use."""
+
+    exact: Amounts
+    """What it requests and is limited to in a Guaranteed pod."""
+
+
 class Injection(Part):
     """What the loader of every pod is told and allowed, where a MutatingAdmissionPolicy injects it."""
 
@@ -107,3 +136,6 @@ class Injection(Part):
 
     run: Text | None = None
     """Folder of the run that is resumed, where it is on a volume of the training, which the loader reads then."""
+
+    upload: UploadInjection | None = None
+    """What the upload of every pod is told and allowed, where the pipeline asks for one."""

@@ -6,11 +6,10 @@ It is mounted at the path that it has in those, so that a checkpoint is called t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from posixpath import normpath
 from typing import Any
 
 from preheat_operator.api import Pipeline
-from preheat_operator.mounts import hides_the_image, mount_of, place_of
+from preheat_operator.mounts import cleaned, hides_the_image, mount_of, place_of
 from preheat_operator.refusal import PodRefusedError
 
 Object = Mapping[str, Any]
@@ -22,7 +21,7 @@ BUNDLES = "/preheat"
 def run_folder(pipeline: Pipeline) -> str:
     """Where the run is on a volume of the training; empty where the loader needs no volume for it."""
     resume = pipeline.parsed.resume
-    folder = normpath(resume.folder) if resume and resume.folder else ""
+    folder = cleaned(str(resume.folder)) if resume and resume.folder else ""
     return "" if f"{folder}/".startswith(f"{BUNDLES}/") else folder
 
 
@@ -35,15 +34,19 @@ def run_mount(folder: str, receivers: Sequence[Object]) -> dict[str, Any]:
             remedy="Mount the volume that the training saves to, or annotate the pod with preheat.dev/containers",
         )
     places = [place_of(mount) for _, mount in found if mount]
-    if any(place != places[0] for place in places):
+    if any(_spelt(place) != _spelt(places[0]) for place in places):
         raise PodRefusedError(
             f"resume.from: {folder} is not on the same volume in all containers that receive the checkpoint",
             remedy="Mount one volume there, or annotate the pod with preheat.dev/containers",
         )
-    mount, path = places[0], normpath(places[0]["mountPath"])
+    mount, path = places[0], cleaned(places[0]["mountPath"])
     if "subPathExpr" in mount or hides_the_image(path):
         raise PodRefusedError(
             f"resume.from: the loader cannot mount volume {mount['name']} at {path}",
             remedy="Mount it at a path of its own, such as /output, without subPathExpr",
         )
     return {**mount, "readOnly": True}
+
+
+def _spelt(place: Object) -> Object:
+    return {**place, "mountPath": cleaned(place["mountPath"])}

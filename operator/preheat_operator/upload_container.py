@@ -6,30 +6,23 @@ training sees it, and only reads there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from posixpath import normpath
 from typing import Any
 
-from preheat.spelling import build
-from preheat.stage import CheckpointSource
 from preheat_operator.api import Pipeline
 from preheat_operator.identity import identity_of
 from preheat_operator.loader_container import installed, security_context
-from preheat_operator.loader_resources import merged, sidecar_resources
-from preheat_operator.mounts import hides_the_image, mount_of, place_of
-from preheat_operator.quantity import parse_quantity
-from preheat_operator.recipe import credentials, literally
+from preheat_operator.loader_resources import sidecar_resources
+from preheat_operator.mounts import cleaned, hides_the_image, mount_of, place_of
+from preheat_operator.recipe import upload_recipe_of, upload_settings
 from preheat_operator.refusal import PodRefusedError
 from preheat_operator.settings import Settings
 
 UPLOAD = "preheat-upload"
+TOLD = "PREHEAT_UPLOAD"
 COMMAND = ("python", "-m", "preheat.uploading.sidecar")
 #: What Kubernetes gives a pod to end where nobody says otherwise, and what is little for a large checkpoint.
 GRACE, COMFORTABLE_GRACE = 30, 120
-BY_WEBHOOK = (
-    "upload needs injection by the webhook, and here a policy injects. Set injection: webhook, or remove upload"
-)
 
 Object = Mapping[str, Any]
 
@@ -38,17 +31,17 @@ def desired_upload(
     pod_spec: Object, receivers: Sequence[Object], pipeline: Pipeline, settings: Settings
 ) -> dict[str, Any]:
     """The container for one pod; raises PodRefusedError when no volume of the pod holds what is to be sent."""
-    upload = pipeline.spec["upload"]
+    recipe = upload_recipe_of(pipeline, settings)
     identity, mounts = identity_of(pod_spec.get("containers") or ())
-    mount = _volume(upload["path"], pod_spec.get("containers") or (), receivers)
-    resources = sidecar_resources(pod_spec, merged(settings.loader_resources, upload.get("resources")))
+    mount = _volume(pipeline.spec["upload"]["path"], pod_spec.get("containers") or (), receivers)
+    resources = sidecar_resources(pod_spec, recipe.resources, recipe.exact)
     return {
         "name": UPLOAD,
         "image": settings.loader_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(COMMAND),
         "restartPolicy": "Always",
-        "env": [*identity, *installed(settings), *_environment(pipeline)],
+        "env": [*identity, *installed(settings), {"name": TOLD, "value": recipe.settings}, *recipe.environment],
         **({"resources": resources} if resources else {}),
         "volumeMounts": [mount, *(each for each in mounts if each["mountPath"] != mount["mountPath"])],
         "securityContext": security_context(pod_spec, receivers),
@@ -58,7 +51,7 @@ def desired_upload(
 
 def is_upload_of(container: Object, pipeline: Pipeline) -> bool:
     """Whether we made this container for the pipeline's present spec; others may have added to it."""
-    [told] = [each for each in _environment(pipeline) if each["name"] == "PREHEAT_UPLOAD"]
+    told = {"name": TOLD, "value": upload_settings(pipeline)}
     return told in (container.get("env") or ()) and container.get("command") == list(COMMAND)
 
 
@@ -76,19 +69,6 @@ def hurried(pod_spec: Object) -> int | None:
     return seconds if seconds < COMFORTABLE_GRACE else None
 
 
-def _environment(pipeline: Pipeline) -> list[dict[str, Any]]:
-    upload = pipeline.spec["upload"]
-    told = {key: upload[key] for key in ("path", "to", "verify", "settleSeconds") if key in upload}
-    told |= {"maxRetries": pipeline.parsed.max_retries, "timeoutSeconds": pipeline.parsed.timeout_seconds}
-    text = json.dumps(told, separators=(",", ":"), sort_keys=True)
-    found = [{"name": "PREHEAT_UPLOAD", "value": literally(text)}]
-    if bandwidth := upload.get("bandwidth"):
-        found.append({"name": "PREHEAT_BANDWIDTH", "value": str(int(parse_quantity(bandwidth)))})
-    to = build(upload["to"], "upload.to")
-    assert isinstance(to, CheckpointSource)  # noqa: S101 - the resource's schema knows no other
-    return [*found, *credentials(to.secrets)]
-
-
 def _volume(path: str, containers: Sequence[Object], receivers: Sequence[Object]) -> dict[str, Any]:
     """The mount of the volume that holds the path: as a container that receives the checkpoint has it, or any other."""
     for container in (*receivers, *containers):
@@ -101,7 +81,7 @@ def _volume(path: str, containers: Sequence[Object], receivers: Sequence[Object]
 
 
 def _usable(mount: dict[str, Any]) -> dict[str, Any]:
-    path = normpath(mount["mountPath"])
+    path = cleaned(mount["mountPath"])
     if "subPathExpr" in mount or hides_the_image(path):
         raise PodRefusedError(
             f"upload.path: the upload cannot mount volume {mount['name']} at {path}",

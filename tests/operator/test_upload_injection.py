@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from any_pod import consistent
 
 from preheat.errors import CheckpointConfigError
 from preheat.uploading.sidecar import Settings as Told
@@ -51,6 +52,24 @@ def test_the_pod_keeps_its_quality_of_service(case: str) -> None:
     assert quality_of_service(injected(resource, pod)["spec"]) == quality_of_service(pod["spec"])
 
 
+@pytest.mark.parametrize("case", ["upload", "upload-guaranteed"])
+@pytest.mark.parametrize(
+    "resources",
+    [
+        {"limits": {"memory": "32Mi"}},
+        {"requests": {"cpu": 0}, "limits": {"cpu": "0"}},
+        {"requests": {"cpu": "0", "memory": 0}, "limits": {"cpu": 0, "memory": "0"}},
+    ],
+)
+def test_whatever_it_may_use_the_api_server_takes_the_pod(case: str, resources: dict[str, Any]) -> None:
+    """No request beyond its limit, and in a Guaranteed pod nothing that is nothing."""
+    resource, pod = read(case)
+    resource["spec"]["upload"]["resources"] = resources
+    after = injected(resource, pod)
+    assert consistent(sidecar(after)["resources"])
+    assert quality_of_service(after["spec"]) == quality_of_service(pod["spec"])
+
+
 def test_in_a_best_effort_pod_it_asks_for_nothing() -> None:
     resource, pod = read()
     del pod["spec"]["containers"][0]["resources"]
@@ -85,6 +104,15 @@ def test_a_pod_whose_volume_cannot_be_seen_is_refused(mount: dict[str, Any], say
         injected(resource, pod)
 
 
+def test_a_volume_is_found_however_its_path_is_written() -> None:
+    resource, pod = read()
+    pod["spec"]["containers"][0]["volumeMounts"] = [
+        {"name": "output", "mountPath": "//output/a/../exp-7/."},
+        {"name": "scratch", "mountPath": "/output" + "/" * 20},
+    ]
+    assert sidecar(injected(resource, pod))["volumeMounts"][0]["name"] == "output"
+
+
 def test_a_container_that_was_told_otherwise_is_refused() -> None:
     resource, pod = read()
     copied = injected(resource, pod)
@@ -107,12 +135,6 @@ def test_little_time_at_the_end_is_warned_of() -> None:
     [said] = cautions(injected(resource, pod))
     assert "within 30 s of the training's end" in said
     assert cautions(injected(*read())) == []
-
-
-def test_where_a_policy_injects_such_a_pod_is_refused() -> None:
-    policy = Settings(namespace="preheat-system", loader_image="loader:1", injection="policy")
-    with pytest.raises(PodRefusedError, match="upload needs injection by the webhook"):
-        injected(*read(), policy)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from any_pod import any_pod
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightkube import ApiError, AsyncClient, Client, KubeConfig
 
 from cluster.binaries import KUBERNETES, NEWEST
@@ -41,10 +42,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "preheat"
 GOLDEN = ROOT / "tests" / "operator" / "data"
-#: Pods of pipelines with `upload` are refused.
-CASES = sorted(
-    path.name.removesuffix(".in.yaml") for path in GOLDEN.glob("*.in.yaml") if not path.name.startswith("upload")
-)
+CASES = sorted(path.name.removesuffix(".in.yaml") for path in GOLDEN.glob("*.in.yaml"))
 IMAGE = "registry.example.org/preheat-loader:0.1.0"
 VALUES = {
     "injection": "policy",
@@ -144,7 +142,7 @@ def place(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
             place.pipeline("full", FULL)
             place.pipeline("bounded", BOUNDED)
             place.pipeline("resuming", RESUMING)
-            place.pipeline("sending", {**FULL, "upload": {"path": "/output", "to": {"http": {"url": "http://files/"}}}})
+            place.pipeline("sending", SENDING)
             place.prepare(*CASES, "full", "bounded", "resuming", "sending")
             wait_until("the policy injects", lambda: "Preheat needs" in str(by_policy(place, wrong, "full")), 30)
             cluster.kubectl("create", "-f", "-", input=limit)
@@ -203,6 +201,16 @@ FULL: Object = {
     },
 }
 RESUMING: Object = {**FULL, "resume": {"from": {"local": {"path": "/output/exp-7"}}}}
+SENDING: Object = {
+    **{key: FULL[key] for key in ("stages", "onFailure")},
+    "upload": {
+        "path": "/a/exp-7/",
+        "to": {"s3": {"bucket": "runs", "key": "a$b/", "secretRef": "writer"}},
+        "bandwidth": "1.5G",
+        "graceSeconds": 90,
+        "resources": {"requests": {"cpu": "0.5"}, "limits": {"memory": "48Mi"}},
+    },
+}
 BOUNDED: Object = {**FULL, "volume": {"emptyDir": {"sizeLimit": "1024Mi"}}}  # for the API server 1Gi
 
 
@@ -243,6 +251,8 @@ SHAPES = {
     "a mount that can be written": mounted(name="preheat", mountPath="/preheat"),
     "a part of the mount": mounted(name="preheat", mountPath="/preheat", readOnly=True, subPath="a"),
     "another mount in its place": mounted(name="mine", mountPath="//preheat/./pods"),
+    "another mount by a detour": mounted(name="mine", mountPath="/../data/a/b/../../../preheat/pods/."),
+    "mounted nearby by a detour": mounted(name="mine", mountPath="/preheat/x/../../preheat2/.."),
     "another variable": shaped(container={"env": [{"name": "PREHEAT_BUNDLE", "value": "/mine"}]}),
     "another uid": shaped(container={"env": [{"name": "PREHEAT_POD_UID", "value": "7"}]}),
     "PYTHONPATH from elsewhere": shaped(container={"env": [{"name": "PYTHONPATH", "valueFrom": KEY}]}),
@@ -279,21 +289,18 @@ def refusal(place: Place, pod: Object, pipeline: str) -> str:
     return ""
 
 
-def test_a_pipeline_with_an_upload_is_refused_in_the_same_words(place: Place) -> None:
-    said = by_policy(place, shaped(), "sending")
-    assert "upload needs injection by the webhook" in said
-    assert said == by_webhook(place, shaped(), "sending")
-
-
 @pytest.mark.parametrize("pipeline", ["full", "bounded"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_odd_pods_become_the_same_or_are_refused_in_the_same_words(place: Place, shape: str, pipeline: str) -> None:
     assert by_policy(place, SHAPES[shape], pipeline) == by_webhook(place, SHAPES[shape], pipeline)
 
 
+VOLUMES = [{"name": name, "emptyDir": {}} for name in ("output", "other")]
+
+
 def saving(*mounts: list[Object]) -> Object:
     containers = [{"name": f"c{number}", "image": "i", "volumeMounts": each} for number, each in enumerate(mounts)]
-    return shaped(containers=containers, volumes=[{"name": name, "emptyDir": {}} for name in ("output", "other")])
+    return shaped(containers=containers, volumes=VOLUMES)
 
 
 OUTPUT = {"name": "output", "mountPath": "/output/"}
@@ -302,6 +309,7 @@ SAVING = {
     "in one of two containers": saving([OUTPUT], [{**OUTPUT, "mountPath": "/out"}]),
     "on the same volume": saving([OUTPUT], [OUTPUT, {"name": "other", "mountPath": "/output/exp-8"}]),
     "on the innermost volume": saving([OUTPUT, {"name": "other", "mountPath": "/output/exp-7", "subPath": "a"}]),
+    "at one path, written in two ways": saving([OUTPUT], [{**OUTPUT, "mountPath": "//data/../output"}]),
     "on two volumes": saving([OUTPUT], [{**OUTPUT, "name": "other"}]),
     "in two parts of a volume": saving([OUTPUT], [{**OUTPUT, "subPath": "a"}]),
     "everywhere": saving([{**OUTPUT, "mountPath": "/"}]),
@@ -312,6 +320,50 @@ SAVING = {
 @pytest.mark.parametrize("where", SAVING)
 def test_a_pod_that_saves_somewhere_is_resumed_in_the_same_way(place: Place, where: str) -> None:
     assert by_policy(place, SAVING[where], "resuming") == by_webhook(place, SAVING[where], "resuming")
+
+
+A = {"name": "output", "mountPath": "/a"}
+UPLOAD = {"name": "preheat-upload", "image": "u"}
+EXACT = {"resources": {"limits": {"cpu": "2", "memory": "3Gi"}}}
+TOKEN = {"name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": "/a/token"}
+SENDERS = {
+    "nowhere": saving([{**A, "mountPath": "/ab"}]),
+    "on the innermost volume": saving([A, {"name": "other", "mountPath": "//a/x/../exp-7", "subPath": "s"}]),
+    "in the first that has it": saving([], [A], [{**A, "name": "other"}]),
+    "in one that gets no checkpoint": {
+        **saving([], [A], []),
+        "metadata": {"annotations": {"preheat.dev/containers": "c0,c2"}},
+    },
+    "in one that gets the checkpoint": {
+        **saving([A], [{**A, "name": "other"}]),
+        "metadata": {"annotations": {"preheat.dev/containers": "c1"}},
+    },
+    "everywhere": saving([{**A, "mountPath": "/"}]),
+    "wherever a variable says": saving([{**A, "subPathExpr": "$(POD)"}]),
+    "in a Guaranteed pod": shaped(
+        container={**EXACT, "volumeMounts": [A]}, initContainers=[{"name": "i", "image": "i", **EXACT}], volumes=VOLUMES
+    ),
+    "in a pod that counts as a whole": shaped(**EXACT, container={"volumeMounts": [A]}, volumes=VOLUMES),
+    "in a BestEffort pod with much time": shaped(
+        container={"volumeMounts": [A]}, volumes=VOLUMES, terminationGracePeriodSeconds=900
+    ),
+    "in one with an identity": shaped(container={"env": [TOKEN], "volumeMounts": [A]}, volumes=VOLUMES),
+    "in one of a user": shaped(
+        container={"volumeMounts": [A], "securityContext": {"runAsUser": 7, "runAsGroup": 8}}, volumes=VOLUMES
+    ),
+    "beside another upload": shaped(container={"volumeMounts": [A]}, volumes=VOLUMES, initContainers=[UPLOAD]),
+    "beside a container of the upload's name": shaped(containers=[{**UPLOAD, "volumeMounts": [A]}], volumes=VOLUMES),
+    "in one of a crowd": shaped(
+        containers=[*CROWD, {"name": "last", "image": "i", "volumeMounts": [A]}],
+        initContainers=[{**each, "name": f"i{each['name']}"} for each in CROWD[:20]],
+        volumes=VOLUMES,
+    ),
+}
+
+
+@pytest.mark.parametrize("where", SENDERS)
+def test_what_a_pod_saves_is_sent_in_the_same_way(place: Place, where: str) -> None:
+    assert by_policy(place, SENDERS[where], "sending") == by_webhook(place, SENDERS[where], "sending")
 
 
 def acceptable(pod: Object) -> Object:
@@ -339,17 +391,11 @@ def _acceptable(entry: Object) -> Object:
     return entry
 
 
-@given(any_pod)
-@settings(max_examples=40)
-def test_the_policy_does_with_any_pod_what_the_webhook_does(place: Place, pod: Object) -> None:
+@given(any_pod, st.sampled_from(["one-container", "sending"]))
+@settings(max_examples=60)
+def test_the_policy_does_with_any_pod_what_the_webhook_does(place: Place, pod: Object, pipeline: str) -> None:
     pod = acceptable(pod)
-    assert by_policy(place, pod, "one-container") == by_webhook(place, pod, "one-container")
-
-
-def test_a_path_that_the_policy_cannot_follow_is_refused(place: Place) -> None:
-    mount = {"name": "mine", "mountPath": "/data/../preheat2"}
-    pod = shaped(container={"volumeMounts": [mount]}, volumes=[{"name": "mine", "emptyDir": {}}])
-    assert "train mounts a volume at a path with .. in it" in refusal(place, pod, "full")
+    assert by_policy(place, pod, pipeline) == by_webhook(place, pod, pipeline)
 
 
 def test_a_label_that_names_no_pipeline_is_refused_with_the_way_to_see_which_there_are(place: Place) -> None:
