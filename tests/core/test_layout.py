@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -45,3 +47,10 @@ def test_the_commands_help_imports_nothing_heavy():
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert HEAVY.isdisjoint(json.loads(found.stdout.partition("MODULES ")[2]))
+
+
+@pytest.mark.parametrize("package", ["preheat", "preheat_operator"])
+def test_no_module_needs_itself_however_late_it_imports(package):
+    graph = grimp.build_graph(package, exclude_type_checking_imports=True, cache_dir=None)
+    needs = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle

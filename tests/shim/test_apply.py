@@ -14,7 +14,7 @@ from preheat.bundle.store import Store
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, NotABundleError, NothingMatchedError, NoWeightsError
 from preheat.prepare import prepare
-from preheat.shim import guard, lightning
+from preheat.shim import first_step, guard, lightning
 from preheat.shim.lightning import ApplyCheckpoint, applying_callback
 from preheat.shim.reports.report import Report, rank, report_path
 from preheat.spec import parse
@@ -240,7 +240,7 @@ def test_the_guard_refuses_steps_until_a_checkpoint_is_applied(in_bundle, wanted
         optimizer.step()
         assert dict(hooks) == before
     finally:
-        guard.release()
+        first_step.release()
 
 
 def test_a_configured_log_gets_the_line_and_stderr_does_not(in_bundle, wanted, caplog, capsys):

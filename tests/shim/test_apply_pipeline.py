@@ -20,7 +20,7 @@ from preheat.errors import (
     NothingMatchedError,
 )
 from preheat.pipeline import CheckpointPipeline
-from preheat.shim import guard
+from preheat.shim import first_step, guard
 from preheat.shim.ranks import Ranks
 
 
@@ -132,7 +132,7 @@ def test_the_guard_lets_go(saved, tmp_path):
         preheat.apply(model, pipeline=stages(tmp_path / "model.ckpt"))
         torch.optim.SGD(model.parameters(), lr=0.1).step()
     finally:
-        guard.release()
+        first_step.release()
 
 
 def test_ranks_that_open_different_files_stop_before_a_model_is_touched(tmp_path):

@@ -26,7 +26,7 @@ from preheat.errors import (
     NoWeightsError,
     UnsupportedVersionError,
 )
-from preheat.shim import guard, hooks
+from preheat.shim import first_step, guard, hooks
 from preheat.shim.apply import apply_to
 from preheat.stage import PipelineStage
 
@@ -284,7 +284,7 @@ def test_the_guard_lets_the_step_of_a_script_that_never_asks_and_says_so(going_o
         optimizer.step()
         optimizer.step()
     finally:
-        guard.release()
+        first_step.release()
     assert capsys.readouterr().err.count(LOUD) == 1
     shown = CliRunner().invoke(app, ["report"])  # no model was at hand
     assert shown.exit_code == 0
@@ -300,7 +300,7 @@ def test_the_guard_still_stops_a_script_that_has_a_bundle_and_does_not_ask(going
         with pytest.raises(NoWeightsError, match="of pipeline 'finetune'"):
             optimizer.step()
     finally:
-        guard.release()
+        first_step.release()
 
 
 @pytest.fixture(scope="module")

@@ -292,7 +292,7 @@ def test_a_process_without_torch_imports_nothing_but_the_hook(pod):
 def test_a_process_with_torch_alone_imports_nothing_but_the_guard(pod):
     _, ours = pod.succeed("import torch\n" + MODULES).stdout.splitlines()
     assert {name.removeprefix("preheat.") for name in eval(ours)} == {
-        "preheat", "errors", "shim", "shim.guard", "shim.import_hook",
+        "preheat", "errors", "shim", "shim.first_step", "shim.guard", "shim.import_hook",
     }  # fmt: skip
 
 

@@ -11,14 +11,13 @@ import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers.norms import is_norm
-from preheat.modifiers.precision import PrecisionModifier
 from preheat.paths import holds, meant, some
 from preheat.strategies.filling.shards import is_spread, local
 from preheat.strategies.filling.tensors import dtype_name
@@ -27,6 +26,9 @@ from preheat.strategies.loading import touching
 from preheat.strategies.resuming import listed
 from preheat.strategies.targets import memory_key
 from preheat.strategies.wrapping import plain
+
+if TYPE_CHECKING:
+    from preheat.modifiers.precision import PrecisionModifier
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _CAST = frozenset((torch.float64, *_DTYPES.values()))

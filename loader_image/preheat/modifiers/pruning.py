@@ -6,17 +6,19 @@ Which weights go depends on their values or on the stage's seed, never on torch'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.utils import prune as torch_prune
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
-from preheat.modifiers.prune import PruningModifier
 from preheat.modifiers.selection import NEVER_CALLED, check_untied, check_whole, layers_at
 from preheat.paths import some
 from preheat.strategies.loading import touching
+
+if TYPE_CHECKING:
+    from preheat.modifiers.prune import PruningModifier
 
 _PRUNED = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
-from preheat.modifiers.quantize import QuantizationModifier
 from preheat.modifiers.selection import NEVER_CALLED, check_untied, check_whole, layers_at
 from preheat.paths import holds, some
 from preheat.strategies.filling.tensors import dtype_name
 from preheat.strategies.loading import touching
 from preheat.strategies.sizes import held_bytes
 from preheat.strategies.wrapping import plain
+
+if TYPE_CHECKING:
+    from preheat.modifiers.quantize import QuantizationModifier
 
 _GROUP = 128  # weights of a row that share a scale
 

@@ -20,12 +20,12 @@ from preheat.configuration import read_document
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointIncompatibleError
 from preheat.pipeline import CheckpointPipeline
-from preheat.shim import guard, policy, ranks
+from preheat.shim import first_step, policy, ranks
 from preheat.shim.reports.making import report_of
 from preheat.shim.reports.report import Report, publish
 from preheat.shim.starting import Beginning, beginning, refused
 from preheat.shim.usage import growth, usage
-from preheat.strategies.warm_start import WARM_START
+from preheat.strategies.mapped import WARM_START
 
 # Weak: a report must not keep a model's memory.
 _reports: WeakKeyDictionary[Any, Report] = WeakKeyDictionary()
@@ -115,7 +115,7 @@ def _fill(context: CheckpointContext, pipeline: CheckpointPipeline | None = None
     _keep(model, report)
     if report.strategy == WARM_START:
         _remember(given)
-    guard.release()
+    first_step.release()
     publish(report)
     return report
 

@@ -5,35 +5,15 @@ The hook exists only until a checkpoint is applied: before that every step is an
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from preheat.errors import CheckpointError, NoWeightsError, UnsupportedVersionError
-
-_handles: list[Any] = []
+from preheat.errors import CheckpointError, NoWeightsError
+from preheat.shim import first_step
 
 
 def install() -> None:
-    """Watch every optimizer of this process; a second call does nothing. torch is imported already.
-
-    Raises UnsupportedVersionError for a torch whose optimizers cannot be watched.
-    """
-    try:
-        from torch.optim.optimizer import register_optimizer_step_pre_hook
-    except ImportError as error:
-        version = getattr(sys.modules["torch"], "__version__", "of an unknown version")
-        raise UnsupportedVersionError(
-            f"torch {version} has no hook before the steps of all optimizers", remedy="Use torch 2.0 or newer"
-        ) from error
-
-    if not _handles:
-        _handles.append(register_optimizer_step_pre_hook(refuse))
-
-
-def release() -> None:
-    """Stop watching: a checkpoint was applied."""
-    while _handles:
-        _handles.pop().remove()
+    """Watch every optimizer of this process; raises UnsupportedVersionError for a torch that has no such hook."""
+    first_step.watch(refuse)
 
 
 def refuse(*_: Any) -> None:

@@ -19,7 +19,7 @@ from preheat.context import CheckpointContext
 from preheat.errors import UnsupportedVersionError
 from preheat.shim.apply import applied_any, apply_to, is_applied, note, report_on
 from preheat.shim.policy import pass_over
-from preheat.strategies.warm_start import WARM_START
+from preheat.strategies.mapped import WARM_START
 
 if TYPE_CHECKING:
     from preheat.shim.lightning_resume import Resumption

@@ -18,7 +18,7 @@ from preheat.errors import TOUCHED, CheckpointError
 from preheat.module_tree import tensors_within
 from preheat.pipeline import fingerprint
 from preheat.resume.resumption import Resumption
-from preheat.shim import guard
+from preheat.shim import first_step
 from preheat.shim.environment import bundle_folder
 from preheat.shim.reports.making import failure_report
 from preheat.shim.reports.report import Report, publish
@@ -51,7 +51,7 @@ def require(error: CheckpointError) -> None:
 
 def go_on(error: CheckpointError, model: Any = None, ranks: int = 1) -> Report:
     """Let this process train without a checkpoint, and say why wherever a report is read."""
-    guard.release()
+    first_step.release()
     report = failure_report(error, pipeline_name(), model, ranks)
     publish(report)
     return report

@@ -16,7 +16,7 @@ from weakref import WeakSet
 from preheat.context import CheckpointContext
 from preheat.shim.apply import applied_any, apply_to, is_applied, note
 from preheat.shim.hooks import wrap_known
-from preheat.strategies.warm_start import WARM_START
+from preheat.strategies.mapped import WARM_START
 
 if TYPE_CHECKING:
     from preheat.formats.training_state import Parts

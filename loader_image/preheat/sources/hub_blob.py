@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from preheat.blob import Blob, Patience
@@ -17,7 +18,9 @@ from preheat.sources.http_answer import Headers, refusal
 from preheat.sources.http_blob import HttpBlob
 from preheat.sources.http_connection import Connections
 from preheat.sources.http_document import HttpDocument
-from preheat.sources.hugging_face import HuggingFaceSource
+
+if TYPE_CHECKING:
+    from preheat.sources.hugging_face import HuggingFaceSource
 
 _COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
 _NAME_A_SECRET = "name a Secret with the key HF_TOKEN in secretRef"  # noqa: S105 - says so, and is none

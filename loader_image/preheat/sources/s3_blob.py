@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from preheat.blob import Blob, Patience
 from preheat.errors import CheckpointError
 from preheat.runs.listing import Entry
 from preheat.sources.http_answer import Headers
 from preheat.sources.http_blob import HttpBlob
-from preheat.sources.s3 import S3Source
 from preheat.sources.s3_listing import list_keys
 from preheat.sources.s3_service import ElsewhereError, Service, refused
+
+if TYPE_CHECKING:
+    from preheat.sources.s3 import S3Source
 
 Answer = TypeVar("Answer")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
@@ -14,8 +14,10 @@ from preheat.errors import CheckpointError, CheckpointSourceError
 from preheat.runs.listing import Entry, check_count
 from preheat.sources.http_answer import Headers
 from preheat.sources.http_document import HttpDocument
-from preheat.sources.s3 import S3Source
 from preheat.sources.s3_service import Service, refused
+
+if TYPE_CHECKING:
+    from preheat.sources.s3 import S3Source
 
 #: Keys of one answer; no service gives more.
 PAGE = 1000

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import botocore.session
 from botocore import UNSIGNED
@@ -38,7 +38,9 @@ from preheat.errors import (
 )
 from preheat.sources.http_answer import Headers, refusal
 from preheat.sources.http_connection import Connections
-from preheat.sources.s3 import S3Source
+
+if TYPE_CHECKING:
+    from preheat.sources.s3 import S3Source
 
 SIGNED_SECONDS = 3600
 

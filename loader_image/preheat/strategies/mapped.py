@@ -13,6 +13,9 @@ from preheat.paths import Paths, holds
 from preheat.stage import LoadingStrategy
 from preheat.strategies.wrapping import plain
 
+#: What a report calls the strategy that restores a training.
+WARM_START = "warm_start"
+
 #: Why a tensor keeps its initial value, in the report; what follows the first is the pattern.
 KEPT = "kept by "
 OUTSIDE = "outside of the parts"

@@ -24,10 +24,9 @@ from preheat.stage import PipelineStage
 from preheat.strategies import own_state
 from preheat.strategies.filling.spread_state import read_entry
 from preheat.strategies.loading import load_matching, origin, touching
-from preheat.strategies.mapped import MappedStrategy
+from preheat.strategies.mapped import WARM_START, MappedStrategy
 from preheat.strategies.matching import Tolerance
 from preheat.strategies.optimizer_state import Matched, match_optimizer
-from preheat.strategies.warm_start import WARM_START
 from preheat.strategies.weights import open_weights
 from preheat.strategies.wrapping import plain
 

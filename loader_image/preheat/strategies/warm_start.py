@@ -9,9 +9,6 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError
 from preheat.strategies.mapped import MappedStrategy
 
-#: What a report calls this strategy.
-WARM_START = "warm_start"
-
 
 @dataclass(frozen=True)
 class WarmStartLoader(MappedStrategy):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,7 +27,6 @@ from preheat.modifiers.adapters.injection import (
 from preheat.modifiers.adapters.names import Spelling, paired, received
 from preheat.modifiers.adapters.outcome import Adapted, Loaded, tell
 from preheat.modifiers.adapters.settings import compare, settings
-from preheat.modifiers.lora import LoRAModifier
 from preheat.paths import some
 from preheat.strategies.filling.checking import check_finite
 from preheat.strategies.filling.shards import target_of
@@ -35,6 +34,9 @@ from preheat.strategies.loading import touching
 from preheat.strategies.matching import Match, Tolerance, check, match
 from preheat.strategies.targets import check_fillable, entries_of, named_tensors
 from preheat.strategies.weights import Weights, open_weights
+
+if TYPE_CHECKING:
+    from preheat.modifiers.lora import LoRAModifier
 
 
 @dataclass(frozen=True)

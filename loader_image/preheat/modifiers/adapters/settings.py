@@ -6,11 +6,13 @@ A setting that both give must be the same in both where it decides what the adap
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError
 from preheat.modifiers.adapters.names import Spelling
-from preheat.modifiers.lora import LoRAModifier
+
+if TYPE_CHECKING:
+    from preheat.modifiers.lora import LoRAModifier
 
 #: What peft calls them in an adapter_config.json.
 RANK, ALPHA, DROPOUT, TARGETS, BIAS, WHOLE = (
