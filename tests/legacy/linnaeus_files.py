@@ -121,7 +121,9 @@ class CfgNode(dict):  # type: ignore[type-arg]
     """What yacs pickles for a configuration: a dictionary of a class of its own."""
 
 
-def trainer_file(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: Any, epoch: int) -> Path:
+def trainer_file(
+    path: Path, model: torch.nn.Module, optimizer: Any, scheduler: Any, epoch: int, scaler: Any = None
+) -> Path:
     """`ckpt_epoch_N.pth`, as linnaeus' trainer writes it."""
     document = {
         "model": model.state_dict(),
@@ -131,6 +133,7 @@ def trainer_file(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: 
         "config": CfgNode(MODEL=CfgNode(NAME="mFormerV1")),
         "iteration": 10 * epoch,
         "training_progress": {"current_epoch": epoch, "global_step": 10 * epoch, "current_stage": "train"},
+        "amp": scaler.state_dict() if scaler else {},
         "metrics_tracker": {"best": {"val_loss": 0.5}},
         "wandb_run_id": "abc123",
     }

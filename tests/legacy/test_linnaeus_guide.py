@@ -125,6 +125,22 @@ def test_a_training_resumes_from_the_checkpoint_that_is_named(tmp_path: Path) ->
     assert optimizer.state_dict()["state"][0]["step"] == 3
 
 
+def test_the_scale_of_gradients_comes_back_and_a_scaler_that_is_not_given_is_told_of(tmp_path: Path) -> None:
+    """linnaeus keeps it under `amp`."""
+    saved, optimizer, scheduler = training()
+    torch.nn.functional.linear(torch.ones(1, 4), saved.weight).sum().backward()
+    optimizer.step()
+    state = torch.amp.GradScaler("cpu", init_scale=8.0)
+    trainer_file(tmp_path / "ckpt_epoch_1.pth", saved, optimizer, scheduler, 1, state)
+    for given in (torch.amp.GradScaler("cpu"), None):
+        model, optimizer, scheduler = training()
+        objects = {"optimizer": optimizer, "scheduler": scheduler, "scaler": given}
+        done = run(model, named("ckpt_epoch_1.pth", tmp_path), {"warmStart": {}}, **objects)
+        assert given is None or given.state_dict() == state.state_dict()
+        said = "GradScaler" if given else "no scaler (the checkpoint has amp, and none was given)"
+        assert said in done.metadata["restored"]
+
+
 def test_the_resolver_is_a_function_of_the_same_arguments(cache: Path) -> None:
     assert Path(resolve_checkpoint_path(CONVNEXT, str(cache), None)) == cache / CONVNEXT
     with pytest.raises(CheckpointNotFoundError):
