@@ -1,10 +1,12 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from preheat.errors import (
     AccessDeniedError,
+    CheckpointConfigError,
     CheckpointError,
     CheckpointNotFoundError,
     SourceChangedError,
@@ -12,6 +14,7 @@ from preheat.errors import (
     UnsupportedFormatError,
 )
 from preheat.sources.file_blob import FileBlob
+from preheat.sources.local import LocalSource
 
 CONTENT = os.urandom(100_000)
 
@@ -73,16 +76,29 @@ def test_links_are_followed(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("missing", CheckpointNotFoundError, "there is no file"),
-        ("model/x", CheckpointNotFoundError, "there is no file"),
+        ("missing", CheckpointNotFoundError, "there is no file .*/missing$"),
+        ("model/x", CheckpointNotFoundError, "there is no file .*/model/x$"),
+        ("mod", CheckpointNotFoundError, r"there is no file .*/mod; there is model$"),
+        ("models/x", CheckpointNotFoundError, "there is no file .*/models/x, nor its folder$"),
         (".", UnsupportedFormatError, "is a folder"),
         ("pipe", UnsupportedFormatError, "not a regular file"),
     ],
 )
 def test_what_is_no_file_is_named(path: Path, name: str, error: type[CheckpointError], message: str) -> None:
     os.mkfifo(path.with_name("pipe"))
-    with pytest.raises(error, match=message):
+    with pytest.raises(error) as caught:
         FileBlob(path.parent / name)
+    assert re.search(message, caught.value.args[0])
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a.ckpt", "https://host/a.ckpt?signature=hunter2", "hf://org/model"])
+def test_a_url_is_no_path(url: str) -> None:
+    """Anemoi's source looks for a file of that name."""
+    with pytest.raises(
+        CheckpointConfigError, match=r"is a URL, no path\. Use s3, http, huggingFace or fsspec"
+    ) as caught:
+        LocalSource(url)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")

@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from preheat.blob import check_range
@@ -21,6 +22,7 @@ from preheat.runs.listing import Entry, check_count
 
 #: What a file system has at its root for itself, and nobody else may read.
 _LOST = "lost+found"
+_LOOKED_AT = 1000  # names of a folder that may be what was meant
 _VIEWS = 1024  # buffers that one call of the kernel fills at most
 
 
@@ -170,13 +172,25 @@ def _open(path: Path) -> int:
 def _unreadable(path: Path, error: OSError) -> CheckpointSourceError:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return CheckpointNotFoundError(
-            f"there is no file {path}", remedy="Check the path; it is the one that the loader sees"
+            f"there is no file {path}{_instead(path)}", remedy="Check the path; it is the one that the loader sees"
         )
     if isinstance(error, PermissionError):
         return AccessDeniedError(
             f"user {os.getuid()} may not read {path}", remedy="Change its mode, or runAsUser or fsGroup of the pod"
         )
     return CheckpointSourceError(f"opening {path} failed: {error.strerror}")
+
+
+def _instead(path: Path) -> str:
+    """What there is in its place, said after a path that leads nowhere."""
+    from difflib import get_close_matches  # which nobody pays for whose file is there
+
+    try:
+        names = [name for name in islice(os.listdir(path.parent), _LOOKED_AT) if name.isprintable()]
+    except OSError:
+        return "" if path.parent.exists() else ", nor its folder"
+    alike = get_close_matches(path.name, names)
+    return f"; there is {', '.join(alike)}" if alike else ""
 
 
 def _regular(fd: int, path: Path) -> os.stat_result:

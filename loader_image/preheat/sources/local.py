@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from os.path import isdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from preheat.blob import Blob, Patience
+from preheat.errors import CheckpointConfigError
 from preheat.limits import Limit
 from preheat.stage import CheckpointSource, Place
 
 if TYPE_CHECKING:
     from preheat.sources.file_blob import LocalFolder
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,14 @@ class LocalSource(Place):
 
     path: Annotated[str, Limit(min_length=1, max_length=4096)]
     """Path of the file or folder as the loader sees it; `~` is the home folder, links are followed."""
+
+    def __post_init__(self) -> None:
+        """A URL is refused, and not looked for as a file; what follows its scheme may hold a credential."""
+        super().__post_init__()
+        if url := _URL.match(self.path):
+            raise CheckpointConfigError(
+                f"LocalSource.path: {url[0]:.40}... is a URL, no path", remedy="Use s3, http, huggingFace or fsspec"
+            )
 
     @property
     def uri(self) -> str:
