@@ -43,11 +43,11 @@ class _Finder(MetaPathFinder, Loader):
 
 def _ours(module: str, name: str) -> Any:
     import preheat
-    from preheat.catalog import components
+    from preheat.catalog import built_in
 
     if name in preheat.__all__ and not name.startswith("_"):
         return getattr(preheat, name)
-    for component in components().values():
+    for component in built_in().values():
         if component.__name__ == name:
             return component
     raise AttributeError(f"module {module!r} has no {name!r}: Anemoi is not installed, and Preheat has none either")

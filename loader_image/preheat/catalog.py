@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preheat.construction import snake_case, suggest
 from preheat.errors import CheckpointConfigError
-from preheat.stage import PipelineStage
+from preheat.stage import CheckpointSource, LoadingStrategy, ModelModifier, PipelineStage
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: Third parties register `name = "module:Class"` here.
 ENTRY_POINT_GROUP = "preheat.components"
@@ -22,22 +25,22 @@ _OWN = "preheat.components"
 
 
 class ComponentCatalog:
-    """The known components, by simple name, family by family."""
+    """The known components, by simple name, family by family; those of other packages among them."""
 
     @staticmethod
     def list_sources() -> list[str]:
         """Names of the sources."""
-        return sorted(_own().SOURCES)
+        return sorted(_family(CheckpointSource))
 
     @staticmethod
     def list_loaders() -> list[str]:
         """Names of the loading strategies."""
-        return sorted(_own().STRATEGIES)
+        return sorted(_family(LoadingStrategy))
 
     @staticmethod
     def list_modifiers() -> list[str]:
         """Names of the modifiers."""
-        return sorted(_own().MODIFIERS)
+        return sorted(_family(ModelModifier))
 
     @staticmethod
     def get(name: str) -> type[PipelineStage]:
@@ -47,17 +50,17 @@ class ComponentCatalog:
     @staticmethod
     def get_source_target(name: str) -> str:
         """Dotted path of a source's class, for `_target_`."""
-        return dotted_path(_lookup(name, _own().SOURCES, "source"))
+        return dotted_path(_lookup(name, _family(CheckpointSource), "source"))
 
     @staticmethod
     def get_loader_target(name: str) -> str:
         """Dotted path of a loading strategy's class, for `_target_`."""
-        return dotted_path(_lookup(name, _own().STRATEGIES, "loading strategy"))
+        return dotted_path(_lookup(name, _family(LoadingStrategy), "loading strategy"))
 
     @staticmethod
     def get_modifier_target(name: str) -> str:
         """Dotted path of a modifier's class, for `_target_`."""
-        return dotted_path(_lookup(name, _own().MODIFIERS, "modifier"))
+        return dotted_path(_lookup(name, _family(ModelModifier), "modifier"))
 
 
 def built_in() -> dict[str, type[PipelineStage]]:
@@ -74,7 +77,7 @@ def components() -> Mapping[str, type[PipelineStage]]:
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         if entry.name in found:
             raise CheckpointConfigError(f"{entry.value} wants the component name {entry.name!r}, which is taken")
-        found[entry.name] = entry.load()
+        found[entry.name] = _loaded(entry)
     return found
 
 
@@ -99,6 +102,25 @@ def dotted_path(component: type) -> str:
 
 def _own() -> Any:
     return import_module(_OWN)
+
+
+def _loaded(entry: EntryPoint) -> type[PipelineStage]:
+    """The class that another package has registered; raises CheckpointConfigError that names the package."""
+    package = f"the package {entry.dist.name}" if entry.dist else "a package"
+    where = f"component {entry.name!r} of {package}, {entry.value},"
+    try:
+        found = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise CheckpointConfigError(
+            f"{where} cannot be imported: {error}", remedy="Repair the package, or uninstall it"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, PipelineStage)):
+        raise CheckpointConfigError(f"{where} is no subclass of preheat.PipelineStage")
+    return found
+
+
+def _family(kind: type) -> dict[str, type[PipelineStage]]:
+    return {name: each for name, each in components().items() if issubclass(each, kind)}
 
 
 def _lookup(name: str, table: Mapping[str, type[PipelineStage]], family: str, where: str = "") -> type[PipelineStage]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from preheat.catalog import component, components, dotted_path, name_of
+from preheat.catalog import built_in, component, components, dotted_path, name_of
 from preheat.construction import camel_case, construct, plain, snake_case, suggest
 from preheat.errors import CheckpointConfigError
 from preheat.importing import import_class
@@ -23,6 +23,7 @@ _HYDRAS_OWN = frozenset({"_target_", "_recursive_", "_convert_"})
 
 # Anemoi's guide spells these packages; the class names are the same.
 _LEGACY_CLASS = re.compile(r"^anemoi\.training\.checkpoint\.(?:sources|loaders|loading|modifiers)\.(?:[\w.]+\.)?(\w+)$")
+_OTHERWISE = "`preheat migrate` translates what Anemoi's own code calls otherwise than its guide"
 
 
 def build(stage: PipelineStage | Mapping[str, Any], where: str = "stage") -> PipelineStage:
@@ -51,7 +52,10 @@ def build(stage: PipelineStage | Mapping[str, Any], where: str = "stage") -> Pip
 def instantiate(target: str, parameters: Mapping[str, Any], where: str = "stage") -> Any:
     """Import the class of a dotted path and build it. Only for pipelines that a user of this very process wrote."""
     if legacy := _LEGACY_CLASS.match(target):
-        return construct(_legacy_class(legacy[1], target, where), parameters, where)
+        try:
+            return construct(_legacy_class(legacy[1], target, where), parameters, where)
+        except CheckpointConfigError as error:
+            raise CheckpointConfigError(error.args[0], remedy=error.remedy or _OTHERWISE) from error
     return construct(import_class(target, where), parameters, where)
 
 
@@ -79,7 +83,9 @@ def _unmade(stage: Mapping[str, Any]) -> type[PipelineStage] | None:
 
 
 def _legacy_class(class_name: str, target: str, where: str) -> type[PipelineStage]:
-    by_class = {cls.__name__: cls for cls in components().values()}
+    by_class = {cls.__name__: cls for cls in built_in().values()}
+    if class_name not in by_class:
+        by_class |= {cls.__name__: cls for cls in components().values()}
     if class_name not in by_class:
         raise CheckpointConfigError(f"{where}: {target} has no equivalent{suggest(class_name, sorted(by_class))}")
     return by_class[class_name]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preheat.catalog import ComponentCatalog, built_in
+from preheat.catalog import ComponentCatalog, built_in, components
 from preheat.construction import camel_case, snake_case
 from preheat.convert import Convert
 from preheat.errors import CheckpointConfigError
@@ -94,6 +99,7 @@ def test_an_unknown_parameter_lists_the_known_ones_and_the_nearest():
         ("s3", "is not a stage"),
         ({"freezing": {"layers": "encoder"}}, "give a list"),
         ({"freezing": {"layers": []}}, "must not be empty"),
+        ({"freezing": {"layers": [""]}}, "must not be empty"),
         ({"reset": {"layers": []}}, "must not be empty"),
         ({"coldStart": {"resetLayers": "classifier"}}, "give a list"),
         ({"coldStart": {"resetLayers": [""]}}, "must not be empty"),
@@ -113,6 +119,7 @@ def test_an_unknown_parameter_lists_the_known_ones_and_the_nearest():
         ({"convert": {"dtype": "float8"}}, "'float8' is none of float32, float16, bfloat16"),
         ({"_target_": "no.such.module.Stage"}, "cannot import"),
         ({"_target_": "anemoi.training.checkpoint.loaders.MagicLoader"}, "has no equivalent"),
+        ({"_target_": "anemoi.training.checkpoint.sources.S3Source", "url": "s3://b/k"}, "'url'.*`preheat migrate`"),
     ],
 )
 def test_a_wrong_stage_says_what_is_wrong(stage, words):
@@ -155,6 +162,67 @@ def test_every_family_is_listed():
     assert ComponentCatalog.list_loaders() == ["cold_start", "transfer_learning", "warm_start", "weights_only"]
     modifiers = ["custom", "freezing", "lora", "precision", "prune", "quantize", "reset"]
     assert ComponentCatalog.list_modifiers() == modifiers
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """An installed package that registers `shelf`, whose module is as it is given."""
+
+    def install(module: str) -> None:
+        (tmp_path / "my_shelf.py").write_text(dedent(module))
+        (tmp_path / "my_shelf-1.0.dist-info").mkdir()
+        (tmp_path / "my_shelf-1.0.dist-info" / "METADATA").write_text("Name: my-shelf\nVersion: 1.0\n")
+        registered = "[preheat.components]\nshelf = my_shelf:ShelfSource\n"
+        (tmp_path / "my_shelf-1.0.dist-info" / "entry_points.txt").write_text(registered)
+        monkeypatch.syspath_prepend(tmp_path)
+        components.cache_clear()
+
+    yield install
+    components.cache_clear()
+    sys.modules.pop("my_shelf", None)
+
+
+SHELF = """
+    from dataclasses import dataclass
+    from preheat import PipelineStage
+    from preheat.stage import CheckpointSource
+
+    @dataclass(frozen=True)
+    class ShelfSource(CheckpointSource):
+        place: int = 0
+        uri = "shelf"
+
+        def open(self, patience):
+            raise NotImplementedError
+"""
+
+
+def test_a_component_of_another_package_is_known_in_its_family(package: Callable[[str], None]) -> None:
+    package(SHELF)
+    assert "shelf" in ComponentCatalog.list_sources()
+    assert "shelf" not in ComponentCatalog.list_loaders() + ComponentCatalog.list_modifiers()
+    stage = build({"shelf": {"place": 3}})
+    assert build({"_target_": ComponentCatalog.get_source_target("shelf"), "place": 3}) == stage
+    assert spell(stage) == {"shelf": {"place": 3}}
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        ("import not_there", "cannot be imported: No module named 'not_there'"),
+        ("", "cannot be imported: .*ShelfSource"),
+        ("ShelfSource = 3", "is no subclass of preheat.PipelineStage"),
+    ],
+)
+def test_a_package_that_is_broken_is_named_and_disturbs_no_component_of_ours(
+    package: Callable[[str], None], module: str, why: str
+) -> None:
+    """Anemoi's catalog is empty then, without a word."""
+    package(module)
+    with pytest.raises(CheckpointConfigError, match=f"component 'shelf' of the package my-shelf, .*{why}"):
+        ComponentCatalog.list_sources()
+    assert build({"local": {"path": "/a"}}) == LocalSource("/a")
+    assert build({"_target_": "anemoi.training.checkpoint.sources.LocalSource", "path": "/a"}) == LocalSource("/a")
 
 
 def test_a_listed_target_builds_the_class_it_names():
