@@ -125,6 +125,16 @@ def test_a_training_resumes_from_the_checkpoint_that_is_named(tmp_path: Path) ->
     assert optimizer.state_dict()["state"][0]["step"] == 3
 
 
+def test_the_configurations_schedule_holds_where_the_checkpoints_is_not_wanted(tmp_path: Path) -> None:
+    """TRAIN.PRESERVE_CHECKPOINT_SCHEDULE: False."""
+    trained(7, tmp_path)
+    model, optimizer, _ = training()
+    done = run(model, named("ckpt_epoch_7.pth", tmp_path), {"warmStart": {}}, optimizer=optimizer, scheduler=False)
+    assert "no scheduler (scheduler=False)" in done.metadata["restored"]
+    own = torch.optim.lr_scheduler.StepLR(optimizer, 5, last_epoch=done.metadata["training_state"]["iteration"] // 10)
+    assert own.last_epoch == 8, "which counts one on when it is built"
+
+
 def test_the_scale_of_gradients_comes_back_and_a_scaler_that_is_not_given_is_told_of(tmp_path: Path) -> None:
     """linnaeus keeps it under `amp`."""
     saved, optimizer, scheduler = training()

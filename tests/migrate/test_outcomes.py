@@ -199,6 +199,29 @@ def test_linnaeus_goes_on_with_as_much_as_it_says(setting, strategy):
     assert "is not read" in remark(migration, "MODEL.PRETRAINED")
 
 
+@pytest.mark.parametrize(
+    ("setting", "strategy"),
+    [
+        ("TRAIN: {}", "warmStart"),
+        ("TRAIN: {RESUME_SKIP_OPTIMIZER: true}", "weightsOnly"),
+        ("EVAL_MODE: true", "weightsOnly"),
+    ],
+)
+@pytest.mark.parametrize("begun", ["PRETRAINED: b.pth", "RESUME: /a.pth", "NAME: m"])
+def test_a_resumed_run_has_as_much_restored_as_one_that_is_named(setting, strategy, begun):
+    own = "EXPERIMENT: {NAME: n}, ENV: {OUTPUT: {BASE_DIR: /o}}"
+    migration = of(f"{{MODEL: {{{begun}}}, {own}, {setting}}}", "linnaeus")
+    assert spec(migration)["resume"]["strategy"] == strategy
+    assert "no effect" not in remark(migration, "TRAIN.RESUME_SKIP_OPTIMIZER") + remark(migration, "EVAL_MODE")
+
+
+@pytest.mark.parametrize(("kept", "says"), [("true", "schedule comes back"), ("false", "scheduler=False")])
+def test_whose_schedule_holds_in_a_resumed_run_is_said(kept, says):
+    train = f"TRAIN: {{PRESERVE_CHECKPOINT_SCHEDULE: {kept}}}"
+    migration = of(f"{{EXPERIMENT: {{NAME: n}}, ENV: {{OUTPUT: {{BASE_DIR: /o}}}}, {train}}}", "linnaeus")
+    assert says in remark(migration, "TRAIN.PRESERVE_CHECKPOINT_SCHEDULE")
+
+
 def test_automatic_resume_is_on_where_linnaeus_has_it_on():
     own = "EXPERIMENT: {PROJECT: p, GROUP: g, NAME: n}, ENV: {OUTPUT: {BASE_DIR: /o}}"
     said = of(f"{{MODEL: {{PRETRAINED: /a.pth}}, {own}}}")

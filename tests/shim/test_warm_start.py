@@ -310,6 +310,17 @@ def test_what_is_missing_on_either_side_is_refused(halfway: Training, bundle: Ca
         preheat.apply(fresh.model, fresh.optimizer, cosine)
 
 
+def test_a_schedule_can_be_left_to_the_training_and_that_is_said(
+    halfway: Training, bundle: Callable[..., Path]
+) -> None:
+    bundle(halfway.saved())
+    fresh = Training(seed=1)
+    report = preheat.apply(fresh.model, fresh.optimizer, False)
+    assert "no scheduler (scheduler=False)" in str(report)
+    assert fresh.scheduler.last_epoch == 0
+    assert fresh.optimizer.state_dict()["state"].keys() == halfway.optimizer.state_dict()["state"].keys()
+
+
 def test_weights_that_do_not_fit_leave_the_optimizer_alone(halfway: Training, bundle: Callable[..., Path]) -> None:
     checkpoint = halfway.saved()
     del checkpoint["model_state_dict"]["2.bias"]

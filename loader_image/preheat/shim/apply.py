@@ -46,9 +46,10 @@ def apply(
 
     With `pipeline` all of its stages run here, from its source on, and there is no bundle: a CheckpointPipeline, a list
     of stages, a configuration, or the path of a YAML file. A warm start restores `optimizer` and `scheduler`, each one
-    object or a list of them, `scaler`, and from what `preheat.save` wrote the random states. Tensors on the meta
-    device get memory on `device`, by default where the rest of the model is. In a process group all ranks call it and
-    return together. Raises a CheckpointError that says whether the model was touched, on every rank.
+    object or a list of them, `scaler`, and from what `preheat.save` wrote the random states; `scheduler=False` leaves
+    the checkpoint's schedule. Tensors on the meta device get memory on `device`, by default where the rest of the model
+    is. In a process group all ranks call it and return together. Raises a CheckpointError that says whether the model
+    was touched, on every rank.
     """
     context = CheckpointContext(model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, device=device)
     return apply_to(context) if pipeline is None else _fill(context, _pipeline_of(pipeline))

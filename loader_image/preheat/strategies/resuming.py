@@ -60,6 +60,7 @@ def resume(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStra
         found = Matches((), ()) if elsewhere else match(context, parts, mapping)
         own_state.check(context, parts.rest)
         kept = context.optimizer, context.scheduler
+        left = ["no scheduler (scheduler=False)"] if context.scheduler is False and parts.schedulers else []
         context = load_matching(context, WARM_START, tolerance, mapping)
         context.optimizer, context.scheduler = kept
         with touching():
@@ -68,7 +69,7 @@ def resume(context: CheckpointContext, tolerance: Tolerance, mapping: MappedStra
             besides = own_state.restore(context, state, own=not elsewhere and _is_own(context.checkpoint_data))
     context.update_metadata(
         training_state=state,
-        restored=[*_restored(found), *besides, *(f"{key} {value}" for key, value in progress.items())],
+        restored=[*_restored(found), *left, *besides, *(f"{key} {value}" for key, value in progress.items())],
         not_made=dict(opaque_in(parts.rest)),
         **progress,
     )
@@ -106,15 +107,16 @@ def left_to_do(
 def match(context: CheckpointContext, parts: Parts, mapping: MappedStrategy) -> Matches:
     """Each optimizer and scheduler of the context with its state, in the order of the checkpoint."""
     optimizers, schedulers = listed(context.optimizer), listed(context.scheduler)
+    states = {} if context.scheduler is False else parts.schedulers
     if not optimizers:
         raise CheckpointConfigError(
             "a warm start needs the optimizer, and was given none",
             remedy="Call preheat.apply(model, optimizer=..., scheduler=...) when they are built, or use weightsOnly",
         )
     same_number("optimizer", optimizers, parts.optimizers)
-    if schedulers or parts.schedulers:
-        same_number("scheduler", schedulers, parts.schedulers)
-    refuse_opaque({**parts.optimizers, **parts.schedulers})
+    if schedulers or states:
+        same_number("scheduler", schedulers, states)
+    refuse_opaque({**parts.optimizers, **states})
     names = {id(parameter): name for name, parameter in context.model.named_parameters()}
     fresh = kept(names, mapping)
     return Matches(
@@ -122,7 +124,7 @@ def match(context: CheckpointContext, parts: Parts, mapping: MappedStrategy) -> 
             (each, match_optimizer(s, each, names, fresh))
             for each, s in zip(optimizers, parts.optimizers.values(), strict=True)
         ],
-        [(each, _matching(s, each)) for each, s in zip(schedulers, parts.schedulers.values(), strict=True)],
+        [(each, _matching(s, each)) for each, s in zip(schedulers, states.values(), strict=True)],
     )
 
 
@@ -183,7 +185,7 @@ def refuse_opaque(states: Mapping[str, Any]) -> None:
 
 def listed(given: Any) -> list[Any]:
     """One object, several or none, as a list."""
-    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    return [] if given is None or given is False else list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def same_number(kind: str, given: list[Any], saved: Mapping[str, Any]) -> None:
@@ -191,7 +193,8 @@ def same_number(kind: str, given: list[Any], saved: Mapping[str, Any]) -> None:
         found = ", ".join(list(saved)[:8]) or "none"
         raise CheckpointIncompatibleError(
             f"the checkpoint has the state of {len(saved)} {kind}s ({found}), and {len(given)} were given",
-            remedy=f"Give as many, in this order, as `{kind}` (a list if there are several), or use weightsOnly",
+            remedy=f"Give as many, in this order, as `{kind}` (a list if there are several), or use weightsOnly"
+            + (", or scheduler=False to leave them" if kind == "scheduler" and not given else ""),
         )
 
 

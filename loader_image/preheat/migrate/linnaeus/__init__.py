@@ -38,9 +38,9 @@ KEYS = (
     Key("MODEL.RESUME", "a `named` source, or `local` or `http`; `warmStart`"),
     Key("TRAIN.RESUME", "the same, as linnaeus' document calls it"),
     Key("TRAIN.AUTO_RESUME", "`resume` from the run's own folder, before everything else"),
-    Key("TRAIN.RESUME_SKIP_OPTIMIZER", "`weightsOnly: {strict: false}` in place of `warmStart`"),
+    Key("TRAIN.RESUME_SKIP_OPTIMIZER", "`weightsOnly` in place of `warmStart`, in `resume` too"),
     Key("TRAIN.PRESERVE_CHECKPOINT_SCHEDULE", "`warmStart`, which restores a scheduler that it is given"),
-    Key("EVAL_MODE", "`weightsOnly: {strict: false}` in place of `warmStart`"),
+    Key("EVAL_MODE", "`weightsOnly` in place of `warmStart`, in `resume` too"),
     Key("ENV.INPUT.CACHE_DIR", "`cacheDir` of `named`"),
     Key("ENV.INPUT.BUCKET.ENABLED", "`bucket` of `named`"),
     Key("ENV.INPUT.BUCKET.NAME", "`bucket.s3.bucket` of `named`"),
@@ -131,30 +131,37 @@ def _own_folder(settings: Settings) -> Traced | None:
 
 def _go_on(settings: Settings, draft: Draft, name: Traced) -> None:
     draft.stages.append(named(settings, draft, name))
-    without = settings.on("TRAIN.RESUME_SKIP_OPTIMIZER", "EVAL_MODE")
-    if without:
+    if without := _without_optimizer(settings):
         draft.stage("weightsOnly", {"strict": without.made(False)}, without)
-        draft.remark(
-            "leaves epoch and iteration to the training, where linnaeus restores them without the optimizer: read them "
-            "from the checkpoint with `preheat inspect`",
-            settings.on("TRAIN.RESUME_SKIP_OPTIMIZER"),
-        )
     else:
         draft.stage("warmStart", {}, name)
-        _about_schedule(settings, draft, name)
+    _about_what_comes_back(settings, draft, name)
     draft.remark(
         "is not read, because a checkpoint to go on from is named, as in linnaeus",
         *(settings[f"MODEL.{key}"] for key in ("PRETRAINED", "PRETRAINED_CONVNEXT", "PRETRAINED_ROPEVIT")),
     )
 
 
-def _about_schedule(settings: Settings, draft: Draft, name: Traced) -> None:
+def _without_optimizer(settings: Settings) -> Traced | None:
+    """What says that of a checkpoint to go on from, named or the newest, the weights are wanted alone."""
+    return settings.on("TRAIN.RESUME_SKIP_OPTIMIZER", "EVAL_MODE")
+
+
+def _about_what_comes_back(settings: Settings, draft: Draft, because: Traced | None) -> None:
+    if _without_optimizer(settings):
+        draft.remark(
+            "leaves epoch and iteration to the training, where linnaeus restores them without the optimizer: read them "
+            "from the checkpoint with `preheat inspect`",
+            settings.on("TRAIN.RESUME_SKIP_OPTIMIZER"),
+        )
+        return
     kept = settings["TRAIN.PRESERVE_CHECKPOINT_SCHEDULE"]
     draft.remark(
         "the checkpoint's schedule comes back: give the scheduler to preheat.apply"
         if kept and kept.value is True
-        else "the configuration's own schedule holds: call preheat.apply(model, optimizer) without the scheduler",
-        kept or name,
+        else "the configuration's own schedule holds: call preheat.apply(model, optimizer, scheduler=False), and count "
+        "on from report.state['iteration']",
+        kept or because,
     )
 
 
@@ -168,18 +175,21 @@ def _resume(settings: Settings, draft: Draft, own: Traced | None) -> None:
         return
     on = said or own
     source = {"root": draft.own_place(own), "layout": own.made("linnaeus")}
-    draft.resume = on.made({"from": {"run": source}, "select": on.made("latest"), "strategy": on.made("warmStart")})
+    without = _without_optimizer(settings)
+    strategy = without.made("weightsOnly") if without else on.made("warmStart")
+    draft.resume = on.made({"from": {"run": source}, "select": on.made("latest"), "strategy": strategy})
     draft.choice = NewestFile(str(own), ".pth", draft.choice)
     if not draft.stages:
-        _else_from_the_start(draft, on, source)
+        _else_from_the_start(draft, on, source, strategy)
+    _about_what_comes_back(settings, draft, None)
     if not said:
         draft.remark("is what TRAIN.AUTO_RESUME says by default; to leave it out, set TRAIN.AUTO_RESUME=False", own)
 
 
-def _else_from_the_start(draft: Draft, on: Traced, source: dict[str, Traced]) -> None:
+def _else_from_the_start(draft: Draft, on: Traced, source: dict[str, Traced], strategy: Traced) -> None:
     """Where nothing else is named, linnaeus begins with random weights; a resource says that it may."""
     draft.stages.append({"run": on.made({"root": source["root"], "layout": source["layout"]})})
-    draft.stage("warmStart", {}, on)
+    draft.stage(str(strategy), {}, strategy)
     draft.settings["onFailure"] = on.made("Continue")
     draft.remark(
         "has nothing to begin with but random weights, which is what `onFailure: Continue` allows, with a warning in "
