@@ -7,7 +7,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
+
+from shim.warm import Warm
 
 import preheat
 
@@ -31,6 +36,8 @@ def lay_out_shim(folder: Path) -> Path:
 class Pod:
     """Runs Python as a training container of an injected pod would; `report` is where its reports go."""
 
+    _warm: Warm | None = None
+
     def __init__(self, shim: Path, work: Path, bundle: Path | None, mode: str | None = "auto") -> None:
         self.shim, self.work, self.report = shim, work, work / "report.json"
         given = {
@@ -43,10 +50,17 @@ class Pod:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREHEAT_", "PYTHON"))}
         self.environment = inherited | {name: value for name, value in given.items() if value is not None}
 
+    def on(self, warm: Warm) -> Self:
+        """The same, with scripts in processes that are forked from one that has imported what they import."""
+        self._warm = warm
+        return self
+
     def python(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a script; its exit code, output and errors."""
         path = self.work / "train.py"
         path.write_text(script)
+        if self._warm:
+            return self._warm.run(path, self.environment | environment)
         return subprocess.run(
             [sys.executable, str(path)],
             cwd=self.work,
@@ -62,3 +76,13 @@ class Pod:
         done = self.python(script, **environment)
         assert done.returncode == 0, done.stderr
         return done
+
+
+@contextmanager
+def warm_python(shim: Path, work: Path, *modules: str) -> Iterator[Warm]:
+    """An interpreter of a pod with this shim, in the mode auto, that has imported these modules."""
+    found = Warm(Pod(shim, work, work / "no-bundle").environment, *modules)
+    try:
+        yield found
+    finally:
+        found.end()

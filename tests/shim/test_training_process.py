@@ -6,7 +6,7 @@ from textwrap import dedent
 import pytest
 import torch
 from shim.bundles import WEIGHTS_ONLY, write_bundle
-from shim.pod import Pod, lay_out_shim
+from shim.pod import Pod, lay_out_shim, warm_python
 
 LIGHTNING = """
 import {package} as L
@@ -64,6 +64,19 @@ def pod(shim, tmp_path, weights):
     return Pod(shim, tmp_path, write_bundle(tmp_path / "bundle", weights, stages))
 
 
+@pytest.fixture(scope="module")
+def lightning(shim, tmp_path_factory):
+    """Has imported Lightning, with the shim."""
+    with warm_python(shim, tmp_path_factory.mktemp("warm"), "lightning.pytorch") as python:
+        yield python
+
+
+@pytest.fixture
+def warm(pod, lightning):
+    """`pod`, for scripts that may begin with Lightning imported."""
+    return pod.on(lightning)
+
+
 def manual(pod):
     return Pod(pod.shim, pod.work, pod.work / "bundle", "manual")
 
@@ -97,8 +110,8 @@ def test_a_lightning_script_that_never_mentions_preheat_trains_from_the_checkpoi
     assert json.loads(pod.report.read_text())["totals"]["frozen"] == 2
 
 
-def test_the_models_own_setup_and_configure_model_come_first(pod, weights):
-    pod.succeed(script("""
+def test_the_models_own_setup_and_configure_model_come_first(warm, weights):
+    warm.succeed(script("""
         class Late(Model):
             def __init__(self):
                 super().__init__()
@@ -113,11 +126,11 @@ def test_the_models_own_setup_and_configure_model_come_first(pod, weights):
         trainer().fit(model, data)
         assert model.order == ["setup", "configure_model"], model.order
     """))  # fmt: skip
-    assert equal(torch.load(pod.work / "out.pt", weights_only=True)["first"], weights)
+    assert equal(torch.load(warm.work / "out.pt", weights_only=True)["first"], weights)
 
 
-def test_validation_before_training_sees_the_checkpoint(pod, weights):
-    done = pod.succeed(script("""
+def test_validation_before_training_sees_the_checkpoint(warm, weights):
+    done = warm.succeed(script("""
         model = Model()
         trainer().validate(model, data)
         torch.save(model.seen[0], "seen.pt")
@@ -126,12 +139,12 @@ def test_validation_before_training_sees_the_checkpoint(pod, weights):
         trainer().fit(model, data)
         assert not model.first["head.weight"].any(), "applied twice"
     """))  # fmt: skip
-    assert torch.equal(torch.load(pod.work / "seen.pt", weights_only=True), weights["encoder.weight"])
+    assert torch.equal(torch.load(warm.work / "seen.pt", weights_only=True), weights["encoder.weight"])
     assert done.stderr.count("Preheat: loaded") == 1
 
 
-def test_a_further_model_is_filled_when_it_is_trained_and_left_alone_when_it_is_only_tested(pod, weights):
-    pod.succeed(script("""
+def test_a_further_model_is_filled_when_it_is_trained_and_left_alone_when_it_is_only_tested(warm, weights):
+    warm.succeed(script("""
         model = Model()
         trainer().fit(model, data)
         tested = Model()
@@ -141,12 +154,12 @@ def test_a_further_model_is_filled_when_it_is_trained_and_left_alone_when_it_is_
         model = Model()
         trainer().fit(model, data)
     """))  # fmt: skip
-    assert equal(torch.load(pod.work / "out.pt", weights_only=True)["first"], weights)
+    assert equal(torch.load(warm.work / "out.pt", weights_only=True)["first"], weights)
 
 
-def test_a_script_that_applied_the_checkpoint_to_a_part_is_not_disturbed(shim, tmp_path, weights):
+def test_a_script_that_applied_the_checkpoint_to_a_part_is_not_disturbed(shim, lightning, tmp_path, weights):
     inner = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
-    pod = Pod(shim, tmp_path, write_bundle(tmp_path / "bundle", inner))
+    pod = Pod(shim, tmp_path, write_bundle(tmp_path / "bundle", inner)).on(lightning)
     pod.succeed(script("""
         import preheat
         model = Model()
@@ -156,8 +169,8 @@ def test_a_script_that_applied_the_checkpoint_to_a_part_is_not_disturbed(shim, t
     assert equal(torch.load(tmp_path / "out.pt", weights_only=True)["first"], weights, "encoder.weight", "encoder.bias")
 
 
-def test_lightnings_own_restore_wins_and_is_reported(pod, weights):
-    done = pod.succeed(script("""
+def test_lightnings_own_restore_wins_and_is_reported(warm, weights):
+    done = warm.succeed(script("""
         model = Model()
         run = trainer(max_steps=2)
         run.fit(model, data)
@@ -171,20 +184,23 @@ def test_lightnings_own_restore_wins_and_is_reported(pod, weights):
     assert "Lightning then restored last.ckpt over it" in done.stderr
 
 
-def test_two_processes_of_a_distributed_run_each_have_the_checkpoint(pod, weights):
-    done = pod.succeed(script("""
+def test_two_processes_of_a_distributed_run_each_have_the_checkpoint(warm, weights):
+    done = warm.succeed(script("""
         model = Model()
         trainer(strategy="ddp", devices=2).fit(model, data)
         torch.save(model.first, "first%d.pt" % model.global_rank)
     """, save=False))  # fmt: skip
-    assert all(equal(torch.load(pod.work / f"first{rank}.pt", weights_only=True), weights) for rank in (0, 1))
+    assert all(equal(torch.load(warm.work / f"first{rank}.pt", weights_only=True), weights) for rank in (0, 1))
     assert done.stderr.count("preheat.report {") == 2
-    assert (pod.work / "report-rank1.json").exists()
+    assert (warm.work / "report-rank1.json").exists()
 
 
 @pytest.mark.parametrize("mode", ["manual", "off"])
-def test_lightning_is_left_alone_unless_the_shim_is_automatic(pod, weights, mode):
-    done = Pod(pod.shim, pod.work, pod.work / "bundle", mode).python(script("""
+def test_lightning_is_left_alone_unless_the_shim_is_automatic(pod, lightning, weights, mode):
+    other = Pod(pod.shim, pod.work, pod.work / "bundle", mode)
+    if mode == "manual":  # which Lightning's callback asks for when there is a trainer
+        other.on(lightning)
+    done = other.python(script("""
         model = Model()
         trainer().fit(model, data)
     """))  # fmt: skip
@@ -196,8 +212,9 @@ def test_lightning_is_left_alone_unless_the_shim_is_automatic(pod, weights, mode
         assert "reheat" not in done.stderr
 
 
-def test_a_checkpoint_that_does_not_fit_stops_lightning_before_the_first_step(shim, tmp_path):
+def test_a_checkpoint_that_does_not_fit_stops_lightning_before_the_first_step(shim, lightning, tmp_path):
     pod = Pod(shim, tmp_path, write_bundle(tmp_path / "bundle", {"net.encoder.weight": torch.ones(4, 4)}))
+    pod.on(lightning)
     done = pod.python(script("model = Model()\ntrainer().fit(model, data)\n"))
     assert done.returncode != 0
     assert "NothingMatchedError: no name of the checkpoint is in the model" in done.stderr
@@ -237,8 +254,8 @@ def test_a_plain_script_that_forgets_to_apply_fails_at_its_first_step(pod, mode)
     assert not (pod.work / "out.pt").exists()
 
 
-def test_a_spawned_process_is_told_that_the_checkpoint_belongs_into_it(pod):
-    done = pod.python(dedent("""
+def test_a_spawned_process_is_told_that_the_checkpoint_belongs_into_it(warm):
+    done = warm.python(dedent("""
         import torch
         def train(rank, model):
             model(torch.ones(1, 4)).sum().backward()
@@ -400,8 +417,8 @@ def test_a_torch_that_cannot_be_watched_does_not_import(pod, tmp_path):
     assert "ImportError: Preheat cannot watch this process" in done.stderr
 
 
-def test_lightning_shards_a_model_that_has_no_memory_yet(pod, weights):
-    done = pod.succeed(script("""
+def test_lightning_shards_a_model_that_has_no_memory_yet(warm, weights):
+    done = warm.succeed(script("""
         from lightning.pytorch.strategies import ModelParallelStrategy
         from torch.distributed.fsdp import fully_shard
 
@@ -420,6 +437,6 @@ def test_lightning_shards_a_model_that_has_no_memory_yet(pod, weights):
 
         trainer(devices=2, strategy=ModelParallelStrategy(process_group_backend="gloo")).fit(Sharded(), data)
     """, save=False), OMP_NUM_THREADS="1")  # fmt: skip
-    assert equal(torch.load(pod.work / "out.pt", weights_only=True), weights)
+    assert equal(torch.load(warm.work / "out.pt", weights_only=True), weights)
     assert done.stderr.count("Preheat, rank 1: loaded 4 of 4 tensors") == 1
     assert done.stderr.count("frozen 2 tensors (encoder); gave 4 tensors memory on cpu") == 2
