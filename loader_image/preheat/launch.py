@@ -19,10 +19,11 @@ from preheat.bundle.lease import owner_here
 from preheat.bundle.manifest import Pipeline
 from preheat.bundle.processes import forget_ended, show_life
 from preheat.bundle.store import SHIM_FOLDER
-from preheat.loader import Settings, load_or_go_on, message_path
+from preheat.loader import Settings, load_or_go_on
 from preheat.prepare import Outcome
 from preheat.shim.layout import shim_folder
 from preheat.spec import PipelineSpec
+from preheat.termination_message import message_path
 
 log = logging.getLogger(__name__)
 

@@ -5,20 +5,15 @@ Everything it needs is in its environment; it asks no API. Run again in the same
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from preheat.amounts import bytes_of, count_of, seconds_of, size_text
 from preheat.beacon import beacon, port_in
@@ -26,23 +21,19 @@ from preheat.bundle.absence import Absence
 from preheat.bundle.eviction import Policy
 from preheat.bundle.manifest import Pipeline
 from preheat.bundle.store import Store
-from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointTimeoutError, StorageError
+from preheat.container import deadline, run
+from preheat.errors import CheckpointConfigError, CheckpointError, StorageError
 from preheat.prepare import Outcome, Pin, prepare, reuse
 from preheat.progress import LogProgress, Progress
-from preheat.redaction import RedactingFormatter, Redaction
 from preheat.spec import CONTINUE, PipelineSpec, parse
+from preheat.termination_message import message_path
 
 if TYPE_CHECKING:
     from preheat.resume.loading import Resuming
     from preheat.resume.settings import Resume
 
-MAX_MESSAGE = 4096  # bytes that Kubernetes keeps of a termination message
-TERMINATED = 128 + signal.SIGTERM
 SHIMS = ("auto", "manual", "off")
-#: Objects until cycles are looked for: imports make many that stay, and to look through them takes time at the start.
-GC_THRESHOLD = 20_000
 ATTEMPTS = 3  # to attach a bundle that others remove
-_MORE_TIME = "Raise loader.deadlineSeconds, or let the container start again: it goes on"
 
 log = logging.getLogger("preheat.loader")
 
@@ -85,11 +76,6 @@ class Settings:
             pin=Pin.of(document.get("pin")),
             progress_port=port_in(environment, "PREHEAT_PROGRESS_PORT"),
         )
-
-
-def message_path(environment: Mapping[str, str]) -> Path:
-    """Where Kubernetes reads the termination message."""
-    return Path(environment.get("PREHEAT_TERMINATION_LOG", "/dev/termination-log"))
 
 
 def load(settings: Settings, progress: Progress | None = None) -> Outcome:
@@ -142,7 +128,7 @@ def load_or_go_on(settings: Settings) -> Outcome | Absence:
     """
     progress = LogProgress(log)
     try:
-        with beacon(settings.progress_port, progress.to_json), _deadline(settings.deadline):
+        with beacon(settings.progress_port, progress.to_json), deadline(settings.deadline):
             return load(settings, progress)
     except CheckpointError as error:
         if settings.spec.on_failure != CONTINUE or not error.continuable:
@@ -165,48 +151,14 @@ def load_or_go_on(settings: Settings) -> Outcome | Absence:
 
 def main() -> int:
     """Load once and return the exit code."""
-    return run(load_or_go_on)
+    return run(_work)
 
 
-class Told(Protocol):
-    """What came of a run."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The termination message."""
-        ...
-
-
-def run(work: Callable[[Settings], Told]) -> int:
-    """Do the work that the environment describes, leave its termination message and return the exit code."""
-    gc.set_threshold(GC_THRESHOLD)
-    log_to_stderr()
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        done = work(Settings.read(os.environ))
-    except CheckpointError as error:
-        log.error("%s: %s", error.reason, error)
-        return leave_failure(error.exit_code, error.reason, error.args[0], error.remedy)
-    except _TerminatedError:
-        log.error("terminated; the next run goes on with what is finished")
-        return leave_failure(TERMINATED, "Terminated", "the loader was terminated before it was done", "")
-    except Exception as error:
-        log.exception("InternalError: this is a defect of Preheat")
-        return leave_failure(
-            1, "InternalError", f"{type(error).__name__} in the loader", "See the log of preheat-loader"
-        )
+def _work() -> Outcome | Absence:
+    done = load_or_go_on(Settings.read(os.environ))
     if isinstance(done, Outcome):
         _say(done)
-    leave_message(done.to_json())
-    return 0
-
-
-def log_to_stderr() -> None:
-    """Log as a container of Preheat does: our own lines, without credentials."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter(Redaction(os.environ), "%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("preheat").setLevel(logging.INFO)  # ours only; botocore would tell of its own affairs
+    return done
 
 
 def _say(outcome: Outcome) -> None:
@@ -219,66 +171,6 @@ def _say(outcome: Outcome) -> None:
     else:
         fetched, peak = size_text(outcome.fetched_bytes), getrusage(RUSAGE_SELF).ru_maxrss // 1024
         log.info("done in %.2f s: %s, of %s read; peak memory %d MiB", outcome.seconds, what, fetched, peak)
-
-
-def leave_failure(code: int, reason: str, message: str, remedy: str) -> int:
-    """Write why there is no success as termination message, and return the exit code."""
-    leave_message({"outcome": "failed", "reason": reason, "message": " ".join(message.split()), "remedy": remedy})
-    return code
-
-
-def leave_message(message: dict[str, Any]) -> None:
-    """Write the termination message, at most as long as Kubernetes keeps; outside a pod there is no place for it."""
-    message = Redaction(os.environ).document(message)
-    while len(text := json.dumps(message)) > MAX_MESSAGE and message.get("message"):
-        message = {**message, "message": message["message"][: len(message["message"]) // 2]}
-    while len(text) > MAX_MESSAGE and message.get("warnings"):
-        message = {**message, "warnings": message["warnings"][:-1]}
-        text = json.dumps(message)
-    while len(text) > MAX_MESSAGE and (resume := message.get("resume")) and resume["passed"]:
-        more = resume.get("morePassed", 0) + 1
-        message = {**message, "resume": {**resume, "passed": resume["passed"][:-1], "morePassed": more}}
-        text = json.dumps(message)
-    while len(text) > MAX_MESSAGE and message.get("waiting"):
-        message = {**message, "waiting": message["waiting"][:-1], "moreWaiting": message.get("moreWaiting", 0) + 1}
-        text = json.dumps(message)
-    try:
-        message_path(os.environ).write_text(text)
-    except OSError as error:
-        log.warning("the termination message cannot be written: %s", error.strerror)
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM arrived; unwinding sets aside what is finished, and removes the rest."""
-
-
-class _TooLateError(BaseException):
-    """The deadline has passed; no handler of errors on the way takes it for one of its own."""
-
-
-@contextmanager
-def _deadline(seconds: float | None) -> Iterator[None]:
-    """End the block with a CheckpointTimeoutError when so much time has passed, whatever it does."""
-    if seconds is None:
-        yield
-        return
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        raise _TooLateError
-
-    signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    except _TooLateError:
-        raise CheckpointTimeoutError(f"not done within {seconds:g} s", remedy=_MORE_TIME) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; unwinding must not be cut short
-    raise _TerminatedError
 
 
 def _pipeline_document(environment: Mapping[str, str]) -> Mapping[str, Any]:

@@ -5,17 +5,22 @@ It is told everything as the loader is, runs as a Job before any pod asks for th
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from preheat import loader
 from preheat.blob import Patience
 from preheat.bundle.origins import told_of
+from preheat.container import run
+from preheat.loader import Settings
 from preheat.resume.settings import Resume
 from preheat.verbs.forecast import Forecast, plan_pipeline
+
+log = logging.getLogger("preheat.source_check")
 
 #: Warnings that a message holds, and characters of each: Kubernetes keeps 4096 bytes.
 _TOLD, _SAID = 4, 300
@@ -52,13 +57,11 @@ class Found:
         }
 
 
-def check(settings: loader.Settings) -> Found:
+def check(settings: Settings) -> Found:
     """Raises what the loader would raise before it moves a byte of payload."""
     began = time.monotonic()
     forecast = plan_pipeline(settings.spec)
-    loader.log.info(
-        "found %s, version %s: %s, %d tensors", forecast.uri, forecast.version, forecast.format, forecast.tensors
-    )
+    log.info("found %s, version %s: %s, %d tensors", forecast.uri, forecast.version, forecast.format, forecast.tensors)
     resume = settings.spec.resume
     told = _resumable(resume, settings.spec.patience) if resume and not resume.run.in_pod else None
     return Found(forecast, time.monotonic() - began, told)
@@ -70,9 +73,9 @@ def _resumable(resume: Resume, patience: Patience) -> dict[str, Any]:
 
     listed = candidates(resume, patience)
     first = listed.candidates[0].name if listed.candidates else None
-    loader.log.info("of the run in %s a pod would resume from %s", resume.where, first or "nothing")
+    log.info("of the run in %s a pod would resume from %s", resume.where, first or "nothing")
     return {"run": resume.where, "strategy": resume.strategy, "checkpoint": first, "passed": []}
 
 
 if __name__ == "__main__":
-    sys.exit(loader.run(check))
+    sys.exit(run(lambda: check(Settings.read(os.environ))))

@@ -18,11 +18,12 @@ from sources import s3_server
 import preheat
 from preheat.bundle.data import open_bundle
 from preheat.errors import AccessDeniedError, CheckpointNotFoundError, CheckpointSourceError
-from preheat.loader import Settings, leave_message
+from preheat.loader import Settings
 from preheat.resume.resumption import Resumption
 from preheat.resume.starts import Starts
 from preheat.source_check import check
 from preheat.sources.local import LocalSource
+from preheat.termination_message import leave_message
 
 WEIGHTS_ONLY = {"weightsOnly": {}}
 

@@ -19,7 +19,7 @@ from uploading.checkpoints_to_send import save
 from uploading.put_server import PutServer
 
 from preheat.errors import AccessDeniedError
-from preheat.loader import MAX_MESSAGE, leave_message
+from preheat.termination_message import MAX_MESSAGE, leave_message
 from preheat.uploading.account import LISTED, Account
 from preheat.uploading.sidecar import Telling
 

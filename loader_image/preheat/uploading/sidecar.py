@@ -20,12 +20,13 @@ from typing import Any
 from preheat.beacon import UPLOADS_PATH, beacon, port_in
 from preheat.blob import Patience
 from preheat.construction import construct, snake_case
+from preheat.container import GC_THRESHOLD, log_to_stderr
 from preheat.errors import CheckpointConfigError, CheckpointError
-from preheat.loader import GC_THRESHOLD, leave_failure, leave_message, log_to_stderr
 from preheat.progress import LogProgress
 from preheat.redaction import Redaction
 from preheat.spelling import build
 from preheat.stage import CheckpointSource
+from preheat.termination_message import leave_failure, leave_message
 from preheat.uploading.account import Account
 from preheat.uploading.ending import Ending
 from preheat.uploading.finished import Rest
