@@ -89,7 +89,7 @@ def test_connections_are_kept_and_shared_by_threads(server: FaultServer) -> None
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda at: blob.read(at, at + 1000), range(0, 500_000, 1000)))
     assert b"".join(parts) == CONTENT[:500_000]
-    assert len(blob._connections._idle) <= 4
+    assert len(blob._exchanges._connections._idle) <= 4
     blob.close()
 
 

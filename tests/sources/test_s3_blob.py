@@ -135,10 +135,10 @@ def test_a_refused_signature_is_made_anew(endpoint: str, monkeypatch: pytest.Mon
     blob = open_blob(endpoint)
     signed = []
     locate = blob.locate
-    monkeypatch.setattr(blob, "locate", lambda: signed.append(1) or locate())
-    first, target, when = blob._location or pytest.fail("no location is remembered")
+    monkeypatch.setattr(blob._exchanges, "_locate", lambda: signed.append(1) or locate())
+    first, target, when = blob._exchanges._location or pytest.fail("no location is remembered")
     stale = type(target)(target.scheme, target.host, target.port, target.path.replace("Signature=", "Signature=0"))
-    blob._location = first, stale, when
+    blob._exchanges._location = first, stale, when
     assert blob.read(0, 10) == CONTENT[:10]
     assert len(signed) == 1
     blob.close()

@@ -67,7 +67,7 @@ class HTTPSource(Place):
     def open(self, patience: Patience) -> Blob:
         """Ask for size and version with one request, of every file where there are several."""
         from preheat.formats.folders import open_in
-        from preheat.sources.http_blob import HttpFolder
+        from preheat.sources.http_folder import HttpFolder
 
         folder, name, query = self._parts()
         place = HttpFolder(folder, query, self.authorization(), patience, self.ca_bundle)

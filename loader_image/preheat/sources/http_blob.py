@@ -7,28 +7,14 @@ A server without byte ranges, or without an ETag or a Last-Modified to pin the o
 
 from __future__ import annotations
 
-import ssl
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
-from urllib.parse import quote
 
-from preheat import __version__
 from preheat.blob import Patience, check_range
-from preheat.errors import (
-    CheckpointError,
-    CheckpointSourceError,
-    CheckpointTimeoutError,
-    TruncatedError,
-)
+from preheat.errors import CheckpointError, CheckpointSourceError, TruncatedError
 from preheat.sources.attempts import Attempts, Interrupted
 from preheat.sources.http_answer import (
-    BUSY,
-    PASSING,
-    REDIRECTS,
     Headers,
     Pin,
     check_encoding,
@@ -37,24 +23,16 @@ from preheat.sources.http_answer import (
     content_range,
     no_ranges,
     refusal,
-    retry_after,
-    words_for,
 )
-from preheat.sources.http_connection import Answer, Connection, Connections, Target
-from preheat.sources.watchdog import WATCHDOG
+from preheat.sources.http_connection import Answer, Connections
+from preheat.sources.http_exchange import Exchanges
+from preheat.sources.http_faults import faults
 
 #: Bytes of the end that the first request asks for: there a zip file has its directory.
 TAIL = 64 * 1024
 #: Bytes of the beginning, for a safetensors file; a thousand shards are open at once.
 HEAD = 16 * 1024
-#: Where a redirect or a signature led is asked again for this long, seconds; both expire, usually after an hour.
-LOCATION_LIFETIME = 600.0
-LONGEST_SOCKET_WAIT = 30.0
 READ_BUFFER = 256 * 1024
-
-_MAX_REDIRECTS = 5
-_MAX_ERROR_BODY = 16 * 1024
-_MAY_HAVE_EXPIRED = frozenset({400, 401, 403, 404, 410})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +60,9 @@ class HttpBlob:
         self.uri = uri
         self.fetched = 0  # bytes of all bodies so far
         self._url = url
-        self._headers = dict(headers)
         self._patience = patience
-        self._connections = connections or Connections()
+        self._exchanges = Exchanges(uri, headers, patience, connections, self.locate, self.refuse)
         self._lock = threading.Lock()
-        self._location: tuple[Target, Target, float] | None = None  # (first, last after redirects, when)
-        self._closed = threading.Event()
-        self._busy: set[Connection] = set()
         try:
             self.size, self._pin, self._kept = self._discover()
         except BaseException:
@@ -121,7 +95,7 @@ class HttpBlob:
 
     def forget_location(self) -> None:
         """Locate the object anew for the next request."""
-        self._location = None
+        self._exchanges.forget_location()
 
     # What everybody reads by.
 
@@ -144,14 +118,10 @@ class HttpBlob:
 
     def close(self) -> None:
         """Close every connection; a read in another thread then ends in an error instead of going on."""
-        self._closed.set()
-        with self._lock:
-            for connection in self._busy:
-                connection.abort()
-        self._connections.close()  # those of its folder too: a file that is still read opens new ones
+        self._exchanges.close()
 
     def _stream_remote(self, start: int, stop: int, buffer: memoryview) -> Iterator[memoryview]:
-        attempts = Attempts(self.uri, self._patience, self._closed)
+        attempts = Attempts(self.uri, self._patience, self._exchanges.closed)
         position = start
         while position < stop:
             try:
@@ -163,7 +133,7 @@ class HttpBlob:
 
     def _receive(self, start: int, stop: int, buffer: memoryview, attempts: Attempts) -> Iterator[memoryview]:
         headers = {"Range": f"bytes={start}-{stop - 1}", **self._pin.condition()}
-        with self._exchange(headers) as answer:
+        with self._exchanges.exchange(headers) as answer:
             check_part(self.uri, answer.status, answer.headers, (start, stop), self.size, self._pin)
             position = start
             while position < stop:
@@ -204,7 +174,7 @@ class HttpBlob:
     def _discover(self) -> tuple[int, Pin, Kept]:
         first = f"bytes=0-{HEAD - 1}" if self.uri.endswith(".safetensors") else f"bytes=-{TAIL}"
         for wanted in (first, "bytes=0-0"):  # Azure's blob service knows no ranges from the end
-            attempts = Attempts(self.uri, self._patience, self._closed)
+            attempts = Attempts(self.uri, self._patience, self._exchanges.closed)
             while True:
                 try:
                     found = self._ask(wanted, attempts)
@@ -217,7 +187,7 @@ class HttpBlob:
 
     def _ask(self, wanted: str, attempts: Attempts) -> tuple[int, Pin, Kept] | None:
         """Size, pin and the bytes that were asked for; None when the answer is not what was asked for."""
-        with self._exchange({"Range": wanted}) as answer:
+        with self._exchanges.exchange({"Range": wanted}) as answer:
             headers = answer.headers
             check_encoding(self.uri, headers)
             length = content_length(headers)
@@ -233,148 +203,3 @@ class HttpBlob:
             if filled < length:
                 raise self._cut(start + filled, stop)
             return size, Pin.of(headers), Kept(start, bytes(buffer))
-
-    # One request and its answer.
-
-    @contextmanager
-    def _exchange(self, headers: Mapping[str, str]) -> Iterator[Answer]:
-        """Ask, follow redirects, and keep the connection if the answer was read to its end."""
-        connection, answer = self._follow(headers)
-        try:
-            yield answer
-        finally:
-            self._give_back(connection, answer)
-
-    def _give_back(self, connection: Connection, answer: Answer) -> None:
-        with self._lock:
-            self._busy.discard(connection)
-            keep = answer.isclosed() and not answer.will_close and not self._closed.is_set()
-        if keep:
-            self._connections.give(connection)
-        else:
-            self._drop(connection, answer)
-
-    def _drop(self, connection: Connection, answer: Answer | None = None) -> None:
-        with self._lock:
-            self._busy.discard(connection)
-        if answer:
-            answer.close()
-        connection.close()
-
-    def _follow(self, headers: Mapping[str, str]) -> tuple[Connection, Answer]:
-        for _ in range(2):
-            first, target, cached = self._where()
-            for _ in range(_MAX_REDIRECTS + 1):
-                connection, answer = self._send(target, first, headers)
-                if answer.status not in REDIRECTS or not answer.headers.get("Location"):
-                    break  # S3 names a bucket's region in a 301 that leads nowhere
-                target = self._redirect(connection, answer, target)
-            else:
-                raise CheckpointSourceError(
-                    f"{self.uri} redirects more than {_MAX_REDIRECTS} times", remedy="Check the server's redirects"
-                )
-            if answer.status in (200, 206):
-                if not cached:
-                    self._location = first, target, time.monotonic()
-                return connection, answer
-            self.forget_location()
-            error = self._read_refusal(connection, answer)
-            if not (cached and answer.status in _MAY_HAVE_EXPIRED):
-                raise error
-        raise error
-
-    def _where(self) -> tuple[Target, Target, bool]:
-        location = self._location
-        if location and time.monotonic() - location[2] < LOCATION_LIFETIME:
-            return location[0], location[1], True
-        target = Target.parse(self.locate())
-        return target, target, False
-
-    def _send(self, target: Target, first: Target, headers: Mapping[str, str]) -> tuple[Connection, Answer]:
-        own = self._headers if target.origin == first.origin else {}  # they may carry credentials
-        fixed = {"Accept-Encoding": "identity", "User-Agent": f"preheat/{__version__}"}
-        while True:
-            connection = self._connection(target)
-            kept_alive = connection.used
-            try:
-                with faults(self.uri), WATCHDOG.limit(self._patience.timeout_seconds, connection.abort):
-                    return connection, connection.get(target.path, {**fixed, **headers, **own})
-            except BaseException as error:
-                self._drop(connection)
-                if not (kept_alive and isinstance(error, Interrupted) and error.at_once):
-                    raise
-
-    def _connection(self, target: Target) -> Connection:
-        connection = self._connections.take(target, min(self._patience.timeout_seconds, LONGEST_SOCKET_WAIT))
-        with self._lock:
-            self._busy.add(connection)
-        if self._closed.is_set():  # meanwhile: `close` may not have seen it
-            connection.abort()
-        return connection
-
-    def _redirect(self, connection: Connection, answer: Answer, target: Target) -> Target:
-        self._drop(connection, answer)
-        return target.redirect(answer.headers["Location"])
-
-    def _read_refusal(self, connection: Connection, answer: Answer) -> CheckpointError:
-        """The error for an answer that is no success; raises Interrupted when it may pass."""
-        try:
-            with faults(self.uri), WATCHDOG.limit(self._patience.timeout_seconds, connection.abort):
-                body = answer.read(_MAX_ERROR_BODY)
-        finally:
-            self._drop(connection, answer)
-        if answer.status in PASSING:
-            error = CheckpointSourceError(
-                f"{self.uri}: the server answered {answer.status} {words_for(answer.status)}", remedy="Try again later"
-            )
-            raise Interrupted(error, retry_after(answer.headers, time.time()), busy=answer.status in BUSY)
-        return self.refuse(answer.status, words_for(answer.status), answer.headers, body)
-
-
-class HttpFolder:
-    """What is beside a URL. A query is sent for every file: it may be a signature for all of them."""
-
-    def __init__(
-        self, url: str, query: str, headers: Mapping[str, str], patience: Patience, authorities: str | None = None
-    ) -> None:
-        self.uri = url
-        self._query = query
-        self._headers = headers
-        self._patience = patience
-        self._connections = Connections(authorities)
-
-    def names(self) -> None:
-        """Nothing: HTTP has no listing."""
-
-    def open(self, name: str) -> HttpBlob:
-        """Ask for size and version of a file."""
-        url = self.uri + quote(name, safe="/%:=&~+!$,;'@()*")
-        return HttpBlob(
-            url + self._query, uri=url, headers=self._headers, patience=self._patience, connections=self._connections
-        )
-
-
-@contextmanager
-def faults(uri: str) -> Iterator[None]:
-    """Turn what sockets and parsers raise into Interrupted, or into an error that no further attempt mends."""
-    try:
-        yield
-    except ssl.SSLCertVerificationError as error:
-        raise CheckpointSourceError(
-            f"{uri}: the server's certificate is not trusted: {error.verify_message}",
-            remedy="Give the authority's certificate in caBundle, or in a file named by SSL_CERT_FILE",
-        ) from error
-    except TimeoutError as error:
-        raise Interrupted(
-            CheckpointTimeoutError(f"{uri}: the server does not answer", remedy="Check the server and the network")
-        ) from error
-    except (OSError, HTTPException) as error:
-        # An HTTPException may quote the URL with its signature.
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else ""
-        raise Interrupted(
-            CheckpointSourceError(
-                f"{uri} cannot be reached: {reason or type(error).__name__}", remedy="Check address, port and network"
-            ),
-            # A kept connection that the server has closed meanwhile says nothing about the server.
-            at_once=isinstance(error, (ConnectionResetError, BrokenPipeError)),
-        ) from error

@@ -25,6 +25,9 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from preheat.errors import CheckpointConfigError, CheckpointSourceError
 from preheat.sources.tls import TLSConnection
 
+#: Seconds that one call of a socket may take, however patient the user is.
+LONGEST_SOCKET_WAIT = 30.0
+
 #: Where clouds hand out credentials and machine configurations, outside the link-local networks: Amazon's own IPv6
 #: services (instance metadata, Pod Identity), Google's and Oracle's metadata by IPv6, Azure's wire server, Alibaba's.
 _METADATA = tuple(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from preheat.errors import CheckpointSourceError, TruncatedError
 from preheat.sources.attempts import Attempts, Interrupted
 from preheat.sources.http_answer import Pin, check_encoding, content_length
-from preheat.sources.http_blob import HttpBlob, Kept, faults
+from preheat.sources.http_blob import HttpBlob, Kept
+from preheat.sources.http_faults import faults
 
 LIMIT = 64 << 20  # bytes; it is held in memory
 
@@ -14,7 +15,7 @@ class HttpDocument(HttpBlob):
     """All of a document, from one request; reads of it need no other."""
 
     def _discover(self) -> tuple[int, Pin, Kept]:
-        attempts = Attempts(self.uri, self._patience, self._closed)
+        attempts = Attempts(self.uri, self._patience, self._exchanges.closed)
         while True:
             try:
                 return self._whole()
@@ -22,7 +23,7 @@ class HttpDocument(HttpBlob):
                 attempts.again(fault)
 
     def _whole(self) -> tuple[int, Pin, Kept]:
-        with self._exchange({}) as answer, faults(self.uri):
+        with self._exchanges.exchange({}) as answer, faults(self.uri):
             check_encoding(self.uri, answer.headers)
             content = answer.read(LIMIT + 1)
             if len(content) > LIMIT:

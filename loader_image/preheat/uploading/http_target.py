@@ -13,8 +13,8 @@ from preheat.blob import Patience
 from preheat.errors import CheckpointNotFoundError, CheckpointValidationError
 from preheat.sources.http import HTTPSource
 from preheat.sources.http_answer import content_length, refusal
-from preheat.sources.http_blob import HttpFolder
 from preheat.sources.http_connection import Connections
+from preheat.sources.http_folder import HttpFolder
 from preheat.uploading.content import Content, Passed
 from preheat.uploading.reading_back import crc64_of
 from preheat.uploading.sending import Reply, Sender, Stretch, Text, full, paced

@@ -13,8 +13,8 @@ from preheat.blob import Patience
 from preheat.errors import CheckpointSourceError, NoSpaceError
 from preheat.sources.attempts import Attempts, Interrupted
 from preheat.sources.http_answer import BUSY, PASSING, Headers, retry_after, words_for
-from preheat.sources.http_blob import LONGEST_SOCKET_WAIT, faults
-from preheat.sources.http_connection import Answer, Body, Connection, Connections, Target
+from preheat.sources.http_connection import LONGEST_SOCKET_WAIT, Answer, Body, Connection, Connections, Target
+from preheat.sources.http_faults import faults
 from preheat.sources.watchdog import WATCHDOG
 from preheat.transfer.pace import REMOTE, ramped
 from preheat.uploading.content import Content, Passed
