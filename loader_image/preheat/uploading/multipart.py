@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from preheat.errors import CheckpointValidationError
 from preheat.transfer.checksum import Crc64
@@ -17,55 +17,10 @@ from preheat.uploading.content import Content, Passed
 from preheat.uploading.parts import Begun, Part, Received, begun_in, completion, parts_of, received_in, spelled, text_in
 from preheat.uploading.sending import Reply, Stretch, Text
 
+if TYPE_CHECKING:
+    from preheat.uploading.s3_target import S3Target
+
 log = logging.getLogger(__name__)
-
-
-class Bucket(Protocol):
-    """What has to be asked of it: see `s3_target.S3Target`."""
-
-    uri: str
-
-    @property
-    def checksums(self) -> bool:
-        """Whether the service knows checksums, as far as that was seen."""
-        ...
-
-    def ask(
-        self,
-        method: str,
-        operation: str,
-        name: str | None,
-        parameters: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: Text | Stretch | None = None,
-        advance: Passed = lambda count: None,
-    ) -> Reply:
-        """What the service says to an operation on an object, or on the bucket."""
-        ...
-
-    def key(self, name: str) -> str:
-        """The key of a name."""
-        ...
-
-    def good(self, reply: Reply) -> Reply:
-        """The reply, or its refusal raised."""
-        ...
-
-    def checksum(self, crc64: str) -> tuple[dict[str, Any], dict[str, str]]:
-        """A checksum as parameter and as header; neither where the service knows none."""
-        ...
-
-    def knows_none(self, reply: Reply) -> bool:
-        """Whether the service refuses for the checksum's sake; from then on none is sent."""
-        ...
-
-    def is_there(self, content: Content, name: str) -> bool:
-        """Whether an object with these bytes is there."""
-        ...
-
-    def interrupt(self) -> None:
-        """End what is under way in other threads."""
-        ...
 
 
 class Multipart:
@@ -73,7 +28,7 @@ class Multipart:
 
     def __init__(
         self,
-        target: Bucket,
+        target: S3Target,
         content: Content,
         name: str,
         threads: Callable[[], int],
