@@ -6,15 +6,14 @@ same injection; then pods through a real API server, labelled and not, and hundr
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from api_server import ApiServer, api_server, memory, versions
-from installation import NAMESPACE, SERVICE, installed, prepare, until_injected
+from api_server import ApiServer, versions
+from installation import NAMESPACE, SERVICE, installed, until_injected
+from operator_bench import filled_server, options_of
 from operator_process import OperatorProcess, operator, process, until_ready
 from processes import measure
 from results import Figure, conclude
@@ -22,7 +21,7 @@ from review_load import at_rate_and_at_once
 from sending import Server
 from servers import free_port
 from through_api import labelled_and_not, replaced
-from workload import PIPELINES, fill
+from workload import PIPELINES
 
 from cluster.commands import wait_until
 
@@ -34,13 +33,8 @@ POLICIES = ("policy",)
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure; exit 1 when a goal is missed."""
-    parser = argparse.ArgumentParser(prog="make bench-admission", description=__doc__)
-    parser.add_argument("--docs", action="store_true", help="write the table of docs/benchmarks.md, too")
-    parser.add_argument("--seconds", type=int, default=30, help="of the steady rate")
-    options = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="preheat-bench-", dir=memory()) as folder, api_server(Path(folder)) as api:
-        prepare(api)
-        fill(api)
+    options = options_of(words, "make bench-admission", __doc__, (30, "of the steady rate"))
+    with filled_server() as api:
         figures = [*_webhook(api, options.seconds), *_kopf(api, options.seconds), *_policies(api), *replaced(api)]
     conclude(
         {PART: figures}, "Admission, 1,000 pipelines (command: make bench-admission)", versions(), docs=options.docs

@@ -5,19 +5,17 @@ There are no nodes: pods are bound to some that do not exist, and what their kub
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from api_server import ApiServer, api_server, memory, versions
-from installation import installed, prepare
+from api_server import ApiServer, versions
+from installation import installed
 from nodes import end_checks, run_pods
+from operator_bench import filled_server, options_of
 from operator_process import OperatorProcess, operator, until_ready
 from results import Figure, conclude
 from servers import free_port
-from workload import API, PIPELINES, fill
+from workload import API, PIPELINES
 
 from cluster.commands import say, wait_until
 
@@ -29,13 +27,8 @@ QUIET = 10.0
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure; exit 1 when a goal is missed."""
-    parser = argparse.ArgumentParser(prog="make bench-scale", description=__doc__)
-    parser.add_argument("--docs", action="store_true", help="write the table of docs/benchmarks.md, too")
-    parser.add_argument("--seconds", type=int, default=60, help="of the steady state")
-    options = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="preheat-bench-", dir=memory()) as folder, api_server(Path(folder)) as api:
-        prepare(api)
-        fill(api)
+    options = options_of(words, "make bench-scale", __doc__, (60, "of the steady state"))
+    with filled_server() as api:
         say(f"making {PIPELINES * PODS:,} pods")
         run_pods(api, PODS)
         figures = list(_measured(api, options.seconds))
