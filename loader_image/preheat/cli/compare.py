@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from preheat.cli.answer import answering, progress, show, show_json
-from preheat.cli.parameters import Anonymous, Endpoint, Json, Profile, Region, source
+from preheat.cli.parameters import Json, source
+from preheat.cli.s3 import READING, S3, s3_options
 
 if TYPE_CHECKING:
     from preheat.stage import CheckpointSource
@@ -15,21 +16,19 @@ if TYPE_CHECKING:
 DIFFERENT = 3  # exit code; no error has it
 
 
+@s3_options(READING)
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="The checkpoint to compare with.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The checkpoint that is described.")],
     values: Annotated[bool, typer.Option("--values", help="Read both and compare every value.")] = False,
     as_json: Json = False,
-    endpoint: Endpoint = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    profile: Profile = None,
+    *,
+    s3: S3,
 ) -> None:
     """Compare the weights of two checkpoints: names, shapes, dtypes, values. Exits 0 when equal, 3 when not."""
     with answering(as_json):
         from preheat.verbs.comparison import compare as look
 
-        s3 = {"endpoint": endpoint, "region": region, "anonymous": anonymous, "profile": profile}
         one, other = _sources(first, second, s3)
         found = look(one, other, values=values, progress=progress("comparing") if values else None)
     if as_json:
@@ -42,7 +41,7 @@ def compare(
         raise typer.Exit(DIFFERENT)
 
 
-def _sources(first: str, second: str, s3: dict[str, Any]) -> list[CheckpointSource]:
+def _sources(first: str, second: str, s3: S3) -> list[CheckpointSource]:
     """Both sources; the options of S3 are for those that are in S3."""
     in_s3 = [where.lower().startswith("s3://") for where in (first, second)]
     return [

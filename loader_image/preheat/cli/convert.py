@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preheat.cli.answer import answering, progress, show, show_json
-from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Profile, Region, VersionId, source
+from preheat.cli.parameters import Json, Location, source
+from preheat.cli.s3 import READING_OBJECT, S3, s3_options
 from preheat.errors import CheckpointConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ ARROW = "=>"
 Regexes = list[str] | None
 
 
+@s3_options(READING_OBJECT)
 def convert(
     location: Location,
     target: Annotated[Path, typer.Argument(metavar="TARGET.safetensors", help="The file to write.")],
@@ -41,11 +43,8 @@ def convert(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     as_json: Json = False,
-    endpoint: Endpoint = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    version_id: VersionId = None,
-    profile: Profile = None,
+    *,
+    s3: S3,
 ) -> None:
     """Write the weights of a checkpoint to one safetensors file: only those, checked on their way, all or nothing.
 
@@ -55,9 +54,7 @@ def convert(
         from preheat.amounts import bytes_of
         from preheat.verbs.conversion import convert_checkpoint
 
-        where = source(
-            location, endpoint=endpoint, region=region, anonymous=anonymous, version_id=version_id, profile=profile
-        )
+        where = source(location, **s3)
         rules = [_rule(text) for text in rename or ()]
         stage = _stage(
             select=select, exclude=exclude, strip_prefix=strip_prefix, rename=rules, add_prefix=add_prefix, dtype=dtype

@@ -9,7 +9,8 @@ import typer
 
 from preheat.cli.answer import answering, show, show_json
 from preheat.cli.ls import described
-from preheat.cli.parameters import Anonymous, Endpoint, Json, LayoutName, Profile, Region, Runs, shelf
+from preheat.cli.parameters import Json, LayoutName, Runs, shelf
+from preheat.cli.s3 import READING, S3, s3_options
 from preheat.errors import CheckpointNotFoundError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from preheat.runs.shelf import Shelf
 
 
+@s3_options(READING)
 def info(
     place: Runs,
     name: Annotated[
@@ -24,14 +26,12 @@ def info(
     ] = None,
     layout: LayoutName = "auto",
     as_json: Json = False,
-    endpoint: Endpoint = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    profile: Profile = None,
+    *,
+    s3: S3,
 ) -> None:
     """Tell what is known of one checkpoint: position, metrics, size, what points to it. Reads no payload."""
     with answering(as_json):
-        found = shelf(place, layout, endpoint=endpoint, region=region, anonymous=anonymous, profile=profile)
+        found = shelf(place, layout, **s3)
         one = found.one(name) if name else _newest(found)
         metrics, pointed = found.metrics(one), found.pointed.get(one.path, ())
     if as_json:

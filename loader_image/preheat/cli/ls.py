@@ -6,24 +6,24 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from preheat.cli.answer import answering, show, show_json
-from preheat.cli.parameters import Anonymous, Endpoint, Json, LayoutName, Profile, Region, Runs, shelf
+from preheat.cli.parameters import Json, LayoutName, Runs, shelf
+from preheat.cli.s3 import READING, S3, s3_options
 
 if TYPE_CHECKING:
     from preheat.runs.checkpoint import Checkpoint
 
 
+@s3_options(READING)
 def ls(
     place: Runs,
     layout: LayoutName = "auto",
     as_json: Json = False,
-    endpoint: Endpoint = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    profile: Profile = None,
+    *,
+    s3: S3,
 ) -> None:
     """List the checkpoints in a place, the newest first, with what points to them. Reads no payload."""
     with answering(as_json):
-        found = shelf(place, layout, endpoint=endpoint, region=region, anonymous=anonymous, profile=profile)
+        found = shelf(place, layout, **s3)
         pointed = found.pointed
     if as_json:
         checkpoints = [{**described(each), "knownAs": pointed.get(each.path, ())} for each in found.checkpoints]

@@ -27,11 +27,6 @@ Location = Annotated[
     typer.Argument(metavar="LOCATION", help="s3://bucket/key, hf://org/model, a URL, or the path of a file or folder."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
-Endpoint = Annotated[str | None, typer.Option(metavar="URL", help="Of an S3 service that is not AWS.")]
-Region = Annotated[str | None, typer.Option(help="Of the S3 bucket; default: the environment's.")]
-Anonymous = Annotated[bool, typer.Option("--anonymous", help="Read a public S3 bucket without credentials.")]
-VersionId = Annotated[str | None, typer.Option(metavar="ID", help="Of the object, in a versioned S3 bucket.")]
-Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Of the AWS configuration files, for S3.")]
 
 
 def source(location: str, **s3: Any) -> CheckpointSource:

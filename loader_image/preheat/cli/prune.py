@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from preheat.cli.answer import answering, show, show_json
-from preheat.cli.parameters import Endpoint, Json, LayoutName, Profile, Region, Runs, shelf
+from preheat.cli.parameters import Json, LayoutName, Runs, shelf
+from preheat.cli.s3 import S3, WRITING, s3_options
 
 
+@s3_options(WRITING)
 def prune(
     place: Runs,
     last: Annotated[int, typer.Option("--keep-last", metavar="N", help="The newest N of each model.")] = 0,
@@ -23,9 +25,8 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would go.")] = False,
     layout: LayoutName = "auto",
     as_json: Json = False,
-    endpoint: Endpoint = None,
-    region: Region = None,
-    profile: Profile = None,
+    *,
+    s3: S3,
 ) -> None:
     """Remove the checkpoints that no rule keeps. Never one that is tagged or in use, nor the last good one."""
     with answering(as_json):
@@ -33,7 +34,7 @@ def prune(
         from preheat.runs.retention import Retention, rule
 
         retention = Retention(last, best, metric, highest, every)
-        found = shelf(place, layout, endpoint=endpoint, region=region, profile=profile)
+        found = shelf(place, layout, **s3)
         rulings = rule(found.checkpoints, retention, found.known(metrics=bool(best)))
         if yes:
             remove(found, [ruling.checkpoint for ruling in rulings if not ruling.stays])

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from preheat.cli.answer import answering, show, show_json
-from preheat.cli.parameters import Endpoint, Json, LayoutName, Profile, Region, Runs, shelf
+from preheat.cli.parameters import Json, LayoutName, Runs, shelf
+from preheat.cli.s3 import S3, WRITING, s3_options
 
 
+@s3_options(WRITING)
 def tag(
     place: Runs,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The checkpoint's name, path, or another tag of it.")],
@@ -17,13 +19,12 @@ def tag(
     remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
     layout: LayoutName = "auto",
     as_json: Json = False,
-    endpoint: Endpoint = None,
-    region: Region = None,
-    profile: Profile = None,
+    *,
+    s3: S3,
 ) -> None:
     """Give a checkpoint a name that protects it from `prune`, or take the name away."""
     with answering(as_json):
-        found = shelf(place, layout, endpoint=endpoint, region=region, profile=profile)
+        found = shelf(place, layout, **s3)
         one = found.one(name)
         path = found.untag(one, tag) if remove else found.tag(one, tag)
     if as_json:

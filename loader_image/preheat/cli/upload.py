@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from preheat.cli.answer import answering, progress, show, show_json
-from preheat.cli.parameters import Endpoint, Json, Profile, Region, source
+from preheat.cli.parameters import Json, source
+from preheat.cli.s3 import S3, WRITING, s3_options
 from preheat.errors import CheckpointNotFoundError
 from preheat.uploading.target import Verify
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from preheat.uploading.account import Account
 
 
+@s3_options(WRITING)
 def upload(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of checkpoints, one checkpoint, or a file.")],
     target: Annotated[
@@ -34,13 +36,12 @@ def upload(
         Verify, typer.Option(help="What is compared where the target tells no checksum: size reads nothing back.")
     ] = "checksum",
     as_json: Json = False,
-    endpoint: Endpoint = None,
-    region: Region = None,
-    profile: Profile = None,
+    *,
+    s3: S3,
 ) -> None:
     """Upload finished checkpoints; run again, it sends what is missing. A manifest goes last."""
     with answering(as_json):
-        to = source(_as_folder(target), endpoint=endpoint, region=region, profile=profile)
+        to = source(_as_folder(target), **s3)
         account = _upload(path, to, follow, settle, verify)
     if as_json:
         show_json(account.to_json())

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preheat.cli.answer import answering, progress, show, show_json
-from preheat.cli.parameters import Anonymous, Endpoint, Json, Location, Profile, Region, VersionId, source
+from preheat.cli.parameters import Json, Location, source
+from preheat.cli.s3 import READING_OBJECT, S3, s3_options
 from preheat.errors import CheckpointConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _SHAPE = re.compile(r"^(.+)=((?:\d+x)*\d+|)$")
 
 
+@s3_options(READING_OBJECT)
 def verify(
     location: Location,
     sha256: Annotated[str | None, typer.Option(metavar="HEX", help="What the whole object must have.")] = None,
@@ -36,19 +38,14 @@ def verify(
     signature: Annotated[str, typer.Option(metavar="NAME", help="Of the signature beside it.")] = "model.sig",
     warn_only: Annotated[list[str] | None, typer.Option(metavar="CHECK", help="That only warns, by name.")] = None,
     as_json: Json = False,
-    endpoint: Endpoint = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    version_id: VersionId = None,
-    profile: Profile = None,
+    *,
+    s3: S3,
 ) -> None:
     """Read a checkpoint where it is and check sizes, every record's CRC-32 and finite values; write nothing."""
     with answering(as_json):
         from preheat.verbs.verification import verify_checkpoint
 
-        where = source(
-            location, endpoint=endpoint, region=region, anonymous=anonymous, version_id=version_id, profile=profile
-        )
+        where = source(location, **s3)
         stage: dict[str, Any] = {
             **{"sha256": sha256, "md5": md5, "crc64nvme": crc64nvme, "etag": etag, "finite": finite},
             "expect": _expected(tensors, parameters, name, shape),
