@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+from preheat.file_blob import FileBlob
 from preheat.formats import read_index
-from preheat.sources.file_blob import FileBlob
 
 file, pattern, output = sys.argv[1:]
 index = read_index(FileBlob(Path(file)))

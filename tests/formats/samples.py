@@ -18,10 +18,10 @@ import torch
 
 from preheat.bundle.data import CheckpointData
 from preheat.errors import TruncatedError
+from preheat.file_blob import FileBlob
 from preheat.formats import read_index
 from preheat.formats.pytorch.tensors import DTYPES
 from preheat.index import Index, Tensor
-from preheat.sources.file_blob import FileBlob
 
 TORCH_DTYPES = {ours: getattr(torch, theirs) for theirs, ours in DTYPES.items()}
 

@@ -11,8 +11,8 @@ import torch
 from formats.samples import BytesBlob, index_of, pickled, saved
 
 from preheat.errors import CheckpointLoadError, UnsupportedFormatError
+from preheat.file_blob import FileBlob
 from preheat.formats import read_index
-from preheat.sources.file_blob import FileBlob
 
 
 def tar() -> bytes:

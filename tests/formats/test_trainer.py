@@ -105,7 +105,7 @@ def test_random_states_come_back_as_they_were(tmp_path: Path, processes: int) ->
 def test_a_folder_is_found_alike_where_files_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_trainer(tmp_path / "checkpoint-3", processes=3)
     listed = index_of(folder)
-    monkeypatch.setattr("preheat.sources.file_blob.LocalFolder.names", lambda self: None)
+    monkeypatch.setattr("preheat.file_blob.LocalFolder.names", lambda self: None)
     unlisted = index_of(folder)
     assert unlisted.state.keys() == listed.state.keys()
     assert len(unlisted.state["random_states"]) == 3

@@ -23,11 +23,11 @@ from formats.samples import (
 )
 
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, TruncatedError, UnsupportedFormatError
+from preheat.file_blob import FileBlob
 from preheat.formats import read_index
 from preheat.formats.metadata import MetadataReader
 from preheat.formats.pytorch.zip_directory import SUFFIX, read_directory
 from preheat.formats.pytorch.zip_members import Storages, read_member
-from preheat.sources.file_blob import FileBlob
 
 DATA = bytes(16)
 PICKLE = Member("a/data.pkl", pickled({"w": tensor_call()}))

@@ -16,10 +16,10 @@ from sources.fault_server import FaultServer
 from preheat.blob import Blob, Patience
 from preheat.checks import Checks
 from preheat.errors import CheckpointValidationError, NoSpaceError, StorageError, TruncatedError
+from preheat.file_blob import FileBlob
 from preheat.formats import read_index
 from preheat.index import ITEMSIZE
 from preheat.plan import make_plan
-from preheat.sources.file_blob import FileBlob
 from preheat.sources.http_blob import HttpBlob
 from preheat.spec import parse
 from preheat.transfer import engine, gather

@@ -16,9 +16,9 @@ from preheat.errors import (
     CheckpointValidationError,
     TruncatedError,
 )
+from preheat.file_blob import FileBlob
 from preheat.pipeline import CheckpointPipeline
 from preheat.sources import LocalSource
-from preheat.sources.file_blob import FileBlob
 from preheat.strategies import TransferLearningLoader, WeightsOnlyLoader
 from preheat.strategies.filling import reads
 from preheat.strategies.filling.fill import fill

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preheat.errors import CheckpointSourceError
+from preheat.file_blob import FileBlob
 from preheat.index import Record, Tensor
-from preheat.sources.file_blob import FileBlob
 from preheat.strategies.filling import ring
 from preheat.strategies.filling.fill import fill
 from preheat.strategies.filling.lanes import CudaLane, HostLane, lane_to

@@ -13,7 +13,7 @@ from preheat.errors import (
     TruncatedError,
     UnsupportedFormatError,
 )
-from preheat.sources.file_blob import FileBlob
+from preheat.file_blob import FileBlob
 from preheat.sources.local import LocalSource
 
 CONTENT = os.urandom(100_000)

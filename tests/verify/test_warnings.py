@@ -18,9 +18,9 @@ from preheat.bundle.manifest import Manifest
 from preheat.checks import CHECKS, KEPT, Checks, Findings
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointIncompatibleError, CheckpointValidationError
+from preheat.file_blob import FileBlob
 from preheat.formats import read_index
 from preheat.pipeline import CheckpointPipeline
-from preheat.sources.file_blob import FileBlob
 from preheat.spec import parse
 from preheat.verbs.forecast import plan_pipeline
 from preheat.verbs.verification import verify_checkpoint

@@ -146,8 +146,8 @@ def open_checkpoint(blob: Blob, context: CheckpointContext) -> CheckpointContext
 
 def open_bundle(folder: str | Path) -> CheckpointData:
     """The contents of a finished bundle; raises NotABundleError when its files are not those of its manifest."""
+    from preheat.file_blob import FileBlob
     from preheat.formats import read_index
-    from preheat.sources.file_blob import FileBlob
 
     folder = Path(folder)
     manifest = read_manifest(folder)

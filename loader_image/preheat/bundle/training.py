@@ -58,8 +58,8 @@ def state_of_index(blob: Blob, index: Index, checks: Callable[[], Checks]) -> Tr
 
 def state_of_bundle(folder: Path, manifest: Manifest) -> TrainingState | None:
     """That of a bundle; None when its pipeline is no warm start. Raises NotABundleError when the files do not fit."""
+    from preheat.file_blob import FileBlob
     from preheat.formats import read_index
-    from preheat.sources.file_blob import FileBlob
 
     if STATE not in manifest.files:
         return None

@@ -14,7 +14,7 @@ from preheat.limits import Limit
 from preheat.stage import CheckpointSource, Place
 
 if TYPE_CHECKING:
-    from preheat.sources.file_blob import LocalFolder
+    from preheat.file_blob import LocalFolder
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -52,7 +52,7 @@ class LocalSource(Place):
 
     def tree(self, patience: Patience) -> LocalFolder:
         """The folder."""
-        from preheat.sources.file_blob import LocalFolder
+        from preheat.file_blob import LocalFolder
 
         return LocalFolder(Path(self.uri))
 
@@ -63,8 +63,8 @@ class LocalSource(Place):
 
     def open(self, patience: Patience) -> Blob:
         """Pin every file by inode, modification time and size."""
+        from preheat.file_blob import LocalFolder
         from preheat.formats.folders import open_in
-        from preheat.sources.file_blob import LocalFolder
 
         path = Path(self.uri)
         if isdir(path):  # unlike path.is_dir() it takes any text

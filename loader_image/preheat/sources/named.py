@@ -141,7 +141,7 @@ def find_below(folder: Path, name: str) -> Path | None:
 
     Raises CheckpointConfigError when only deeper folders have it, and several do.
     """
-    from preheat.sources.file_blob import LocalFolder
+    from preheat.file_blob import LocalFolder
 
     exact = folder / name
     if exact.is_dir() or (exact.is_file() and exact.stat().st_size):

@@ -15,8 +15,8 @@ import numpy
 
 from preheat.blob import Blob
 from preheat.bundle.storage import storage_errors
+from preheat.file_blob import FileBlob
 from preheat.index import ITEMSIZE, Tensor
-from preheat.sources.file_blob import FileBlob
 from preheat.transfer.gather import gather
 
 BLOCK = 128 * 1024  # elements
