@@ -145,6 +145,9 @@ def _kubelet_config(scratch: Path) -> dict[str, object]:
         "enforceNodeAllocatable": [],
         "makeIPTablesUtilChains": False,
         "resolvConf": str(behind_stub if behind_stub.exists() else "/etc/resolv.conf"),
+        # A container that ends is started again after a second, not after ten, twenty, forty: nobody waits gladly.
+        "featureGates": {"KubeletCrashLoopBackOffMax": True},  # on by default since 1.35
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         # A full disk of the developer's is no reason to evict pods, nor to remove images that no registry has.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,

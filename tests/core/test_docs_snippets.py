@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from warm import Warm
 
 from preheat.components import CHECKS
 from preheat.construction import camel_case
@@ -38,11 +38,11 @@ RESIZED = [camel_case(field.name) for field in fields(ResizingStrategy)][len(MAP
 _FENCE = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _RUNS = ("python", "sh")
 
-# One interpreter per page, so that a block goes on where the one before it ended.
+# One process per page, so that a block goes on where the one before it ended.
 _RUNNER = """
-import contextlib, io, json, subprocess, sys
+import contextlib, io, json, pathlib, subprocess
 names, printed = {"__name__": "__main__"}, []
-for language, text in json.load(sys.stdin):
+for language, text in json.loads(pathlib.Path(".blocks.json").read_text()):
     if language == "sh":
         printed.append(subprocess.run(["bash", "-euc", text], check=True, stdout=subprocess.PIPE, text=True).stdout)
         continue
@@ -85,7 +85,21 @@ RESOURCES = [
 ]
 
 
-def run(found: list[Block], folder: Path) -> list[str]:
+def environment() -> dict[str, str]:
+    """Ours, without what tests or their user have set for Python and Preheat."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREHEAT_", "PYTHON"))}
+    return {**inherited, "PATH": f"{Path(sys.executable).parent}:{inherited['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    """Has imported torch, as nearly every page does."""
+    python = Warm(environment(), "torch")
+    yield python
+    python.end()
+
+
+def run(found: list[Block], folder: Path, warm: Warm) -> list[str]:
     """What each block prints."""
     for block in found:
         if block.mark.startswith("file="):
@@ -93,28 +107,19 @@ def run(found: list[Block], folder: Path) -> list[str]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text)
     (folder / ".runner.py").write_text(_RUNNER)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREHEAT_", "PYTHON"))}
-    path = f"{Path(sys.executable).parent}:{inherited['PATH']}"
-    done = subprocess.run(
-        [sys.executable, ".runner.py"],
-        cwd=folder,
-        env={**inherited, "PATH": path, "PYTHONPATH": str(folder), "TMPDIR": str(folder), "CUDA_VISIBLE_DEVICES": ""},
-        input=json.dumps([(block.language, block.text) for block in found if block.runs]),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    (folder / ".blocks.json").write_text(json.dumps([(block.language, block.text) for block in found if block.runs]))
+    given = {"PYTHONPATH": str(folder), "TMPDIR": str(folder)}
+    done = warm.run(folder / ".runner.py", environment() | given)
     assert done.returncode == 0, done.stderr
     printed: list[str] = json.loads(done.stdout)
     return printed
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
-def test_the_snippets_of_a_page_run_and_print_what_it_says(page, tmp_path):
+def test_the_snippets_of_a_page_run_and_print_what_it_says(page, tmp_path, warm):
     found = list(blocks(page))
     running = [block for block in found if block.runs]
-    for block, printed in zip(running, run(found, tmp_path), strict=True):
+    for block, printed in zip(running, run(found, tmp_path, warm), strict=True):
         same = OutputChecker().check_output(block.expected or "", printed, ELLIPSIS | NORMALIZE_WHITESPACE)
         assert block.expected is None or same, f"{block.text}\nprints\n{printed}"
 

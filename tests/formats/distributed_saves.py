@@ -5,7 +5,6 @@ Beside each folder `full.pt` holds its tensors as they were before they were sha
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from forks import forked
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -121,20 +121,5 @@ def save_all(folder: Path, rank: int) -> None:
     dist.barrier()
 
 
-def main(folder: Path) -> None:
-    children = []
-    for rank in range(RANKS):
-        child = os.fork()
-        if not child:
-            try:
-                save_all(folder, rank)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-                os._exit(1)
-            os._exit(0)  # gloo's own teardown waits for ranks that are gone
-        children.append(child)
-    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(forked(RANKS, lambda rank: save_all(Path(sys.argv[1]), rank)))

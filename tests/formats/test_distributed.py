@@ -48,9 +48,9 @@ Tree = dict[str, Any]
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What four ranks saved: one folder for each variant, and its whole tensors beside it."""
     folder = tmp_path_factory.mktemp("ranks")
-    done = subprocess.run(
-        [sys.executable, distributed_saves.__file__, str(folder)], capture_output=True, text=True, timeout=120
-    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, distributed_saves.__file__, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

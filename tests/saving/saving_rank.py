@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from forks import forked
 from torch.distributed.fsdp import fully_shard
 
 import preheat
@@ -103,4 +104,5 @@ def main(folder: Path, rank: int, world: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    ranks = int(sys.argv[2])
+    sys.exit(forked(ranks, lambda rank: main(Path(sys.argv[1]), rank, ranks)))

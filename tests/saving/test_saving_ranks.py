@@ -21,19 +21,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("saving_rank.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PREHEAT_RANKS_TIMEOUT": "60"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, script, folder, str(rank), str(WORLD)], env=environment | {"RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(WORLD)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=120)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0] * WORLD, "\n".join(said)
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    command = [sys.executable, script, folder, str(WORLD)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
     return folder, [json.loads((folder / f"seen-{rank}.json").read_text()) for rank in range(WORLD)]
 
 

@@ -7,6 +7,7 @@ import sys
 
 import torch
 import torch.distributed as dist
+from forks import forked
 from torch.distributed.fsdp import fully_shard
 
 import preheat
@@ -35,4 +36,4 @@ def main(folder: str, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    sys.exit(forked(2, lambda rank: main(sys.argv[1], rank)))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from shim.warm import Warm
+from warm import Warm
 
 import preheat
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -271,19 +272,11 @@ def test_two_processes_with_a_sharded_model_get_what_one_would(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
     environment["PREHEAT_BUNDLE"] = str(write_bundle(tmp_path / "bundle", tensors, stages))
     environment["PREHEAT_REPORT"] = str(tmp_path / "report.json")
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     command = [sys.executable, bridged_process.__file__, str(tmp_path)]
-    running = [
-        subprocess.Popen([*command, str(rank)], env=environment | {"RANK": str(rank)}, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=120) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0, 0], said
-    seen = json.loads(said[0][0])
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
     state = {name: torch.tensor(values) for name, values in seen["state"].items()}
     single = bridged_process.Net(11, 26)
     load(stages[0], tensors, single)

@@ -60,21 +60,12 @@ def play(folder, world):
     Absence("finetune", AccessDeniedError("no token")).write(folder / "absent-rank1")
     (folder / "resumed").symlink_to(resumable(folder, wanted))
     environment = os.environ | {
-        "PYTHONPATH": str(Path(rank_process.__file__).parent), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world),
+        "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world),
         "PREHEAT_REPORT": str(folder / "report.json"), "PREHEAT_RANKS_TIMEOUT": "60",
     }  # fmt: skip
-    command = [sys.executable, rank_process.__file__, str(folder)]
-    running = [
-        subprocess.Popen([*command, str(rank), str(world)], env=environment | {"RANK": str(rank)},
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for rank in range(world)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=120)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0] * world, "\n".join(said)
+    command = [sys.executable, rank_process.__file__, str(folder), str(world)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
     return [json.loads((folder / f"seen-{rank}.json").read_text()) for rank in range(world)]
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120
+SECONDS = 300
 
 
 class Warm:
