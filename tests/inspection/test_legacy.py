@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ async def test_a_failed_download_leaves_what_was_there(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
+async def test_without_retries_there_is_still_one_attempt(tmp_path: Path) -> None:
+    """In Anemoi there is none, which is an error."""
+    with FaultServer().running() as server:
+        url = server.serve("/x", b"content")
+        assert (await download_with_retry(url, tmp_path / "x.ckpt", max_retries=0)).read_bytes() == b"content"
+
+
 async def test_only_urls_are_downloaded(tmp_path: Path) -> None:
     with pytest.raises(CheckpointConfigError, match="not an HTTP URL"):
         await download_with_retry("s3://bucket/key", tmp_path / "x")
@@ -89,6 +97,18 @@ def test_metadata_needs_no_payload(checkpoint: Path) -> None:
     assert found["file_size_mb"] == checkpoint.stat().st_size / (1 << 20)
     with pytest.raises(CheckpointNotFoundError):
         get_checkpoint_metadata(checkpoint.parent / "no.ckpt")
+
+
+def test_of_a_large_checkpoint_metadata_costs_kilobytes(tmp_path: Path) -> None:
+    """Anemoi loads all of it."""
+    torch.save(LIGHTNING | {"state_dict": {"a": torch.ones(1 << 20)}}, tmp_path / "x.ckpt")
+    with FaultServer().running() as server:
+        url = server.serve("/x.ckpt", (tmp_path / "x.ckpt").read_bytes())
+        assert get_checkpoint_metadata(url)["num_parameters"] == 1 << 20
+        spans = [re.fullmatch(r"bytes=(\d*)-(\d+)", request.headers["Range"]) for request in server.requests]
+    sizes = [int(span[2]) - int(span[1] or 0) for span in spans if span]
+    assert len(sizes) == len(spans)
+    assert sum(sizes) < 100_000
 
 
 def test_good_checkpoints_are_valid() -> None:

@@ -11,9 +11,11 @@ import pytest
 import torch
 from legacy.linnaeus_files import MFormerV0, MFormerV1, convnext, metaformer, ropevit, trainer_file
 from sources.fault_server import FaultServer
+from typer.testing import CliRunner
 
 from preheat import CheckpointContext, CheckpointPipeline, resolve_checkpoint_path
-from preheat.errors import CheckpointConfigError, CheckpointNotFoundError
+from preheat.cli import app
+from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, CheckpointNotFoundError
 
 CONVNEXT, ROPEVIT = "convnext_tiny_22k_1k_384.pth", "ropevit_base_patch16_224.pth"
 STEM = {
@@ -123,6 +125,42 @@ def test_a_training_resumes_from_the_checkpoint_that_is_named(tmp_path: Path) ->
     done = run(model, named("ckpt_epoch_3.pth", tmp_path), {"warmStart": {}}, optimizer=optimizer, scheduler=scheduler)
     assert done.metadata["epoch"] == 3
     assert optimizer.state_dict()["state"][0]["step"] == 3
+
+
+def test_an_optimizer_that_changed_is_an_error_that_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    """There it is a warning, and the training goes on with a fresh optimizer and schedule."""
+    trained(1, tmp_path)
+    model, _, _ = training()
+    before = model.weight.clone()
+    optimizer = torch.optim.AdamW([{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}])
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=3)
+    with pytest.raises(CheckpointIncompatibleError, match="group"):
+        run(model, named("ckpt_epoch_1.pth", tmp_path), {"warmStart": {}}, optimizer=optimizer, scheduler=scheduler)
+    assert torch.equal(model.weight, before)
+    assert not optimizer.state
+
+
+def test_without_rules_and_with_rules_of_zero_no_checkpoint_goes(tmp_path: Path) -> None:
+    """There KEEP_TOP_N: 0 and KEEP_LAST_N: 0 leave latest.pth alone."""
+    trained(3, tmp_path)
+    shutil.copy(tmp_path / "ckpt_epoch_3.pth", tmp_path / "latest.pth")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    for rules in ([], ["--keep-last", "0"], ["--keep-last", "0", "--keep-best", "0"]):
+        CliRunner().invoke(app, ["prune", str(tmp_path), *rules, "--yes"])
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert CliRunner().invoke(app, ["prune", str(tmp_path), "--keep-last", "1", "--yes"]).exit_code == 0
+    # One of the numbered ones stays beside latest.pth, which the next save writes anew, in place.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt_epoch_3.pth", "latest.pth"]
+
+
+def test_a_checkpoint_is_sent_by_hand_and_found_by_its_name(tmp_path: Path) -> None:
+    """tools/scripts/upload_checkpoints.sh, which is not in linnaeus' repository."""
+    file, zoo = tmp_path / "checkpoint.pth", tmp_path / "bucket" / "modelZoo"
+    metaformer(file, 3)
+    sent = CliRunner().invoke(app, ["upload", str(file), str(zoo)])
+    assert sent.exit_code == 0, sent.output
+    found = resolve_checkpoint_path("checkpoint.pth", tmp_path / "cache", str(zoo))
+    assert Path(found).read_bytes() == file.read_bytes()
 
 
 def test_the_configurations_schedule_holds_where_the_checkpoints_is_not_wanted(tmp_path: Path) -> None:

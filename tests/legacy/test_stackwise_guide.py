@@ -15,7 +15,7 @@ import preheat
 from preheat import CheckpointContext, CheckpointPipeline, inspect
 from preheat.blob import Patience
 from preheat.bundle.store import Store
-from preheat.errors import CheckpointError, CheckpointIncompatibleError, NothingMatchedError
+from preheat.errors import CheckpointError, CheckpointIncompatibleError, CheckpointNotFoundError, NothingMatchedError
 from preheat.prepare import prepare
 from preheat.runs.retention import Known, Retention, rule
 from preheat.sources.local import LocalSource
@@ -299,6 +299,20 @@ def test_adapters_come_with_their_stack_or_are_left_by_name(tmp_path: Path) -> N
     assert torch.equal(plain.stacks[0].blocks[0].norm1.weight, saved.stacks[0].blocks[0].norm1.weight)
 
 
+def test_adapters_that_hang_on_hooks_are_saved_and_loaded(tmp_path: Path) -> None:
+    """There every save with adapters fails, because hooks cannot be pickled, and leaves a truncated file."""
+    saved, model = Rack(2, adapters=True), Rack(2, adapters=True)
+    for rack in (saved, model):
+        for number, stack in enumerate(rack.stacks):
+            projection = stack.blocks[0].attention["q_proj"]
+            adapter = projection.get_submodule(f"lora_adapter_{number}_0")
+            projection.register_forward_hook(lambda _, given, out, a=adapter: out + a.up(a.down(given[0])))
+    load(model, preheat.save(tmp_path, saved, epoch=1, name="rack"), {"weightsOnly": {}})
+    assert same(model, saved)
+    words = torch.arange(WORDS)
+    assert torch.equal(model(words), saved(words))
+
+
 def test_adapters_alone_are_a_part_as_any_other(tmp_path: Path) -> None:
     saved, model = Rack(1, adapters=True), Rack(1, adapters=True)
     adapter = "stacks.0.blocks.0.attention.q_proj.lora_adapter_0_0"
@@ -316,6 +330,13 @@ def test_living_modules_in_a_file_are_named_and_never_made(tmp_path: Path) -> No
     assert "legacy.stackwise_files.Adapter" in inspect(path).opaque
     load(model, path, {"weightsOnly": {"parts": ["stacks"]}})
     assert same(model.stacks, saved.stacks)
+
+
+def test_a_file_that_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
+    """There it is None, or False."""
+    progressive(tmp_path / "progressive_stack_0.pt", Rack(1))
+    with pytest.raises(CheckpointNotFoundError, match=r"progressive_stack_1\.pt; there is progressive_stack_0\.pt"):
+        load(Rack(1), tmp_path / "progressive_stack_1.pt", {"weightsOnly": {}})
 
 
 def test_a_truncated_file_is_an_error_and_not_an_answer_of_false(tmp_path: Path) -> None:

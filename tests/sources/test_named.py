@@ -132,6 +132,19 @@ def test_when_it_is_nowhere_the_error_lists_what_was_tried(tmp_path: Path, serve
         NamedSource("x.pth")
 
 
+def test_a_folder_of_that_name_is_no_file(tmp_path: Path, server: FaultServer) -> None:
+    """Upstream takes it. Here one that holds a checkpoint is a checkpoint, and any other says so."""
+    (tmp_path / NAME).mkdir()
+    none = rf"folder {tmp_path / NAME}/ has none of the files"
+    with pytest.raises(CheckpointNotFoundError, match=none):
+        read(NamedSource(NAME, str(tmp_path), zoo(server)))
+    with pytest.raises(CheckpointNotFoundError, match=none):
+        resolve_checkpoint_path(NAME, tmp_path, zoo(server))
+    put(tmp_path / NAME, "model.safetensors")
+    assert resolve_checkpoint_path(NAME, tmp_path) == str(tmp_path / NAME)
+    assert server.requests == []
+
+
 def test_half_a_file_of_another_programs_is_not_taken(tmp_path: Path) -> None:
     put(tmp_path, content=b"")
     put(tmp_path, f"{NAME}.part")

@@ -123,7 +123,9 @@ def _family(checkpoint: Checkpoint) -> tuple[str, str, str, str]:
 
 def _reasons(family: Sequence[Checkpoint], retention: Retention, known: Known) -> dict[str, list[str]]:
     """Why checkpoints stay that are compared with others of the same model; the newest comes first."""
-    good = [each for each in family if known.good(each) and not each.part]
+    able = [each for each in family if known.good(each) and not each.part]
+    # What has a name stays whatever the rules say, and may be written anew by every save: it takes no other's place.
+    good = [each for each in able if each.position] or able
     found: dict[str, list[str]] = {}
 
     def keep(those: Iterable[Checkpoint], why: str) -> None:

@@ -16,6 +16,7 @@ from preheat.bundle.storage import storage_errors
 from preheat.errors import CheckpointConfigError
 from preheat.joined_blob import JoinedBlob
 from preheat.progress import Progress, watched
+from preheat.sources.local import LocalSource
 from preheat.sources.named import NamedSource
 from preheat.sources.places import place_of
 from preheat.sources.s3 import S3Source
@@ -46,6 +47,8 @@ def resolve_checkpoint_path(
         raise CheckpointConfigError("no checkpoint is named", remedy="Give its file name or absolute path")
     source = NamedSource(str(identifier), str(cache_dir) if cache_dir else None, bucket_of(bucket))
     if here := source.found_here():
+        if here.is_dir():  # which is a checkpoint only when there is one in it
+            LocalSource(str(here)).open(Patience()).close()
         return str(here)
     blob = source.open_in_bucket(patience or Patience())
     try:
