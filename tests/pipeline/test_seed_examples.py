@@ -57,6 +57,14 @@ EXAMPLES = {
     (GUIDE, "composition"): "test_a_well_composed_pipeline_runs_and_others_are_refused",
     (REQUEST, "pipeline pattern"): "test_stages_given_as_objects_are_awaited",
     (REQUEST, "component catalog"): "test_the_catalog_lists_what_a_configuration_may_name",
+    (REQUEST, "components that nobody registers by hand"):
+        "core/test_catalog.py::test_a_component_of_another_package_is_known_in_its_family",
+    (REQUEST, "suggestions for names"):
+        "core/test_catalog.py::test_an_unknown_component_lists_the_known_ones_and_the_nearest",
+    (REQUEST, "libraries that are missing"):
+        "pipeline/test_pipeline_settings.py::test_a_library_that_is_missing_is_named_before_anything_is_read",
+    (REQUEST, "context"): "test_a_context_says_what_it_has_and_what_a_stage_lacks",
+    (REQUEST, "validation before a run and after"): "pipeline/test_pipeline_settings.py::test_a_healthy_run_says_so",
     (REQUEST, "formats"): "test_every_format_is_detected_loaded_and_converted",
     (REQUEST, "utilities"): "inspection/test_legacy.py",
     (REQUEST, "errors"): "test_errors_are_caught_by_their_kind",
@@ -79,11 +87,27 @@ EXAMPLES = {
     (LINNAEUS, "configuration, names, cache, bucket, resolution API"): "legacy/test_linnaeus_guide.py",
     (LINNAEUS, "hybrids stitched of two models"): "legacy/test_linnaeus_stitching.py",
     (LINNAEUS, "automatic resume"): "resume/test_resume_loader.py",
-    (LINNAEUS, "upload"): "uploading/test_killed.py",
-    (NOETHER, "file names"): "runs/test_layouts.py",
+    (LINNAEUS, "upload"): "legacy/test_linnaeus_guide.py::test_a_checkpoint_is_sent_by_hand_and_found_by_its_name",
+    (LINNAEUS, "a file of its own for each download"):
+        "sources/test_named.py::test_whoever_looks_while_others_fetch_sees_a_whole_file_or_none",
+    (LINNAEUS, "credentials of the environment"): "sources/test_s3_identity.py",
+    (LINNAEUS, "without access to a cloud"):
+        "sources/test_named.py::test_with_the_bucket_off_an_unknown_name_is_an_error",
+    (NOETHER, "file names"): "runs/test_names.py",
+    (NOETHER, "storage location, with and without a stage"):
+        "runs/test_run_source.py::test_noethers_weights_are_found_by_what_its_document_says",
+    (NOETHER, "optimizer, callbacks and progress of a training"):
+        "runs/test_run_source.py::test_noethers_training_goes_on_from_the_newest_that_has_its_optimizer",
     (NOETHER, "resuming, by epoch, update or sample"): "migrate/test_same_job.py",
     (STACKWISE, "saving, listing, cleanup, racks, stacks, activation caches"): "legacy/test_stackwise_guide.py",
     (STACKWISE, "retention"): "runs/test_retention.py",
+    (STACKWISE, "regular checkpoints"): "saving/test_save.py::test_a_training_goes_on_as_if_it_had_never_stopped",
+    (STACKWISE, "a save that fails, and a folder that cannot be written to"):
+        "saving/test_save.py::test_what_cannot_be_saved_is_named_and_leaves_nothing",
+    (STACKWISE, "validation, a checkpoint that is not found"):
+        "legacy/test_stackwise_guide.py::test_a_file_that_is_not_there_is_an_error_that_says_what_is",
+    (STACKWISE, "debug information"):
+        "legacy/test_stackwise_guide.py::test_what_is_beside_the_weights_can_be_looked_at",
 }  # fmt: skip
 
 #: The packages of the examples, as their authors call them and as we do.
@@ -400,6 +424,17 @@ async def test_stages_given_as_objects_are_awaited(file: Path, training: Trainin
     assert same(context.model, training.model)
 
 
+def test_a_context_says_what_it_has_and_what_a_stage_lacks() -> None:
+    context = CheckpointContext(model=network(), checkpoint_data={})
+    assert not context.has_checkpoint_data(), "an empty mapping is no data"
+    with pytest.raises(CheckpointError, match=r"MyLoader needs optimizer, scheduler in the context"):
+        context.validate_for_stage("MyLoader", ["model", "optimizer", "scheduler"])
+    context.update_metadata(epoch=1, note="a")
+    context.update_metadata(epoch=2)
+    assert (context.get_metadata("epoch"), context.get_metadata("note"), context.get_metadata("no", 3)) == (2, "a", 3)
+    assert repr(context) == "CheckpointContext(model, metadata, patience)"
+
+
 def test_without_async_execution_the_context_is_returned(target: Any, file: Path, training: Training) -> None:
     stages = [target("sources.LocalSource", path=str(file)), target("loaders.WeightsOnlyLoader")]
     context = CheckpointPipeline(stages, async_execution=False).execute(CheckpointContext(model=network()))
@@ -550,9 +585,18 @@ def test_adapters_are_saved_and_restored_with_the_weights(target: Any, file: Pat
 
 
 def test_every_test_that_is_named_exists() -> None:
-    here = {node.name for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, FUNCTIONS)}
     tests = Path(__file__).parents[1]
-    assert [test for test in EXAMPLES.values() if test not in here and not (tests / test).is_file()] == []
+    missing = []
+    for named in EXAMPLES.values():
+        file, _, test = named.rpartition("::") if "::" in named or "/" not in named else (named, "", "")
+        path = tests / file if file else Path(__file__)
+        if not path.is_file() or (test and test not in functions(path)):
+            missing.append(named)
+    assert missing == []
+
+
+def functions(path: Path) -> set[str]:
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, FUNCTIONS)}
 
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
