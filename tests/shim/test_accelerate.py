@@ -208,7 +208,7 @@ def test_a_warm_start_that_would_restore_half_is_refused_before_anything_is_touc
         accelerator.prepare(model, optimizer)
     given = [model, optimizer, auto.scheduler_of(optimizer)]
     monkeypatch.setattr(type(accelerator), "distributed_type", SimpleNamespace(name="FSDP"))
-    with pytest.raises(CheckpointIncompatibleError, match="goes by FSDP, which restores optimizers in its own way"):
+    with pytest.raises(CheckpointIncompatibleError, match="goes by FSDP1, which restores optimizers in its own way"):
         accelerator.prepare(*given)
     assert equal(model, auto.build(seed=1).state_dict())
 

@@ -16,6 +16,7 @@ from shim.pod import Pod, lay_out_shim
 from preheat.bundle.store import Store
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError, NoWeightsError
 from preheat.prepare import prepare
+from preheat.saving.lightning import Saving
 from preheat.shim.apply import report_on
 from preheat.shim.lightning import applying_callback
 from preheat.spec import parse
@@ -211,6 +212,23 @@ def test_another_layout_of_optimizers_is_refused_before_the_first_step(
     assert model.losses == []
     with pytest.raises(CheckpointIncompatibleError, match=r"1 schedulers \(lr_schedulers.0\), and 0 were given"):
         training.fit(Unscheduled(), callbacks=[applying_callback()])
+
+
+def test_strategies_that_make_parameters_over_are_refused_before_anything_is_done(
+    training: Any, finished: SimpleNamespace, given: Given, tmp_path: Path
+) -> None:
+    """Lightning itself takes FSDPStrategy on GPUs alone."""
+    strategy, reason = training.L.strategies.FSDPStrategy(), "FSDPStrategy makes parameters and optimizers over in its"
+    given(finished.folder / "epoch.ckpt")
+    model, trainer = training.Model(), training.L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer._accelerator_connector.strategy = strategy
+    with pytest.raises(CheckpointIncompatibleError, match=f"{reason} own way, so saving without a pickle is not"):
+        Saving(tmp_path).setup(trainer, model, "fit")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    applying_callback().setup(trainer, model, "fit")
+    with pytest.raises(CheckpointIncompatibleError, match=f"{reason} own way, so a warm start is not supported"):
+        model.configure_model()
+    assert same(before, model.state_dict())
 
 
 def test_a_lightning_that_does_not_take_the_state_is_refused(

@@ -205,7 +205,7 @@ def test_trainers_that_cannot_go_on_are_refused_before_anything_is_touched(
     refused(own, CheckpointIncompatibleError, "OwnLoop has a training loop of its own")
     sharded = trainer_of(auto, tmp_path)
     monkeypatch.setattr(type(sharded.accelerator), "distributed_type", SimpleNamespace(name="FSDP"))
-    refused(sharded, CheckpointIncompatibleError, "the training goes by FSDP, which restores optimizers in its own way")
+    refused(sharded, CheckpointIncompatibleError, "the training goes by FSDP1, which restores optimizers")
     monkeypatch.undo()
     give(finished.folder / "checkpoint-8")
     monkeypatch.setattr(auto.Trainer, "_load_rng_state", None)

@@ -10,6 +10,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError
 from preheat.saving.weights import Weights, distinct, unwrapped
+from preheat.strategies.filling.moves import part_of
+from preheat.strategies.filling.shards import is_spread, local, target_of
 from preheat.strategies.wrapping import plain
 
 #: Under this key a training state has the averages, by the names of their variants.
@@ -53,7 +55,8 @@ class Average:
             raise CheckpointIncompatibleError(f"the averages are of another model: {min(differing)} is in one alone")
         with torch.no_grad():
             for name, value in self._values.items():
-                value.copy_(state[name])
+                target, given = target_of(name, value), state[name]
+                target.tensor.copy_(local(given) if is_spread(given) else part_of(given, target.region))
 
     def _parameters(self) -> dict[str, torch.Tensor]:
         """Those with a fraction, each once; of tied ones the first name."""

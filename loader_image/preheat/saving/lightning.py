@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from preheat.formats.trainer import RANDOM_STATES
@@ -15,6 +16,7 @@ from preheat.saving.plan import SavePlan
 from preheat.saving.save import flush, saver
 from preheat.saving.saver import Wish
 from preheat.saving.weights import named_state, parameter_names, unwrapped
+from preheat.shim.lightning_strategies import is_sharded, require_known
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 #: What a training needs of its checkpoint; the rest may name objects, which are not made again.
@@ -42,21 +44,28 @@ class Saving:
         self._averages: list[Average] = []
         self._restored: dict[str, Any] = {}
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Called before anything is built: a strategy whose state cannot be saved is refused before it has trained."""
+        require_known(trainer.strategy, "saving without a pickle", "Lightning's ModelCheckpoint, which Preheat reads")
+        self._averages = []
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Called when the model has its weights, and what the checkpoint has of averages is there."""
+        """Called when the model has its weights."""
         self._averages = self._plan.averages(pl_module)
+        self._restore_averages()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Called when all is restored."""
         self._updated = trainer.global_step
-        for each in self._averages:
-            if each.info in self._restored:
-                each.load_state_dict(self._restored[each.info])
 
     def state_dict(self) -> dict[str, Any]:
         """What Lightning saves of a callback: the averages."""
         return states_of(self._averages)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Called before `on_fit_start`."""
+        """Called before `on_fit_start`, or after it by a strategy that shards."""
         self._restored = state_dict
+        self._restore_averages()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Called after each batch; several may make one update."""
@@ -84,8 +93,14 @@ class Saving:
             self._save(trainer, pl_module, trainer.current_epoch)
         flush()
 
+    def _restore_averages(self) -> None:
+        for each in self._averages:
+            if each.info in self._restored:
+                each.load_state_dict(self._restored[each.info])
+
     def _save(self, trainer: Any, pl_module: Any, epoch: int, *, wait: bool = False) -> None:
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+        with _where_they_are(trainer.strategy):
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint()
         del checkpoint["state_dict"]
         model = unwrapped(pl_module)
         names = parameter_names(model)
@@ -114,6 +129,18 @@ class Saving:
         # The class is made for the packages at hand, so it has no name that a spawned process could import.
         plan: Mapping[str, Any] = vars(self._plan)
         return _made, (dict(plan),)
+
+
+@contextmanager
+def _where_they_are(strategy: Any) -> Iterator[None]:
+    """For its own file a strategy that shards copies all to the host, or to the first process; we save what it has."""
+    ours = {"lightning_module_state_dict": dict, "optimizer_state": lambda optimizer: optimizer.state_dict()}
+    vars(strategy).update(ours if is_sharded(strategy) else {})
+    try:
+        yield
+    finally:
+        for name in ours:
+            vars(strategy).pop(name, None)
 
 
 def _made(parameters: dict[str, Any]) -> Saving:

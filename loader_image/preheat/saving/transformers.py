@@ -41,7 +41,7 @@ class Saving(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Called when the model has its weights; from here on SIGTERM is held back."""
-        self._averages = self._plan.averages(given["model"])
+        self._averages = self._plan.averages(unwrapped(given["model"]))  # raises for one that cannot be saved
         for each in self._averages:
             if each.info in self._restored:
                 each.load_state_dict(self._restored[each.info])

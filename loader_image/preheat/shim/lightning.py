@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -22,6 +23,7 @@ from preheat.shim.policy import pass_over
 from preheat.strategies.mapped import WARM_START
 
 if TYPE_CHECKING:
+    from preheat.formats.training_state import Parts
     from preheat.shim.lightning_resume import Resumption
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,17 @@ def _unknown_version() -> UnsupportedVersionError | None:
     return None
 
 
+def _resumable(trainer: Any, stage: str) -> Callable[[Parts], None] | None:
+    """What a warm start asks before the model is touched; one that is only evaluated takes the weights alone."""
+
+    def check(_: Parts) -> None:
+        from preheat.shim import lightning_resume  # torch
+
+        lightning_resume.check(trainer)
+
+    return check if stage == "fit" else None
+
+
 def applying_callback() -> Any:
     """A callback for whichever of Lightning's two packages are imported; neither is imported here."""
     bases = tuple(sys.modules[name].Callback for name in _PACKAGES if name in sys.modules)
@@ -84,7 +97,7 @@ class ApplyCheckpoint:
             if own is not None:
                 pl_module.configure_model = own
             replaced()
-            apply_to(CheckpointContext(model=pl_module, pl_module=pl_module))
+            apply_to(CheckpointContext(model=pl_module, pl_module=pl_module, resumable=_resumable(trainer, stage)))
             self._resume(trainer, pl_module, stage)
 
         pl_module.configure_model = configure_model
@@ -92,13 +105,15 @@ class ApplyCheckpoint:
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         """Called when Lightning restores a run of its own over what was applied, or what it was handed."""
         if self._resumption and self._resumption.takes(checkpoint):
+            if self._resumption.sharded:  # the strategy is set up before Lightning restores
+                self._resumption.restore(trainer, pl_module)
             return
         self._resumption = None
         note(pl_module, f"Lightning then restored {trainer.ckpt_path} over it, as ckpt_path asks")
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Called when the optimizers are there and not restored yet."""
-        if self._resumption:
+        if self._resumption and not self._resumption.sharded:
             self._resumption.match(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -193,6 +193,17 @@ def present(call: str = "preheat.apply", doing: str = _APPLYING) -> Ranks | None
     return Ranks(store, distributed.get_rank(), distributed.get_world_size(), timeout, call, doing)
 
 
+@contextmanager
+def all_or_none(step: str, doing: str) -> Iterator[Ranks | None]:
+    """A block outside of `apply` that all processes come to, and leave well, or none does."""
+    if (ranks := present(doing=doing)) is None:
+        yield None
+        return
+    with ranks.together(step):
+        yield ranks
+    ranks.leave(step)
+
+
 def identity(data: CheckpointData) -> str:
     """What a process sees of a checkpoint: its version, what it declares, and samples of its bytes."""
     manifest, blob = data.manifest, data.blob

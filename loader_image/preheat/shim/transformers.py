@@ -2,7 +2,7 @@
 
 The methods of the class are wrapped when its module was executed; subclasses that override them and call `super()` are
 served, too. `train` fills the model before the Trainer's own restore, which wins, before optimizers are made and before
-the model is wrapped. Evaluation alone fills the first model of the process.
+the model is wrapped; with FSDP2 when Accelerate has sharded it. Evaluation alone fills the first model of the process.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from preheat.context import CheckpointContext
+from preheat.shim.accelerate import is_awaited, stages_when_sharded, when_sharded
 from preheat.shim.apply import applied_any, apply_to, is_applied, note
 from preheat.shim.hooks import wrap_known
 from preheat.strategies.mapped import WARM_START
@@ -35,7 +36,7 @@ def install() -> None:
 
 def _train(trainer: Any, train: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if trainer.model_init is None:
-        _fill(trainer, trainer.model)
+        _fill_to_train(trainer, trainer.model)
     return train(*args, **kwargs)
 
 
@@ -43,7 +44,7 @@ def _make(trainer: Any, call_model_init: Callable[..., Any], *args: Any, **kwarg
     """A model that `train` makes; the one that is made with the Trainer is never trained."""
     model = call_model_init(*args, **kwargs)
     if getattr(trainer, "is_in_train", False):  # not there yet while the Trainer is made
-        _fill(trainer, model)
+        _fill_to_train(trainer, model)
     return model
 
 
@@ -52,7 +53,7 @@ def _loop(trainer: Any, loop: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     model = trainer.model
     if given := kwargs.get("resume_from_checkpoint"):
         _pending.discard(model)
-        note(model, f"Transformers then restored {given} over it, as resume_from_checkpoint asks")
+        _note_filled(trainer, model, f"Transformers then restored {given} over it, as resume_from_checkpoint asks")
     if model not in _pending:
         return loop(*args, **kwargs)
     from preheat.shim.transformers_resume import resumption  # torch
@@ -73,6 +74,32 @@ def _evaluate(trainer: Any, evaluate: Callable[..., Any], *args: Any, **kwargs: 
     elif not any(map(is_applied, model.modules())):
         log.info("Preheat: %s is a further model that is not trained; left as it is", type(model).__name__)
     return evaluate(*args, **kwargs)
+
+
+def _fill_to_train(trainer: Any, model: Any) -> None:
+    """Fill it, or let it be filled when it is sharded; whether its training is to go on has to be known before."""
+    applied = any(map(is_applied, model.modules()))
+    stages = None if applied else stages_when_sharded(trainer.accelerator)
+    if stages is None:
+        _fill(trainer, model)
+        return
+    when_sharded(model, lambda: _fill(trainer, model))
+    if stages.takes_training_state:
+        _pending.add(model)
+
+
+def _note_filled(trainer: Any, model: Any, text: str) -> None:
+    """A remark on a model that is filled, or on one that will be."""
+
+    def fill() -> None:
+        _fill(trainer, model)
+        _pending.discard(model)
+        note(model, text)
+
+    if is_awaited(model):
+        when_sharded(model, fill)
+    else:
+        note(model, text)
 
 
 def _fill(trainer: Any, model: Any) -> None:

@@ -24,15 +24,18 @@ from preheat.errors import TOUCHED, CheckpointIncompatibleError, NoWeightsError,
 from preheat.formats.trainer import RANDOM_STATES, SCALER, TRAINER_STATE
 from preheat.formats.training_state import Parts, parts_of
 from preheat.saving.averages import AVERAGES
-from preheat.shim.accelerate import require_plain
+from preheat.shim.accelerate import is_sharded, require_known
+from preheat.shim.apply import report_on
+from preheat.shim.ranks import all_or_none
 from preheat.shim.starting import beginning
 from preheat.strategies import random_states
 from preheat.strategies.loading import touching
-from preheat.strategies.mapped import MappedStrategy
+from preheat.strategies.mapped import WARM_START, MappedStrategy
 from preheat.strategies.resuming import left_to_do, match, restore, same_number, training_state
 
 _PROGRESS = "trainer_state.json"
 _OURS = ("_load_optimizer_and_scheduler", "_load_rng_state")
+_WEIGHTS = "_load_from_checkpoint"
 _OURS_IF_THERE = "_load_scaler"  # since 4.48
 
 
@@ -50,7 +53,7 @@ def check(trainer: Any, parts: Parts) -> None:
             f"{kind.__name__} has a training loop of its own (_inner_training_loop), which need not restore anything",
             remedy="Use weightsOnly",
         )
-    require_plain(trainer.accelerator)
+    require_known(trainer.accelerator)
     progress_in(parts)
     same_number("optimizer", [trainer], parts.optimizers)
     same_number("scheduler", [trainer], parts.schedulers)
@@ -76,11 +79,12 @@ def resumption(trainer: Any, begun: Callable[[str], None]) -> Iterator[str]:
     `begun` is told what was restored, right before the first step.
     """
     with ExitStack() as stack:
-        start = beginning()
-        data = stack.enter_context(closing(start.open()))
-        training = stack.enter_context(closing(training_state(data)))
-        mapping, tree = left_to_do(start.pipeline().stages, data, training)
-        restoring = _Restoring(trainer, training, mapping, parts_of(tree), begun)
+        with all_or_none("open", "read the training state"):
+            start = beginning()
+            data = stack.enter_context(closing(start.open()))
+            training = stack.enter_context(closing(training_state(data)))
+            mapping, tree = left_to_do(start.pipeline().stages, data, training)
+            restoring = _Restoring(trainer, training, mapping, parts_of(tree), begun)
         folder = stack.enter_context(TemporaryDirectory(prefix="preheat-resume-"))
         Path(folder, _PROGRESS).write_text(json.dumps(restoring.progress))
         stack.callback(restoring.attach())
@@ -110,6 +114,8 @@ class _Restoring:
         """Put the methods onto the Trainer; what is returned removes them."""
         trainer = vars(self._trainer)
         ours = dict(zip((*_OURS, _OURS_IF_THERE), (self._objects, self._random, self._nothing), strict=True))
+        if is_sharded(self._trainer.accelerator):  # its weights are read after the model was sharded, as ours were
+            ours[_WEIGHTS] = self._nothing
         trainer.update(ours)
         hook = register_optimizer_step_pre_hook(lambda *_: self._confirm())
 
@@ -127,7 +133,8 @@ class _Restoring:
         trainer = self._trainer
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # as Accelerate wraps it
         context = CheckpointContext(model=trainer.model, optimizer=optimizer, scheduler=trainer.lr_scheduler)
-        with touching():
+        with all_or_none("load", "restore the training state"), touching():
+            _require_weights(trainer.model)
             restore(match(context, self._parts, self._mapping), self._training)
             self._restored = ["optimizer", "scheduler"]
             scaler, saved = getattr(trainer.accelerator, "scaler", None), self._parts.rest.get(SCALER)
@@ -155,8 +162,8 @@ class _Restoring:
         left = random_states.restore(self._training.read(state))
         self._restored.append(f"random states (but {', '.join(left)})" if left else "random states")
 
-    def _nothing(self, checkpoint: Any = None) -> None:
-        """In place of `_load_scaler`."""
+    def _nothing(self, checkpoint: Any = None, model: Any = None) -> None:
+        """In place of `_load_scaler`, and of `_load_from_checkpoint`."""
 
     def _confirm(self) -> None:
         """Before each step, since torch runs through its hooks and none can be removed meanwhile; asks once."""
@@ -174,6 +181,16 @@ class _Restoring:
             "" if any(each.startswith("random") for each in self._restored) else "; random states were not restored"
         )
         self._begun(f"Transformers went on at step {step}, with {', '.join(self._restored)} of the checkpoint{without}")
+
+
+def _require_weights(model: Any) -> None:
+    """Raise NoWeightsError where `onFailure: Continue` let a sharded model keep its initial weights."""
+    reports = [report for report in map(report_on, model.modules()) if report]
+    if not any(report.strategy == WARM_START for report in reports):
+        raise NoWeightsError(
+            "the model has not got the checkpoint's weights, so its training cannot go on from there",
+            remedy="Look at what was said before; onFailure: Fail stops there",
+        )
 
 
 def _set_rhythm(state: Any, arguments: Any) -> None:
