@@ -54,6 +54,7 @@ class Settings:
     deadline: float | None = None  # seconds for the whole run
     pin: Pin | None = None  # what the operator's check has found
     progress_port: int | None = None  # where the operator asks how far it is; None: it does not
+    deaths: str = ""  # what the operator has seen of pods before; of use where the pipeline has `resume`
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
@@ -75,6 +76,7 @@ class Settings:
             deadline=_amount(environment, "PREHEAT_DEADLINE", seconds_of),
             pin=Pin.of(document.get("pin")),
             progress_port=port_in(environment, "PREHEAT_PROGRESS_PORT"),
+            deaths=environment.get("PREHEAT_DEATHS", ""),
         )
 
 
@@ -116,9 +118,11 @@ def _attach(settings: Settings, store: Store, outcome: Outcome) -> Path | None:
 
 
 def _resuming(settings: Settings, store: Store, resume: Resume, progress: Progress | None = None) -> Resuming:
-    from preheat.resume.loading import Resuming  # of which most pipelines have no need
+    from preheat.resume.deaths import Deaths  # of which most pipelines have no need
+    from preheat.resume.loading import Resuming
 
-    return Resuming(settings.spec, resume, store, settings.pod, settings.pipeline, progress)
+    deaths = Deaths.read(settings.deaths)
+    return Resuming(settings.spec, resume, store, settings.pod, settings.pipeline, progress, deaths)
 
 
 def load_or_go_on(settings: Settings) -> Outcome | Absence:

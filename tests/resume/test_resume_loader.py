@@ -17,10 +17,10 @@ from sources import s3_server
 
 import preheat
 from preheat.bundle.data import open_bundle
-from preheat.errors import AccessDeniedError, CheckpointNotFoundError, CheckpointSourceError
+from preheat.errors import AccessDeniedError, CheckpointConfigError, CheckpointNotFoundError, CheckpointSourceError
 from preheat.loader import Settings
 from preheat.resume.resumption import Resumption
-from preheat.resume.starts import Starts
+from preheat.resume.starts import Starts, on_volume
 from preheat.source_check import check
 from preheat.sources.local import LocalSource
 from preheat.termination_message import leave_message
@@ -142,6 +142,50 @@ def test_a_poisoned_one_is_passed_over_until_one_beyond_it_is_saved(pod: Pod, ou
     preheat.save(output, model, optimizer, epoch=4, update=4, run_id="exp-7")
     damage(folder(output, 4) / "model.safetensors")
     assert pod.load()["checkpoint"] == name(3)
+
+
+def test_deaths_that_the_operator_tells_of_count_like_marks(
+    stages: list[dict[str, Any]], tmp_path: Path, output: Path
+) -> None:
+    run, saved = str(output / "exp-7"), max(file.stat().st_mtime for file in folder(output, 3).iterdir())
+
+    def said(known: dict[str, Any], forgotten: float = 0.0) -> dict[str, Any]:
+        told = json.dumps({"runs": known, "forgotten": forgotten})
+        return Pod(stages, tmp_path / "volume", resume(output), PREHEAT_DEATHS=told).load()
+
+    died = {name(3): [[saved, saved + 1], [saved, saved + 2]]}
+    assert said({run: died})["checkpoint"] == name(3), "two are less than maxFailures"
+    Starts(output / "exp-7").begin(name(3), "mark", 0)
+    assert said({run: died})["checkpoint"] == name(2)
+    assert said({run: died})["passed"][0]["why"].startswith("poisoned: 3 processes died on it")
+    assert said({"/another/exp-7": died})["checkpoint"] == name(3), "of another run"
+    anew = {name(3): [[saved - 60, saved - 50], [saved - 60, saved - 40]]}
+    assert said({run: anew})["checkpoint"] == name(3), "it was saved anew since"
+    assert said({run: died}, forgotten=saved + 1)["checkpoint"] == name(3), "some were forgotten"
+    died = {name(3): [[saved, saved - 100 + each] for each in range(3)]}
+    assert said({run: died})["checkpoint"] == name(2), "the clock of their node is behind"
+
+
+def test_deaths_that_cannot_be_read_are_an_error_of_the_installation(
+    stages: list[dict[str, Any]], tmp_path: Path, output: Path
+) -> None:
+    with pytest.raises(CheckpointConfigError, match="PREHEAT_DEATHS cannot be read"):
+        Pod(stages, tmp_path / "volume", resume(output), PREHEAT_DEATHS="[]").load()
+
+
+def test_without_a_cluster_the_marks_of_a_run_in_a_bucket_are_on_the_volume(pod: Pod, output: Path) -> None:
+    """As `preheat exec` has it; here the run is one that no longer is where its marks could be."""
+    known = Settings.read(pod.environment).spec.resume
+    assert known
+    marks = on_volume(pod.folder.parent.parent, known)
+    for number in range(3):
+        marks.begin(name(3), str(number), 0)
+    assert pod.load()["checkpoint"] == name(2)
+    model, optimizer = training()
+    step(model, optimizer)
+    preheat.save(output, model, optimizer, epoch=4, update=4, run_id="exp-7")
+    assert pod.load()["checkpoint"] == name(4)
+    assert not list(marks.read()), "they say nothing any more"
 
 
 def test_a_warm_start_never_takes_weights_alone_and_weights_only_takes_nothing_else(

@@ -18,6 +18,7 @@ import preheat
 from preheat.bundle.absence import Absence
 from preheat.errors import CheckpointError, CheckpointIncompatibleError
 from preheat.loader import Settings, load_or_go_on
+from preheat.resume.last_words import words
 from preheat.resume.starts import STARTS, Starts
 from preheat.shim import starting
 from preheat.shim.endings import Ending
@@ -37,14 +38,16 @@ def pod(tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Lets a loader decide, in a pod that this process is then in; `pod(again=True)`: a container starts in place."""
     monkeypatch.setattr(Ending, "watch", lambda ending: None)  # this process ends after many tests
     monkeypatch.setenv("PREHEAT_REPORT", str(tmp_path / "report.json"))
+    monkeypatch.setenv("PREHEAT_TERMINATION_LOG", str(tmp_path / "termination-log"))
     monkeypatch.setenv("PREHEAT_BUNDLE", str(tmp_path / "volume" / "pods" / POD / "bundle"))
     save_file(training(5)[0].state_dict(), tmp_path / "pretrained.safetensors")
 
-    def start(*modifiers: Any, again: bool = False, **settings: Any) -> None:
+    def start(*modifiers: Any, again: bool = False, deaths: Any = "", **settings: Any) -> None:
         starting._begun.clear()
         if not again:
             stages = [{"local": {"path": str(tmp_path / "pretrained.safetensors")}}, {"weightsOnly": {}}, *modifiers]
-            loaded(environment(stages, tmp_path / "volume", resume=resume(output, **settings)))
+            told = {"PREHEAT_DEATHS": json.dumps({"runs": {str(output / "exp-7"): deaths}})} if deaths else {}
+            loaded(environment(stages, tmp_path / "volume", resume=resume(output, **settings), **told))
 
     return start
 
@@ -135,20 +138,53 @@ def test_a_refusal_is_no_death_and_is_never_passed_over(
     assert marks(output) == []
 
 
-def test_without_a_right_to_write_nobody_is_counted(
-    pod: Start, output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the run nor the volume with the bundles takes a mark."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Starts, "begin", refuse)
+
+
+def test_without_a_right_to_write_the_mark_is_in_the_termination_message(
+    pod: Start, output: Path, tmp_path: Path, read_only: None
 ) -> None:
     save_run(output, 1)
     pod()
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Starts, "begin", refuse)
+    message = tmp_path / "termination-log"
+    message.touch()
     _, report = applied()
     assert report.state["epoch"] == 1
-    assert "Permission denied; so nobody will know if this process dies on" in caplog.text
+    said = words(message.read_text())
+    assert (said["run"], said["checkpoint"], said["ranks"]) == (str(output / "exp-7"), name(1), [0])
+    assert said["saved"] < said["began"]
+    pod(deaths={said["checkpoint"]: [[said["saved"], said["began"]]] * 3})
+    _, report = applied()
+    assert report.strategy == "weights_only", "told by the next pod's loader, and not found anew by its process"
+    assert report.resume["passed"][0]["why"].startswith("poisoned: 3 processes died on it")
+
+
+def test_without_any_place_for_a_mark_the_log_says_so(
+    pod: Start, output: Path, tmp_path: Path, read_only: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_run(output, 1)
+    pod()
+    _, report = applied()
+    assert report.state["epoch"] == 1
+    assert f"{output}/exp-7: Read-only file system; " in caplog.text
+    assert f"{tmp_path}/termination-log: No such file or directory; so nobody will know" in caplog.text
     assert not (output / "exp-7" / STARTS).exists()
+
+
+def test_a_process_that_decides_again_knows_of_the_deaths_that_its_loader_was_told_of(pod: Start, output: Path) -> None:
+    saved = max(file.stat().st_mtime for file in save_run(output, 2)[-1].iterdir())
+    pod(deaths={name(2): [[saved, saved + 1]] * 3})
+    pod(again=True)
+    _, report = applied()
+    assert report.resume["checkpoint"] == name(1)
+    assert report.resume["passed"][0]["checkpoint"] == name(2)
 
 
 def test_frozen_layers_are_frozen_again(pod: Start, output: Path) -> None:

@@ -18,10 +18,11 @@ from preheat.prepare import Outcome, prepare
 from preheat.progress import Progress
 from preheat.resume.after import finite, left_out, resuming
 from preheat.resume.candidates import candidates, never_passed_over
-from preheat.resume.decision import Candidate, PassedOver, decide
+from preheat.resume.deaths import NONE, Deaths
+from preheat.resume.decision import Candidate, PassedOver, counts, decide
 from preheat.resume.resumption import Resumption, Taken, names_of
 from preheat.resume.settings import Resume
-from preheat.resume.starts import Starts
+from preheat.resume.starts import Starts, on_volume
 from preheat.sources.local import LocalSource
 from preheat.spec import PipelineSpec
 from preheat.spelling import spell
@@ -39,6 +40,7 @@ class Resuming:
     owner: str
     pipeline: Pipeline
     progress: Progress | None = None
+    deaths: Deaths = NONE
 
     def decide(self) -> tuple[Outcome | None, Resumption]:
         """The bundle of the checkpoint that was taken, None where the stages begin anew; and what was decided.
@@ -47,9 +49,11 @@ class Resuming:
         """
         with never_passed_over():
             listed = candidates(self.resume, self.spec.patience)
-            folder = self.resume.folder
-            starts = list(Starts(folder).read()) if folder else []
+            folder, elsewhere = self.resume.folder, on_volume(self.store.root, self.resume)
+            beside, kept = list(Starts(folder).read()) if folder else [], list(elsewhere.read())
+            starts = self.deaths.of(self.resume.where).and_marks([*beside, *kept], listed.candidates)
             decision = decide(listed.candidates, starts, self.resume, self._use)
+        elsewhere.forget(mark for mark in kept if not counts(mark, listed.candidates))
         found = decision.taken
         taken = Taken(found.name, found.modified, in_place=found.folder is not None) if found else None
         told = self.resumption(taken, (*listed.passed, *decision.passed))
@@ -67,6 +71,7 @@ class Resuming:
             left_out=names_of(left_out(self.spec)),
             finite=finite(self.spec),
             continue_on_error=self.spec.continue_on_error,
+            deaths=self.deaths.of(self.resume.where),
         )
 
     def _use(self, candidate: Candidate) -> Outcome:

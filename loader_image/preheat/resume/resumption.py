@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from preheat.errors import CheckpointConfigError, NotABundleError
+from preheat.resume.deaths import NONE, Deaths
 from preheat.resume.decision import PassedOver
 from preheat.resume.settings import Resume, resume_of
 from preheat.spelling import parameters_of
@@ -50,6 +51,7 @@ class Resumption:
     left_out: tuple[str, ...] = ()  # names of stages whose work is in the checkpoint
     finite: bool = False  # whether NaN or infinity among the weights is a reason to pass a checkpoint over
     continue_on_error: bool = False
+    deaths: Deaths = NONE  # that speak against a checkpoint when a process decides again
 
     def line(self) -> str:
         """What was decided, in a sentence without its end."""
@@ -83,7 +85,8 @@ class Resumption:
         """The file's document."""
         taken = vars(self.taken) if self.taken else None
         passed = [vars(each) for each in self.passed]
-        return json.dumps({**vars(self), "resume": parameters_of(self.resume), "taken": taken, "passed": passed})
+        resume, deaths = parameters_of(self.resume), self.deaths.to_json()
+        return json.dumps({**vars(self), "resume": resume, "taken": taken, "passed": passed, "deaths": deaths})
 
     @classmethod
     def read(cls, folder: Path) -> Resumption | None:
@@ -116,6 +119,7 @@ class Resumption:
             left_out=tuple(document["left_out"]),
             finite=bool(document["finite"]),
             continue_on_error=bool(document["continue_on_error"]),
+            deaths=Deaths.of_json(document["deaths"]),
         )
 
 

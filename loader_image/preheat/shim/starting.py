@@ -2,7 +2,8 @@
 
 A container that starts again in place runs no loader. Where the pipeline has `resume` and the run's folder is here,
 the process therefore decides anew, as its loader did, once: later models of the same process get the same checkpoint.
-In a process group the first rank decides for all.
+In a process group the first rank decides for all. Whoever goes on from a checkpoint of the run leaves a mark, for those
+who start later.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from preheat.errors import CheckpointError, NotABundleError
 from preheat.pipeline import CheckpointPipeline
 from preheat.resume.candidates import candidates, never_passed_over
 from preheat.resume.decision import Candidate, counts, decide
+from preheat.resume.marking import Mark, leave_mark
 from preheat.resume.resumption import Resumption, Taken
-from preheat.resume.starts import Mark, Starts
+from preheat.resume.starts import Starts
 from preheat.shim.endings import Ending
 from preheat.shim.environment import bundle_folder
 from preheat.shim.ranks import Ranks
@@ -92,39 +94,41 @@ def refused(error: CheckpointError) -> None:
 
 def _decide(folder: Path, ranks: Ranks | None) -> Beginning:
     told = Resumption.read(folder.parent)
-    run = told.resume.folder if told else None
-    if told is None or run is None:
-        return Beginning(folder, told)
-    start, decided = _agreed(told, Starts(run), ranks)
+    if told is None:
+        return Beginning(folder)
+    start, decided = _agreed(told, ranks)
     taken = decided.taken
     if taken is None:
         if told.taken:
             raise _nothing_left(decided)
         return Beginning(folder, decided)
     log.info("%s", decided.line())
-    mark = _mark(Starts(run), taken, start, ranks)
+    mark = _mark(decided, taken, start, ranks, folder)
     bundled = taken.is_same(told.taken) and not taken.in_place
     return Beginning(folder, decided, None if bundled else decided.resume.checkpoint(taken.name), mark)
 
 
-def _agreed(told: Resumption, starts: Starts, ranks: Ranks | None) -> tuple[str, Resumption]:
+def _agreed(told: Resumption, ranks: Ranks | None) -> tuple[str, Resumption]:
     """The start's id, the same for all ranks, and what the first of them has decided."""
 
     def look() -> str:
-        return json.dumps({"start": uuid4().hex, "decided": _look(told, starts).to_json()})
+        return json.dumps({"start": uuid4().hex, "decided": _look(told).to_json()})
 
     said = json.loads(ranks.from_first("open", look) if ranks else look())
-    return said["start"], Resumption.of_json(said["decided"])
+    # Nobody sees what is not on a volume of the pod: each has what its own loader brought, and they compare that.
+    return said["start"], Resumption.of_json(said["decided"]) if told.resume.folder else told
 
 
-def _look(told: Resumption, starts: Starts) -> Resumption:
+def _look(told: Resumption) -> Resumption:
     """What is there now; what the loader found where this process cannot see it."""
-    if not starts.run.is_dir():
+    run = told.resume.folder
+    if run is None or not run.is_dir():
         return told
     with never_passed_over():
-        listed, known = candidates(told.resume, Patience()), list(starts.read())
+        listed, marks = candidates(told.resume, Patience()), list(Starts(run).read())
+        known = told.deaths.and_marks(marks, listed.candidates)
         decision = decide(listed.candidates, known, told.resume, lambda each: _check(each, told))
-    starts.forget(start for start in known if not counts(start, listed.candidates))
+    Starts(run).forget(mark for mark in marks if not counts(mark, listed.candidates))
     return replace(told, taken=decision.used, passed=(*listed.passed, *decision.passed), nothing=listed.nothing)
 
 
@@ -139,17 +143,14 @@ def _check(candidate: Candidate, told: Resumption) -> Taken:
     return found
 
 
-def _mark(starts: Starts, taken: Taken, start: str, ranks: Ranks | None) -> Mark | None:
+def _mark(decided: Resumption, taken: Taken, start: str, ranks: Ranks | None, folder: Path) -> Mark | None:
     """Leave a mark that goes when this process ends in order; without a group, the first rank's stands for all."""
     number = ranks.rank if ranks else rank()
     if number and not ranks:
         return None
-    try:
-        mark = starts.begin(taken.name, start, number)
-    except OSError as error:
-        log.warning("%s: %s; so nobody will know if this process dies on %s", starts.run, error.strerror, taken.name)
-        return None
-    Ending(mark.remove).watch()
+    mark = leave_mark(decided, taken, start, number, folder.parent)
+    if mark:
+        Ending(mark.remove).watch()
     return mark
 
 
