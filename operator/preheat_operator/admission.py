@@ -45,10 +45,10 @@ class Entry:
         return tuple(map(str, last.get("warnings") or ()))
 
     def with_status(self, resource: Mapping[str, Any]) -> Entry:
-        """The entry of the same spec with another status: what was parsed stays parsed."""
+        """The entry of the same spec with another status, or other annotations: what was parsed stays parsed."""
         entry = Entry(resource)
         if "pipeline" in vars(self):
-            vars(entry)["pipeline"] = self.pipeline
+            vars(entry)["pipeline"] = self.pipeline.knowing(resource)
         return entry
 
     @cached_property

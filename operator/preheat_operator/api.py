@@ -7,7 +7,7 @@ author of the manifest, everything that the API server refuses; so it also serve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
@@ -19,6 +19,7 @@ from preheat.resume import settings as preheat_resume
 from preheat.sources import PLACES
 from preheat.spelling import build
 from preheat_operator.composition import check_composition
+from preheat_operator.deaths import for_loaders
 from preheat_operator.quantity import QUANTITY_PATTERN, checked_quantity
 from preheat_operator.stage_models import Part, one_of, stage_model
 from preheat_operator.status_model import Status
@@ -219,6 +220,12 @@ class Pipeline:
     generation: int
     spec: Mapping[str, Any]  # as the API server holds it
     parsed: preheat_spec.PipelineSpec
+    deaths: str = ""  # what is told to new pods of the trainings that have died: the resource's status has it
+
+    def knowing(self, resource: Mapping[str, Any]) -> Pipeline:
+        """The same, with what this resource knows of deaths."""
+        deaths = for_loaders(resource) if self.parsed.resume else ""
+        return self if deaths == self.deaths else replace(self, deaths=deaths)
 
     @classmethod
     def parse(cls, resource: Mapping[str, Any]) -> Pipeline:
@@ -244,7 +251,7 @@ class Pipeline:
             generation=int(metadata.get("generation", 0)),
             spec=spec or {},
             parsed=parsed,
-        )
+        ).knowing(resource)
 
 
 def _sentence(error: Any) -> str:

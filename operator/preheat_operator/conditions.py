@@ -67,7 +67,8 @@ def _ready(evidence: Evidence) -> Verdict:
     if not evidence.success_time:
         return _unloaded(evidence)
     by = f"loaded by {_count(evidence.loaded, 'pod')}" if evidence.loaded else "was loaded; the pods that did are gone"
-    what = f"{_taken(evidence)} {by}{_began(evidence.resume)}{_outdated(evidence)}{_warnings(evidence)}"
+    resumed = f"{_began(evidence.resume)}{_poisoned(evidence)}"
+    what = f"{_taken(evidence)} {by}{resumed}{_outdated(evidence)}{_warnings(evidence)}"
     return Verdict("True", "Loaded", printable(what, 4096))
 
 
@@ -86,6 +87,11 @@ def _began(resume: Object) -> str:
     more = len(passed) - 1 + int(resume.get("morePassed") or 0)
     others = f", and {more} more" if more > 0 else ""
     return began + "".join(f"; passed over {each['checkpoint']}: {each['why']}{others}" for each in passed[:1])
+
+
+def _poisoned(evidence: Evidence) -> str:
+    """The checkpoint of the last of those who died, where they were too many; the field has all."""
+    return "".join(f"; {line}" for line in evidence.poisoned[:1])
 
 
 def _unloaded(evidence: Evidence) -> Verdict:
@@ -127,7 +133,7 @@ def _described(source: Object) -> str:
 def _warnings(evidence: Evidence) -> str:
     """The first of them: the fields have all."""
     still = [f"the loader of pod {pod} receives nothing" for pod in evidence.loaders.stalled[:1]]
-    warnings = (*still, *evidence.check.get("warnings", ()), *evidence.source.get("warnings", ()))
+    warnings = (*still, *evidence.cautions, *evidence.check.get("warnings", ()), *evidence.source.get("warnings", ()))
     return "".join(f"; warning: {each}" for each in warnings[:1])
 
 

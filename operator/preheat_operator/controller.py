@@ -99,7 +99,8 @@ class Controller:
         status = wanted_status(pipeline, reports, now, problem, check.ended, **more)
         if parsed and self._settings.injection == "policy":
             pin = source_check.pin_of({**pipeline, "status": status})
-            status["injection"] = recipe_of(parsed, self._settings, pin).to_status()
+            known = parsed.knowing({**pipeline, "status": status})
+            status["injection"] = recipe_of(known, self._settings, pin).to_status()
         seen = key in self._seen
         if changed := differs(status, pipeline.get("status")):
             if not await self._write(key, pipeline, status):

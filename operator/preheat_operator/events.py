@@ -8,6 +8,7 @@ from typing import Literal
 
 from preheat_operator import api
 from preheat_operator.announcement import NEWS, Announcement, before, on_pipeline
+from preheat_operator.deaths import deaths_of, poisoned
 from preheat_operator.foreign import Object, printable
 from preheat_operator.loader_run import Failure, Success
 from preheat_operator.observation import PodReport
@@ -16,7 +17,7 @@ from preheat_operator.quantity import human_bytes
 from preheat_operator.source_check import check_said
 
 NOT_INJECTED, VERSION_CHANGED, VOLUME_TOO_SMALL = "NotInjected", "VersionChanged", "VolumeTooSmall"
-LOADER_STALLED = "LoaderStalled"
+LOADER_STALLED, POISONED = "LoaderStalled", "CheckpointPoisoned"
 _AT_MOST_ON_PIPELINE = 5
 
 
@@ -36,6 +37,10 @@ def announcements(pipeline: Object, reports: Sequence[PodReport], now: datetime)
     yield from _first_read(pipeline, reports, since)
     yield from _of_check(pipeline, since)
     yield from _of_progress(pipeline, reports)
+    for each in poisoned(pipeline, deaths_of(pipeline.get("status") or {})):
+        if (last := each.deaths[0]).time >= since:
+            key = f"{last.run}/{last.checkpoint}/{each.deaths[-1].start}"
+            yield on_pipeline(pipeline, "Warning", POISONED, each.line(name), key, last.time)
 
 
 def _newest(pod: PodReport) -> str:

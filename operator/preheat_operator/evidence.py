@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from preheat_operator.deaths import Death, forgotten_until, kept, poisoned
 from preheat_operator.foreign import Object
 from preheat_operator.loader_run import FETCHED, Success
 from preheat_operator.observation import PodReport
@@ -32,6 +33,9 @@ class Evidence:
     checking: bool = False  # a check of the source is on its way
     outdated: int = 0  # pods that were made from an earlier generation
     loaders: Loaders = field(default_factory=Loaders)  # that run now
+    deaths: Sequence[Death] = ()  # on checkpoints of the run that is resumed, newest first
+    poisoned: Sequence[str] = ()  # what is to be said of those on which too many died
+    cautions: Sequence[str] = ()  # what is wrong with the pipeline's annotations
 
     @property
     def check_failed(self) -> bool:
@@ -52,6 +56,15 @@ class Evidence:
         found = check.success.source if check and check.success else None
         last = check.to_status(self.check) if check else self.check
         return replace(self, check=_warned(last, rooms), source=found or self.source)
+
+    def with_deaths(self, pipeline: Object, pods: Sequence[PodReport], before: Object) -> Evidence:
+        """With the deaths in the pods of all generations, and those that the present status remembers."""
+        forgotten, problem = forgotten_until(pipeline)
+        own = [pod for pod in pods if pod.pipeline_uid in (None, pipeline["metadata"].get("uid"))]
+        decisions = [{"time": pod.success.time, **pod.success.resume} for pod in own if pod.success]
+        deaths = kept((death for pod in own for death in pod.deaths), before, decisions, forgotten)
+        lines = [each.line(pipeline["metadata"]["name"]) for each in poisoned(pipeline, deaths)]
+        return replace(self, deaths=deaths, poisoned=lines, cautions=[problem] if problem else [])
 
 
 def gather(pods: Sequence[PodReport], generation: int, remembered: Object) -> Evidence:

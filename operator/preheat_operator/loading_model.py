@@ -142,6 +142,34 @@ class Resumed(Part):
     """How many others were not."""
 
 
+class Death(Part):
+    """One training that went on from a checkpoint of the run and died, where it could leave no mark beside the run."""
+
+    run: Line
+    """Where the run saves."""
+
+    checkpoint: Line
+    """The checkpoint that it had begun from."""
+
+    saved: Annotated[float, Field(ge=0)]
+    """When that was saved, in seconds since 1970: one that is saved anew is another."""
+
+    start: Annotated[str, Field(max_length=64)]
+    """The same for all ranks of the training, which die together."""
+
+    began: Annotated[float, Field(ge=0)]
+    """When the process did, in seconds since 1970."""
+
+    pod: Name
+    """Name of the pod whose container ended first."""
+
+    time: Moment
+    """When it ended."""
+
+    reason: Annotated[str, Field(max_length=64)]
+    """OOMKilled, or the exit code."""
+
+
 class Failure(Part):
     """One pod whose loader failed."""
 

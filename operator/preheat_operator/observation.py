@@ -1,4 +1,4 @@
-"""What one labelled pod says about its loader, read from the pod alone.
+"""What one labelled pod says about its loader, and of its training's deaths, read from the pod alone.
 
 Everything in a pod's status may be missing, cut or written by somebody else: nothing here raises, and what leaves here
 is short, printable and of the type that the resource's status declares.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from preheat_operator.answering import address_of
+from preheat_operator.deaths import Death, deaths_in
 from preheat_operator.foreign import Object, is_count, mapping, mappings
 from preheat_operator.loader_container import LOADER, PROGRESS_PORT, PROGRESS_VARIABLE, described_in
 from preheat_operator.loader_run import KILLED, Failure, Success, failure_of, stuck, succeeded, success_of
@@ -32,6 +33,7 @@ class PodReport:
     success: Success | None = None
     failure: Failure | None = None
     address: str | None = None  # where its loader can be asked how far it is
+    deaths: tuple[Death, ...] = ()  # of its training, on checkpoints of the run that is resumed
 
     def follows(self, uid: str, generation: int) -> bool:
         """Whether the pod was injected from this very pipeline in this generation; unknown counts as yes."""
@@ -48,7 +50,8 @@ def observe(pod: Object) -> PodReport:
         return PodReport(name, uid, created, "missed")
     container = _named(status.get("initContainerStatuses")) or {}
     report = _report_of(metadata, status, container, loader, created)
-    return replace(report, address=address_of(pod, container, loader, PROGRESS_VARIABLE, PROGRESS_PORT))
+    address = address_of(pod, container, loader, PROGRESS_VARIABLE, PROGRESS_PORT)
+    return replace(report, address=address, deaths=deaths_in(pod))
 
 
 def observe_check(pod: Object) -> PodReport:

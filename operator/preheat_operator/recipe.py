@@ -64,6 +64,7 @@ def recipe_of(pipeline: Pipeline, settings: Settings, pin: Mapping[str, str] | N
         environment=[
             *_cache(pipeline.spec.get("volume") or {}),
             *_limits(loader),
+            *_deaths(pipeline),
             *credentials(_secrets(pipeline)),
         ],
         resources={
@@ -169,6 +170,10 @@ def _limits(loader: Object) -> Iterator[dict[str, Any]]:
     yield from _bandwidth(loader)
     if deadline := loader.get("deadlineSeconds"):
         yield {"name": "PREHEAT_DEADLINE", "value": str(deadline)}
+
+
+def _deaths(pipeline: Pipeline) -> list[dict[str, Any]]:
+    return [{"name": "PREHEAT_DEATHS", "value": literally(pipeline.deaths)}] if pipeline.deaths else []
 
 
 def _secrets(pipeline: Pipeline) -> Iterable[tuple[str, SecretVariable]]:

@@ -18,6 +18,7 @@ from preheat.stage import CheckpointSource, PipelineStage, SecretVariable
 from preheat.strategies import STRATEGIES
 from preheat_operator import crd
 from preheat_operator.api import GROUP, KIND, LABEL, NAME_LENGTH, SHORT_NAME, VERSION, Resource
+from preheat_operator.deaths import FORGET
 from preheat_operator.field_rows import Row, rows
 from preheat_operator.injection import CONTAINERS, INJECTED, REFUSED, SHIM
 from preheat_operator.source_check import CHECK
@@ -89,6 +90,13 @@ MARKS = (
     ),
     (INJECTED, "annotation of a pod", "webhook", "`name@generation` of the pipeline that the loader was made from"),
     (REFUSED, "annotation of a pod", "policy", "why the pod cannot be injected; a pod that has it is not created"),
+    (
+        FORGET,
+        "annotation of a pipeline",
+        "you",
+        "a time, such as `2026-03-01T12:00:00Z`: processes that began until then "
+        "[do not count](resume.md#poisoned) as having died on a checkpoint",
+    ),
     (CHECK, "label of a Job and its pod", "controller", "name of the pipeline whose source [is checked](check.md)"),
 )
 
@@ -99,6 +107,12 @@ VARIABLES = (
     ("PREHEAT_ON_FAILURE", "webhook", "`Fail` or `Continue`, as `spec.onFailure`"),
     ("PREHEAT_POD_UID", "webhook", "the pod's uid, which is part of the paths"),
     ("PYTHONPATH", "webhook", "the shim's folder, before a value of your own; not with `off`"),
+    (
+        "PREHEAT_TERMINATION_LOG",
+        "you",
+        "the container's `terminationMessagePath`, where it has another than `/dev/termination-log`: "
+        "[what a process leaves there](resume.md#poisoned)",
+    ),
     ("PREHEAT_REPORT", "you", "path of the report; default: a file among the temporary ones"),
     ("PREHEAT_RANKS_TIMEOUT", "you", "seconds that a rank [waits for the others](frameworks.md#all-or-none)"),
 )

@@ -1,7 +1,7 @@
 """The status a pipeline should have: a pure function of the resource, what its pods report, and the clock.
 
-`source` and `failures` describe `observedGeneration`; pods injected from an earlier generation are counted only.
-What was once seen of a generation is kept when its pods are gone.
+`source` and `failures` describe `observedGeneration`; pods injected from an earlier generation are counted only, except
+for `deaths`, which are about checkpoints of a run. What was once seen of a generation is kept when its pods are gone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def wanted_status(
     current = [pod for pod in pods if pod.follows(str(metadata.get("uid", "")), generation)]
     remembered = before if before.get("observedGeneration") == generation else {}
     evidence = replace(
-        gather(current, generation, remembered).checked(check, rooms),
+        gather(current, generation, remembered).checked(check, rooms).with_deaths(pipeline, pods, before),
         problem=problem,
         checking=checking,
         outdated=len(pods) - len(current),
@@ -64,6 +64,8 @@ def wanted_status(
     status |= {name: dict(value) for name, value in fields.items() if value}
     if evidence.failures:
         status["failures"] = [dict(failure) for failure in evidence.failures]
+    if evidence.deaths:
+        status["deaths"] = [vars(death) for death in evidence.deaths]
     return status
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from preheat_operator.loading_model import Failure, Load, PodCounts, Progress, Resumed
+from preheat_operator.loading_model import Death, Failure, Load, PodCounts, Progress, Resumed
 from preheat_operator.recipe_model import Injection
 from preheat_operator.source_model import Check, SourceStatus
 from preheat_operator.stage_models import Part
@@ -67,3 +67,6 @@ class Status(Part):
 
     failures: Annotated[list[Failure], Field(max_length=10)] | None = None
     """The last failures, newest first."""
+
+    deaths: Annotated[list[Death], Field(max_length=50)] | None = None
+    """Trainings that died on a checkpoint of the run, newest first: new pods pass over one on which too many have."""

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+import preheat
 from cluster.commands import wait_until
 from e2e.tenant import BUCKET, SECONDS, Tenant, pipeline
 from preheat.resume.starts import Starts
+from preheat_operator.deaths import FORGET
 
 pytestmark = pytest.mark.cluster
 
 SCRIPT = Path(__file__).parent / "training" / "resume_run.py"
+CRASH = SCRIPT.with_name("crash_run.py")
 KINDS = ["process", "container", "pod"]
 KILLS = 10 if os.environ.get("PREHEAT_SLOW") else 4
 #: More than pass while somebody takes aim so often, on a busy machine.
@@ -62,17 +66,18 @@ class Run:
     def start(self, name: str) -> None:
         self.tenant.apply([job(self.tenant, name)])
 
-    def end(self, name: str) -> dict[str, Any]:
+    def end(self, name: str, pipeline: str = "exp-7") -> dict[str, Any]:
         """Wait for the Job's end, and for what the status says of its last pod."""
         self.tenant.kubectl("wait", f"job/{name}", "--for=condition=Complete", f"--timeout={SECONDS}s")
         pod = max(self.tenant.pods(f"{name}-"), key=lambda each: each["metadata"]["creationTimestamp"])["metadata"][
             "name"
         ]
-        wait_until("the status tells of it", lambda: self.status().get("resume", {}).get("pod") == pod, SECONDS)
-        return self.status()
+        told = lambda: self.status(pipeline).get("resume", {}).get("pod") == pod  # noqa: E731
+        wait_until("the status tells of it", told, SECONDS)
+        return self.status(pipeline)
 
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.tenant.get("ckpt", "exp-7").get("status", {})
+    def status(self, pipeline: str = "exp-7") -> dict[str, Any]:
+        found: dict[str, Any] = self.tenant.get("ckpt", pipeline).get("status", {})
         return found
 
     def pod(self, name: str) -> str:
@@ -98,6 +103,12 @@ class Run:
             told = lambda: "told" in self.tenant.kubectl("exec", pod, "--", "sh", "-c", script, check=False)  # noqa: E731
             wait_until(f"the {kind} is told", told, SECONDS)
         self.killed.append(f"{kind} after {moment:.2f} s, with {len(self.checkpoints)} checkpoints")
+
+
+def bucket(tenant: Tenant, key: str) -> dict[str, str]:
+    """A place in the tenant's bucket."""
+    return {"bucket": BUCKET, "key": key, "endpoint": tenant.platform.s3_endpoint, "region": "us-east-1",
+            "addressing": "path", "secretRef": "s3-credentials"}  # fmt: skip
 
 
 def job(tenant: Tenant, name: str) -> dict[str, Any]:
@@ -164,12 +175,11 @@ def run(tenant: Tenant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     tenant.platform.upload(BUCKET, "pretrained.safetensors", pretrained / "pretrained.safetensors")
     output.mkdir()
     output.chmod(0o777)
-    source = {"bucket": BUCKET, "key": "pretrained.safetensors", "endpoint": tenant.platform.s3_endpoint,
-              "region": "us-east-1", "addressing": "path", "secretRef": "s3-credentials"}  # fmt: skip
+    source = bucket(tenant, "pretrained.safetensors")
     place = {"run": {"root": {"local": {"path": "/output"}}, "runId": "exp-7"}}
     spec = {"resume": {"from": place}, "stages": [{"s3": source}, {"weightsOnly": {}}]}
     scripts = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "resume"},
-               "data": {"resume_run.py": SCRIPT.read_text()}}  # fmt: skip
+               "data": {script.name: script.read_text() for script in (SCRIPT, CRASH)}}  # fmt: skip
     environment = yaml.safe_load_all(cluster.training_environment().volume_manifests(tenant.namespace))
     tenant.apply([*claim(tenant.namespace, output), *environment, scripts, pipeline("exp-7", spec)])
     try:
@@ -228,3 +238,43 @@ def test_a_damaged_checkpoint_and_a_poisoned_one_are_skipped_and_the_status_says
     assert f"resumes from {good.name} in /output/exp-7" in log
     print(log, run.tenant.kubectl("logs", "job/mended"), ready["message"], yaml.safe_dump(told), sep="\n")
     assert run.final == run.expected
+
+
+def test_a_checkpoint_in_a_bucket_that_kills_its_process_is_passed_over_by_the_next_pod(
+    run: Run, tmp_path: Path
+) -> None:
+    """There is no place for marks: the pod's own status tells the controller, and that the next pod's loader."""
+    torch.manual_seed(3)
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.AdamW(model.named_parameters())
+    for epoch in (1, 2):
+        optimizer.zero_grad()
+        model(torch.ones(2, 8)).square().sum().backward()
+        optimizer.step()
+        preheat.save(tmp_path, model, optimizer, epoch=epoch, update=epoch, run_id="exp-8")
+    for file in (path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()):
+        run.tenant.platform.upload(BUCKET, f"runs/{file.relative_to(tmp_path)}", file)
+    place = {"run": {"root": {"s3": bucket(run.tenant, "runs/")}, "runId": "exp-8"}}
+    stages = [{"s3": bucket(run.tenant, "pretrained.safetensors")}, {"weightsOnly": {}}]
+    run.tenant.apply([pipeline("exp-8", {"resume": {"from": place, "maxFailures": 1}, "stages": stages})])
+    crashing = job(run.tenant, "crashing")
+    template = crashing["spec"]["template"]
+    template["metadata"]["labels"] = {"preheat.dev/pipeline": "exp-8"}
+    [container] = template["spec"]["containers"]
+    container.update(command=[container["command"][-1], "/app/crash_run.py"], env=[{"name": "DEADLY", "value": "2"}])
+    template["spec"]["restartPolicy"] = "Never"
+    run.tenant.apply([crashing])
+    status = run.end("crashing", "exp-8")
+    first = min(run.tenant.pods("crashing-"), key=lambda each: each["metadata"]["creationTimestamp"])
+    [death] = status["deaths"]
+    assert (death["checkpoint"], death["pod"]) == ("model_cp=E2_U2", first["metadata"]["name"])
+    assert death["reason"] == "exit code 9"
+    assert status["resume"]["checkpoint"] == "model_cp=E1_U1"
+    [passed] = status["resume"]["passed"]
+    assert passed["why"].startswith("poisoned: a process died on it")
+    ready = next(each for each in status["conditions"] if each["type"] == "Ready")
+    assert "`kubectl preheat forget exp-8` lifts that" in ready["message"]
+    print(run.tenant.kubectl("logs", "job/crashing", "--all-pods", "--all-containers"), ready["message"], sep="\n")
+    now = datetime.now(UTC).isoformat()
+    run.tenant.kubectl("annotate", "ckpt", "exp-8", f"{FORGET}={now}")
+    wait_until("it is forgotten", lambda: "deaths" not in run.status("exp-8"), SECONDS, interval=0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -155,6 +156,24 @@ def test_kubectl_is_told_where_to_ask(stub: Path) -> None:
     ]
 
 
+def test_what_is_forgotten_is_written_on_the_pipeline_and_told(stub: Path) -> None:
+    died = {"run": "s3://runs/exp-7/", "checkpoint": "model_cp=E4_U4", "saved": 1.0, "began": 2.0, "pod": "a",
+            "time": "2026-05-04T11:00:00Z", "reason": "OOMKilled"}  # fmt: skip
+    pipeline = json.loads((stub / "answer").read_text())
+    status = {"deaths": [{**died, "start": "2"}, {**died, "start": "1"}]}
+    (stub / "answer").write_text(json.dumps({**pipeline, "status": status}))
+    said = run("forget", "ckpt/finetune", "--context", "c").stdout.splitlines()
+    asked = (stub / "asked").read_text().splitlines()[-1]
+    about = "--context c annotate checkpointpipelines.preheat.dev finetune"
+    until = re.fullmatch(rf"{about} preheat\.dev/forget-deaths=(\S+Z) --overwrite -n team-a", asked)
+    assert until
+    assert said == [
+        f"finetune in team-a: who began until {until[1]} does not count as having died on a checkpoint",
+        "  2 on model_cp=E4_U4 of s3://runs/exp-7/",
+    ]
+    assert json.loads(run("forget", "finetune", "-o", "json").stdout)["deaths"] == status["deaths"]
+
+
 def test_what_is_watched_is_told_once_until_it_changes_and_ends_quietly(stub: Path) -> None:
     command = [sys.executable, "-c", "from preheat_operator.plugin import main; main()", "status", "finetune", "-w"]
     with subprocess.Popen(
@@ -179,7 +198,7 @@ def test_help_imports_nothing_heavy_and_names_the_verbs() -> None:
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert HEAVY.isdisjoint(json.loads(found.partition("MODULES ")[2]))
-    assert all(verb in found for verb in ("kubectl preheat", "explain", "status", "render"))
+    assert all(verb in found for verb in ("kubectl preheat", "explain", "status", "render", "forget"))
 
 
 def test_the_missing_extra_is_named() -> None:

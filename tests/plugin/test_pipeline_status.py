@@ -84,6 +84,15 @@ def test_everything_that_is_known_is_on_a_line_of_its_own() -> None:
     assert words["missed"] == "missed 2 h"
 
 
+def test_who_died_on_a_checkpoint_is_told_by_checkpoint() -> None:
+    died = {"run": "s3://runs/exp-7/", "checkpoint": "m_cp=E4", "saved": 1.0, "began": 2.0, "pod": "b",
+            "time": "2026-05-04T11:00:00Z", "reason": "OOMKilled"}  # fmt: skip
+    entries = [{**died, "start": "3"}, {**died, "start": "2", "checkpoint": "m_cp=E3"}, {**died, "start": "1"}]
+    text = [" ".join(line.split()) for line in lines(view({**pipeline([]), "status": {"deaths": entries}}, [], NOW))]
+    assert "died on m_cp=E4 of s3://runs/exp-7/: the last of 2 in pod b 1 h ago (OOMKilled)" in text
+    assert "died on m_cp=E3 of s3://runs/exp-7/: one in pod b 1 h ago (OOMKilled)" in text
+
+
 def test_a_merge_shows_how_many_tensors_are_from_each_source() -> None:
     merged = [
         {"uri": "s3://zoo/stem.pth", "version": "etag-1", "tensors": 1},

@@ -81,7 +81,10 @@ class Place:
 
     def pin(self, name: str, generation: int, **check: Any) -> None:
         """As if a check had ended."""
-        status = {"observedGeneration": generation, "check": {"time": "2026-01-01T00:00:00Z", **check}}
+        self.tell(name, {"observedGeneration": generation, "check": {"time": "2026-01-01T00:00:00Z", **check}})
+
+    def tell(self, name: str, status: Object) -> None:
+        """As if the controller had seen that."""
         wanted: Any = kube.CheckpointPipeline.Status(**{**self.resource(name), "status": status})
         self._real.replace(wanted, name, namespace=self.namespace)
 
@@ -137,7 +140,10 @@ def place(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
         try:
             cluster.kubectl("create", "-f", "-", input=manifest)
             for case in CASES:
-                place.pipeline(case, read(case)[0]["spec"])
+                resource = read(case)[0]
+                place.pipeline(case, resource["spec"])
+                if deaths := resource.get("status", {}).get("deaths"):
+                    place.tell(case, {"deaths": deaths})
             place.pin("one-container", 1, uri="s3://my-models/model.ckpt", version='etag:"a"', outputBytes=10**9)
             place.pipeline("full", FULL)
             place.pipeline("bounded", BOUNDED)

@@ -9,6 +9,7 @@ import typer
 
 from preheat import __version__
 from preheat_operator.plugin.explain import explain
+from preheat_operator.plugin.forget import forget
 from preheat_operator.plugin.render import render
 from preheat_operator.plugin.status import status
 
@@ -23,6 +24,7 @@ for _verb, _example in (
     (explain, "explain job/finetune pod/trainer-x7k2p -n team-a"),
     (status, "status finetune --watch"),
     (render, "render -f job.yaml -f pipeline.yaml"),
+    (forget, "forget exp-7"),
 ):
     app.command(epilog=f"Example: kubectl preheat {_example}")(_verb)
 

@@ -32,7 +32,7 @@ class NotThereError(ClusterError):
 
 
 class NotAllowedError(ClusterError):
-    """The user may not read that."""
+    """The user may not read that, or change it."""
 
     reason = "Forbidden"
 
@@ -55,6 +55,10 @@ class Kubectl:
         """The objects of a list."""
         found = self.get(*what, namespace=namespace)
         return list(found["items"])
+
+    def annotate(self, kind: str, name: str, annotation: str, namespace: str) -> None:
+        """Set an annotation, whatever it was before; raises ClusterError."""
+        self._run("annotate", kind, name, annotation, "--overwrite", "-n", namespace)
 
     def current_namespace(self) -> str:
         """The namespace that is meant where none is given."""

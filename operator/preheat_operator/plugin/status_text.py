@@ -11,6 +11,7 @@ from rich.text import Text
 
 from preheat.amounts import ago, count_of, parameters_text, size_text
 from preheat.terminal import plain
+from preheat_operator.deaths import by_checkpoint, deaths_of
 from preheat_operator.plugin.pipeline_view import Object, PipelineView, PodLine
 from preheat_operator.plugin.text import coloured, facts, grid
 
@@ -29,7 +30,15 @@ def shown(found: PipelineView, now: datetime | None = None) -> Iterator[Renderab
         yield Text("  the controller has not seen this generation yet: is it running?", "yellow")
     yield _conditions(found.status, now)
     yield ""
-    yield facts([*_source(found.status), *_check(found.status, now), *_resume(found.status, now), *_counts(found)])
+    yield facts(
+        [
+            *_source(found.status),
+            *_check(found.status, now),
+            *_resume(found.status, now),
+            *_deaths(found.status, now),
+            *_counts(found),
+        ]
+    )
     if found.pods:
         yield ""
         yield _pods(found, now)
@@ -94,6 +103,15 @@ def _resume(status: Object, now: datetime) -> Iterator[tuple[str, str | None]]:
         yield "passed over", f"{each['checkpoint']}: {each['why']}"
     if more := told.get("morePassed"):
         yield "passed over", f"{more} more"
+
+
+def _deaths(status: Object, now: datetime) -> Iterator[tuple[str, str | None]]:
+    """On which checkpoints of the run trainings have died, as far as pods tell of it."""
+    for found in by_checkpoint(deaths_of(status)):
+        last = found[0]
+        who = f"the last of {len(found)}" if found[1:] else "one"
+        when = f"{_since(last.time, now)} ago ({last.reason})"
+        yield "died", f"on {last.checkpoint} of {last.run}: {who} in pod {last.pod} {when}"
 
 
 def _counts(found: PipelineView) -> Iterator[tuple[str, str | None]]:
