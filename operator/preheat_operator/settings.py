@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, cast, get_args
 
+from preheat_operator.quantity import parse_quantity
+
 Certificates = Literal["own", "given"]
 InjectionMode = Literal["webhook", "policy"]
 LogFormat = Literal["json", "console"]
@@ -98,7 +100,14 @@ def _resources(text: str) -> Resources:
         raise ValueError('is not an object with the keys "requests" and "limits"')
     if not all(isinstance(amounts, dict) for amounts in document.values()):
         raise ValueError("does not map resource names to amounts")
-    return {kind: {name: str(amount) for name, amount in amounts.items()} for kind, amounts in document.items()}
+    if others := sorted({name for amounts in document.values() for name in amounts} - {"cpu", "memory"}):
+        raise ValueError(f"names {', '.join(others)}: a loader has cpu and memory of its own, and nothing else")
+    return {kind: {name: _amount(amount) for name, amount in amounts.items()} for kind, amounts in document.items()}
+
+
+def _amount(value: object) -> str:
+    parse_quantity(text := str(value))
+    return text
 
 
 def _environment(text: str) -> Environment:

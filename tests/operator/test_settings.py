@@ -58,6 +58,8 @@ def test_variables_that_kubernetes_adds_are_left_alone() -> None:
         ("LOADER_RESOURCES", "{", "is not JSON"),
         ("LOADER_RESOURCES", '{"limit": {}}', '"requests" and "limits"'),
         ("LOADER_RESOURCES", '{"limits": []}', "does not map resource names to amounts"),
+        ("LOADER_RESOURCES", '{"limits": {"ephemeral-storage": "1Gi"}}', "names ephemeral-storage: a loader has cpu"),
+        ("LOADER_RESOURCES", '{"limits": {"memory": "1 GB"}}', "'1 GB' is not a quantity"),
         ("LOADER_ENVIRONMENT", "A=b", "is not JSON"),
         ("LOADER_ENVIRONMENT", '{"A": 1}', "does not map names to strings"),
         ("LOADER_ENVIRONMENT", '{"A-B": "", "PREHEAT_SHIM": ""}', "names A-B, PREHEAT_SHIM: not a variable"),
