@@ -1,6 +1,7 @@
 """The chart against the real API server: strict dry runs, refusals of the policies, upgrades that keep caBundle."""
 
 import base64
+import copy
 import json
 import os
 import subprocess
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.cluster
 # MutatingAdmissionPolicy is v1 since Kubernetes 1.36.
 _TOO_NEW = () if KUBERNETES is NEWEST else ("policy-values",)
 VALUE_SETS = [path for path in sorted((CHART / "ci").glob("*-values.yaml")) if path.stem not in _TOO_NEW]
-QUICK = ("--set", "crds.install=false,webhook.timeoutSeconds=1")
+QUICK = ("--set", "crds.install=false,webhook.timeoutSeconds=1,policy.requireUpload=true")
 CA = base64.b64encode(b"not a certificate, but kept as it is").decode()
 
 
@@ -82,6 +83,24 @@ def test_while_the_webhook_is_down_labelled_pods_are_refused_and_others_are_not(
     assert "created" in create(cluster, release, pod("own", loader=False), "--dry-run=server")
 
 
+def assert_its_upload_is_required(cluster, namespace: str) -> None:
+    """Of a pod that has its loader, and lost its upload to another webhook or to a Preheat that knew none."""
+    stages = [{"http": {"url": "https://models.example.org/a.ckpt"}}, {"weightsOnly": {}}]
+    upload = {"path": "/output", "to": {"http": {"url": "https://files.example.org/a/"}}}
+    kind = {"apiVersion": "preheat.dev/v1alpha1", "kind": "CheckpointPipeline"}
+    for name, more in (("finetune", {"upload": upload}), ("other", {})):
+        resource = {**kind, "metadata": {"name": name}, "spec": {"stages": stages, **more}}
+        create(cluster, namespace, json.dumps(resource))
+    without = json.loads(pod("d", loader=True))
+    sent = copy.deepcopy(without)
+    sent["spec"]["initContainers"].append({"name": "preheat-upload", "image": "l", "restartPolicy": "Always"})
+    answer = eventually_refused(cluster, namespace, json.dumps(without), "no container preheat-upload was added")
+    assert f"CheckpointPipeline {namespace}/finetune uploads" in answer
+    assert "created" in create(cluster, namespace, json.dumps(sent), "--dry-run=server")
+    without["metadata"]["labels"] = {"preheat.dev/pipeline": "other"}
+    assert "created" in create(cluster, namespace, json.dumps(without), "--dry-run=server")
+
+
 def test_a_pod_without_loader_is_refused_even_without_the_webhook(cluster, release, namespace) -> None:
     cluster.kubectl("delete", "mutatingwebhookconfiguration", FULL_NAME)
     try:
@@ -89,6 +108,7 @@ def test_a_pod_without_loader_is_refused_even_without_the_webhook(cluster, relea
         assert "preheat.dev/pipeline=finetune" in answer
         assert "created" in create(cluster, namespace, pod("b", loader=True), "--dry-run=server")
         assert "created" in create(cluster, namespace, pod("c", labelled=False), "--dry-run=server")
+        assert_its_upload_is_required(cluster, namespace)
     finally:
         cluster.helm("upgrade", RELEASE, CHART, "--namespace", release, *QUICK)
     assert FULL_NAME in cluster.kubectl("get", "mutatingwebhookconfigurations")

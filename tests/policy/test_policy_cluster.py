@@ -30,7 +30,7 @@ from preheat.errors import CheckpointError
 from preheat_operator import kube, source_check
 from preheat_operator.api import LABEL, Pipeline
 from preheat_operator.controller import Controller
-from preheat_operator.injection import inject
+from preheat_operator.injection import cautions, inject
 from preheat_operator.json_patch import json_patch
 from preheat_operator.settings import Settings
 
@@ -66,6 +66,12 @@ class Place:
         patience = httpx2.Timeout(60)
         self._dry = Client(self.config, dry_run=True, timeout=patience)
         self._real = Client(self.config, timeout=patience)
+        self.warnings: list[str] = []  # of the last pod
+        transport: Any = self._dry._client
+        transport._client.event_hooks["response"].append(self._warned)
+
+    def _warned(self, response: httpx2.Response) -> None:
+        self.warnings = response.headers.get_list("warning")
 
     def close(self) -> None:
         self._dry.close()
@@ -134,7 +140,7 @@ def place(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
     with installed(cluster):
         cluster.kubectl("create", "namespace", name)
         policies = rendered(cluster, folder, name, "injection/policy", "policy/require-loader")
-        limits = rendered(cluster, folder, name, "policy/limit-recipes")
+        limits = rendered(cluster, folder, name, "policy/limit-recipes", "policy/warn")
         manifest, limit = (yaml.safe_dump_all(each) for each in (policies, limits))
         place, wrong = Place(cluster, name), shaped(volumes=[{"name": "preheat", "configMap": {"name": "m"}}])
         try:
@@ -402,6 +408,37 @@ def _acceptable(entry: Object) -> Object:
 def test_the_policy_does_with_any_pod_what_the_webhook_does(place: Place, pod: Object, pipeline: str) -> None:
     pod = acceptable(pod)
     assert by_policy(place, pod, pipeline) == by_webhook(place, pod, pipeline)
+
+
+STORAGE = {"limits": {"ephemeral-storage": "500Mi", "memory": "63Mi"}}
+WARNED = {
+    "one-container": [
+        shaped(container={"envFrom": [{"configMapRef": {"name": "m"}}]}),
+        shaped(container={"resources": STORAGE}),
+        shaped(container={"resources": {"limits": {"ephemeral-storage": "2Gi", "memory": "64Mi"}}}),
+        shaped(container={"resources": {}}, initContainers=[{**UPLOAD, "resources": STORAGE}]),
+    ],
+    "sending": [
+        shaped(container={"volumeMounts": [A]}, volumes=VOLUMES),
+        shaped(container={"volumeMounts": [A]}, volumes=VOLUMES, terminationGracePeriodSeconds=120),
+    ],
+}
+
+
+@pytest.mark.parametrize("pipeline", WARNED)
+def test_what_the_webhook_warns_of_is_warned_of(place: Place, pipeline: str) -> None:
+    pin, said = source_check.pin_of(place.resource(pipeline)), []
+    for pod in WARNED[pipeline]:
+        expected = cautions(place.injected(place.created(pod), pipeline), pin)
+        place.created(pod, pipeline)
+        assert [_without_sizes(each) for each in place.warnings] == [_without_sizes(each) for each in expected]
+        said.append(len(expected))
+    assert said == {"one-container": [1, 2, 0, 2], "sending": [1, 0]}[pipeline]
+
+
+def _without_sizes(said: str) -> str:
+    """A warning as its author wrote it; a policy writes sizes in another unit."""
+    return re.sub(r"[0-9.]+ [KMG]iB", "", said.partition("-warn': ")[2].rstrip('"') or said)
 
 
 def test_a_label_that_names_no_pipeline_is_refused_with_the_way_to_see_which_there_are(place: Place) -> None:
