@@ -244,7 +244,7 @@ def test_the_file_may_be_read_by_those_whom_the_umask_lets(
 
 def test_a_person_reads_what_was_done(checkpoint: Path, target: Path) -> None:
     result = CliRunner().invoke(app, ["convert", str(checkpoint), str(target)], env={"COLUMNS": "200"})
-    for said in ("torch-zip (lightning)", "tied = head.weight", "CRC-32, finite, sizes; 6 records", "1 tensors"):
+    for said in ("torch-zip (lightning)", "tied = head.weight", "CRC-32, finite, sizes; 6 records", "1 tensor, "):
         assert said in result.stdout
     assert result.stdout.splitlines()[-1] == str(target)
 
