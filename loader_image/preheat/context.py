@@ -14,7 +14,7 @@ from preheat.errors import CheckpointError
 if TYPE_CHECKING:
     from preheat.checks import Checks
     from preheat.formats.training_state import Parts
-    from preheat.shim.ranks import Ranks
+    from preheat.ranks import Ranks
     from preheat.stage import CheckpointSource, ModelModifier
     from preheat.strategies.weights import Weights
 

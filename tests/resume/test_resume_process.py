@@ -18,11 +18,11 @@ import preheat
 from preheat.bundle.absence import Absence
 from preheat.errors import CheckpointError, CheckpointIncompatibleError
 from preheat.loader import Settings, load_or_go_on
+from preheat.ranks import Ranks
 from preheat.resume.last_words import words
 from preheat.resume.starts import STARTS, Starts
 from preheat.shim import starting
 from preheat.shim.endings import Ending
-from preheat.shim.ranks import Ranks
 from preheat.shim.reports.report import Report
 
 Start = Callable[..., None]

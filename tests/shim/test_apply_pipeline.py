@@ -20,8 +20,8 @@ from preheat.errors import (
     NothingMatchedError,
 )
 from preheat.pipeline import CheckpointPipeline
+from preheat.ranks import Ranks
 from preheat.shim import first_step, guard
-from preheat.shim.ranks import Ranks
 
 
 @pytest.fixture(autouse=True)

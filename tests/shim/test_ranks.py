@@ -6,7 +6,7 @@ import pytest
 from torch.distributed import HashStore, PrefixStore
 
 from preheat.errors import CheckpointError, CheckpointIncompatibleError, CheckpointTimeoutError, NothingMatchedError
-from preheat.shim.ranks import Ranks, present
+from preheat.ranks import Ranks, present
 
 
 def together(*plays, timeout=20.0):

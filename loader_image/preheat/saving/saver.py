@@ -17,6 +17,7 @@ from preheat.bundle.manifest import Saved
 from preheat.bundle.storage import storage_errors
 from preheat.errors import CheckpointError
 from preheat.formats.training_state import parts_of
+from preheat.ranks import Ranks, group, present
 from preheat.runs.names import LATEST
 from preheat.runs.removal import prune
 from preheat.runs.retention import Retention
@@ -30,7 +31,6 @@ from preheat.saving.snapshot import Snapshot
 from preheat.saving.staging import Staging
 from preheat.saving.state import spelled
 from preheat.saving.weights import Weights
-from preheat.shim.ranks import Ranks, group, present
 from preheat.sources.local import LocalSource
 from preheat.strategies import random_states
 from preheat.strategies.collector import collector_paused

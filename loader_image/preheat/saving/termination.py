@@ -12,7 +12,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from preheat.shim.ranks import group
+from preheat.ranks import group
 
 #: Steps that the others are given to see it: in the next one they wait for this process, and look when it is over.
 _AHEAD = 2

@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointError, CheckpointIncompatibleError
+from preheat.ranks import all_or_none
 from preheat.shim.apply import apply_to, is_applied, note
 from preheat.shim.hooks import wrap_known
-from preheat.shim.ranks import all_or_none
 from preheat.shim.starting import beginning
 from preheat.spec import PipelineSpec
 from preheat.stage import LoadingStrategy

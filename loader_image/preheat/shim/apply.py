@@ -15,12 +15,13 @@ from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from preheat import ranks
 from preheat.bundle.data import CheckpointData
 from preheat.configuration import read_document
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointError, CheckpointIncompatibleError
 from preheat.pipeline import CheckpointPipeline
-from preheat.shim import first_step, policy, ranks
+from preheat.shim import first_step, policy
 from preheat.shim.reports.making import report_of
 from preheat.shim.reports.report import Report, publish
 from preheat.shim.starting import Beginning, beginning, refused

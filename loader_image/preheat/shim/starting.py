@@ -20,6 +20,7 @@ from preheat.bundle.data import CheckpointData, open_bundle, read_manifest
 from preheat.checks import Checks
 from preheat.errors import CheckpointError, NotABundleError
 from preheat.pipeline import CheckpointPipeline
+from preheat.ranks import Ranks
 from preheat.resume.candidates import candidates, never_passed_over
 from preheat.resume.decision import Candidate, counts, decide
 from preheat.resume.marking import Mark, leave_mark
@@ -27,7 +28,6 @@ from preheat.resume.resumption import Resumption, Taken
 from preheat.resume.starts import Starts
 from preheat.shim.endings import Ending
 from preheat.shim.environment import bundle_folder
-from preheat.shim.ranks import Ranks
 from preheat.shim.reports.report import rank
 from preheat.stage import CheckpointSource
 

@@ -23,10 +23,10 @@ from preheat.context import CheckpointContext
 from preheat.errors import TOUCHED, CheckpointIncompatibleError, NoWeightsError, UnsupportedVersionError
 from preheat.formats.trainer import RANDOM_STATES, SCALER, TRAINER_STATE
 from preheat.formats.training_state import Parts, parts_of
+from preheat.ranks import all_or_none
 from preheat.saving.averages import AVERAGES
 from preheat.shim.accelerate import is_sharded, require_known
 from preheat.shim.apply import report_on
-from preheat.shim.ranks import all_or_none
 from preheat.shim.starting import beginning
 from preheat.strategies import random_states
 from preheat.strategies.loading import touching

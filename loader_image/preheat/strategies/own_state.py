@@ -11,7 +11,7 @@ from typing import Any
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointIncompatibleError
 from preheat.formats.trainer import RANDOM_STATES, SCALER
-from preheat.shim.ranks import group
+from preheat.ranks import group
 from preheat.strategies import random_states
 
 #: What torch's scaler always saves; programs keep it under names of their own, such as linnaeus' `amp`.

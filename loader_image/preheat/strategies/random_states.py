@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from preheat.formats.training_state import opaque_in, spell_state, unspell_state
-from preheat.shim.ranks import group
+from preheat.ranks import group
 
 _DEVICES = ("cuda", "npu", "hpu", "mlu", "musa")
 
