@@ -54,3 +54,9 @@ def test_no_module_needs_itself_however_late_it_imports(package):
     graph = grimp.build_graph(package, exclude_type_checking_imports=True, cache_dir=None)
     needs = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_map_for_contributors_names_every_package_of_the_core():
+    packages = {path.parent.name for path in (ROOT / "loader_image" / "preheat").glob("*/__init__.py")}
+    said = (ROOT / "CONTRIBUTING.md").read_text()
+    assert {name for name in packages if f"`{name}`" not in said} == set()
