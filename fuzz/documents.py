@@ -18,7 +18,8 @@ from preheat.index import Tensor
 from preheat.runs import layouts
 from preheat.runs.checkpoint import Pointer
 from preheat.runs.listing import Entry
-from preheat.runs.selection import Selection, Wanted, newest_first
+from preheat.runs.order import newest_first
+from preheat.runs.selection import Selection, Wanted
 from preheat.sources.http_answer import (
     Pin,
     check_encoding,

@@ -14,7 +14,8 @@ from runs.folders import found, listed, names, selected
 from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointNotFoundError
 from preheat.runs.checkpoint import Pointer
 from preheat.runs.listing import Entry
-from preheat.runs.selection import Selection, Wanted, newest_first
+from preheat.runs.order import newest_first
+from preheat.runs.selection import Selection, Wanted
 
 NOETHER = ("E1_U10_S40", "E2_U20_S80", "E2_U25_S100.signal_interrupt", "E3_U30_S120")
 

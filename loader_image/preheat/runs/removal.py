@@ -18,8 +18,8 @@ from preheat.bundle.storage import storage_errors, sync
 from preheat.runs.checkpoint import Checkpoint
 from preheat.runs.layouts import AUTO
 from preheat.runs.listing import Entry
+from preheat.runs.order import newest_first
 from preheat.runs.retention import FORGOTTEN, Retention, Ruling, rule
-from preheat.runs.selection import newest_first
 from preheat.runs.shelf import Shelf
 from preheat.sources.local import LocalSource
 from preheat.stage import Place

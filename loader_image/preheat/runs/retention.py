@@ -14,8 +14,8 @@ from math import isfinite
 
 from preheat.errors import CheckpointConfigError
 from preheat.runs.checkpoint import Checkpoint
+from preheat.runs.order import newest_first
 from preheat.runs.position import Position
-from preheat.runs.selection import newest_first
 
 #: Age in seconds from which nobody is believed to be at work on a checkpoint that is not complete.
 FORGOTTEN = 3600.0

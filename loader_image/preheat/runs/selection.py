@@ -1,32 +1,27 @@
 """Which checkpoint of a run a selector means, best first, and why others that it could mean are passed over.
 
-Pure but for `read`, which is asked for the few pointers that the selector means. The order is total: equal input, in
-whatever order, gives equal output.
+Pure but for `read`, which is asked for the few pointers that the selector means.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TypeVar
 
 from preheat.errors import CheckpointConfigError, CheckpointLoadError, CheckpointNotFoundError
 from preheat.runs.checkpoint import Checkpoint, Found, Pointer
 from preheat.runs.names import BEST, LATEST, metric_of, same_info
+from preheat.runs.order import natural, newest_first
 from preheat.runs.position import Position
 
-SHOWN = 8
-_DIGITS = re.compile(r"([0-9]+)")
-_SUFFIX = re.compile(r"\.[A-Za-z]+/?$")  # a version, -v1, stands before it and would be sorted by it
+_SHOWN = 8
 _EXTREME = re.compile(r"^(min|max)\.(.+)$")
 _FOLDER = "checkpoints"
 
 #: Tells the name of the checkpoint that a pointer names.
 Read = Callable[[Pointer], str]
-Either = TypeVar("Either", Checkpoint, Pointer)
 
 
 @dataclass(frozen=True)
@@ -71,22 +66,6 @@ class Selection:
         if not fit:
             raise scope.nothing(wanted, unfit)
         return cls(fit, unfit)
-
-
-def newest_first(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """Those whose name tells a position by position, and between them, by the time of their files, those without one.
-
-    Of equal positions the one modified last comes first, and of equal times the one whose name is last.
-    """
-    every = sorted(checkpoints, key=_age, reverse=True)
-    unplaced = deque(each for each in every if not each.position)
-    placed = sorted((each for each in every if each.position), key=_order, reverse=True)  # stable: ties stay by age
-    merged: list[Checkpoint] = []
-    for checkpoint in placed:
-        while unplaced and _age(unplaced[0]) > _age(checkpoint):
-            merged.append(unplaced.popleft())
-        merged.append(checkpoint)
-    return [*merged, *unplaced]
 
 
 @dataclass(frozen=True)
@@ -158,8 +137,8 @@ class _Scope:
         """Why there is none to be had, with what there is."""
         asked = f"{self.where}: no checkpoint to be had for select: {wanted.select}"
         if unfit:
-            more = f"; and {len(unfit) - SHOWN} more" if len(unfit) > SHOWN else ""
-            why = "; ".join(map(str, unfit[:SHOWN])) + more
+            more = f"; and {len(unfit) - _SHOWN} more" if len(unfit) > _SHOWN else ""
+            why = "; ".join(map(str, unfit[:_SHOWN])) + more
             return CheckpointNotFoundError(f"{asked}. Passed over: {why}", remedy=_remedy_for(unfit))
         there = list(dict.fromkeys([*(each.name for each in newest_first(self.checkpoints)), *self._tags()]))
         return CheckpointNotFoundError(
@@ -208,7 +187,7 @@ def _home(found: Found, where: str) -> str:
     if len(homes) == 1:
         return next(iter(homes))
     raise CheckpointConfigError(
-        f"{where}: there are checkpoints in {len(homes)} folders: {_some(sorted(homes, key=_natural, reverse=True))}",
+        f"{where}: there are checkpoints in {len(homes)} folders: {_some(sorted(homes, key=natural, reverse=True))}",
         remedy="Say which is meant with runId and stage, or make root the run's own folder",
     )
 
@@ -257,22 +236,7 @@ def _same_tag(tag: str, wanted: str) -> bool:
     return tag == wanted or (metric is not None and metric_of(tag) == metric)
 
 
-def _order(checkpoint: Checkpoint) -> tuple[int, int, int]:
-    assert checkpoint.position is not None  # noqa: S101 - for the type checker
-    return checkpoint.position.order
-
-
-def _age(checkpoint: Checkpoint) -> tuple[float, bool, list[tuple[int, int, str]]]:
-    """What is newer is greater; of equal times one with a position, which nobody writes anew, and the later name."""
-    return checkpoint.modified, checkpoint.position is not None, _natural(_SUFFIX.sub("", checkpoint.path))
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """A key to sort by in which numbers count by their value."""
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in _DIGITS.split(text)]
-
-
 def _some(names: Iterable[str]) -> str:
     every = list(names)
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return (", ".join(each[:200] for each in every[:SHOWN]) or "none") + more
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return (", ".join(each[:200] for each in every[:_SHOWN]) or "none") + more

@@ -20,9 +20,9 @@ from preheat.runs.checkpoint import Checkpoint, Pointer
 from preheat.runs.layouts import AUTO, find, named_by
 from preheat.runs.listing import Listing
 from preheat.runs.names import BEST, LAST, LATEST, checked_name, metric_of
+from preheat.runs.order import newest_first
 from preheat.runs.position import Position
 from preheat.runs.retention import Known
-from preheat.runs.selection import newest_first
 from preheat.sources.local import LocalSource
 from preheat.stage import Place
 from preheat.uploading.targets import target_of
