@@ -51,12 +51,15 @@ setup: .venv/.synced  ## install everything the other verbs need
 
 # Three processes keep two cores busy: many tests wait for a process of their own.
 APART := .venv/bin/pytest -m "not cluster" -n 3 --dist loadfile
+# Collecting all the others' files costs ten seconds of processor, and memory for what they import.
+WITH_CLUSTER = .venv/bin/pytest -m cluster $(or $(ARGS),$(sort $(shell grep -rl --include='test_*.py' 'mark\.cluster' tests)))
 
 # The cluster's tests mostly wait: they run beside the others, which step back for them, and are told of at the end.
 test: setup  ## run every test, the real cluster included
 	@$(CLUSTER_PY) prepare || [ "$$CI" != true ]  # a machine that cannot run it skips those tests, and says so
 	@set -m; told=$$(mktemp); status=0; \
-	.venv/bin/pytest -m cluster $(ARGS) > $$told 2>&1 & cluster=$$!; \
+	$(CLUSTER_PY) images >/dev/null 2>&1 & \
+	$(WITH_CLUSTER) > $$told 2>&1 & cluster=$$!; \
 	trap 'kill -INT -- -$$cluster' INT TERM; \
 	nice $(APART) $(ARGS) || status=$$?; \
 	[ $$status != 2 ] || kill -INT -- -$$cluster; \
@@ -68,7 +71,7 @@ test-older: export PREHEAT_KUBERNETES := 1.33
 test-older: setup  ## run the cluster's tests on Kubernetes 1.33 (ends the test cluster that runs)
 	@$(CLUSTER_PY) prepare
 	@$(CLUSTER_PY) down
-	@.venv/bin/pytest -m cluster $(ARGS)
+	@$(WITH_CLUSTER)
 
 test-fast: setup  ## run the tests that need no cluster
 	@$(APART) $(ARGS)

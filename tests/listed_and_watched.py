@@ -89,7 +89,7 @@ async def serving(path: str) -> AsyncIterator[tuple[ApiServer, httpx2.AsyncClien
         api.send(None)
 
 
-async def until(condition: Callable[[], object], seconds: float = 5) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"

@@ -221,7 +221,7 @@ while not (desk / "enough").exists() or not (evicts or pod):  # who is not given
         letter = "abc"[done % 3]
         volumes.make(root, letter, days=1)
         pod = store.attach(name, volumes.digest_named(letter), None)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while pod and not (pod / "bundle" / "model.safetensors").exists():  # without grace it may be away for a moment
             assert time.monotonic() < until, "evicted under a pod"
         done += bool(pod)

@@ -71,7 +71,7 @@ class Processes:
             "unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL", "--propagation", "slave",
             "/usr/bin/python3", "-I", str(INIT_SCRIPT), str(self.scratch), str(ready), *SYSTEM_FOLDERS,
         )  # fmt: skip
-        wait_until("the cluster's namespaces are made", ready.exists, seconds=20, interval=0.02)
+        wait_until("the cluster's namespaces are made", ready.exists, seconds=60, interval=0.02)
 
     def start(self, name: str, *command: str | Path) -> None:
         """Start a program inside the namespaces; its output goes to logs/<name>.log."""

@@ -179,7 +179,7 @@ def test_killed_programs_are_started_again_and_pods_live_on(cluster: Cluster, na
     cluster.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/server", "--timeout=60s")
     for pid in cluster.processes.pids("kubelet") + cluster.processes.pids("containerd"):
         os.kill(pid, signal.SIGKILL)
-    wait_until("the crash is noticed", lambda: not cluster.healthy(), seconds=10)
+    wait_until("the crash is noticed", lambda: not cluster.healthy(), seconds=30)
     again = Cluster.start()
     assert again.healthy()
     again.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/server", "--timeout=60s")

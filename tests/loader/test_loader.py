@@ -202,7 +202,7 @@ def test_killed_at_any_moment_and_started_again_ends_with_the_bundle(
 
 
 def wait_for(condition: Callable[[], Any], every: float = 0.01) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(every)

@@ -46,7 +46,7 @@ def stages(server: FaultServer, **verify: Any) -> list[dict[str, Any]]:
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -309,7 +309,7 @@ def test_a_passing_fault_of_the_volume_does_not_end_the_signs_of_life(
         time.sleep(0.1)
         folder.mkdir()
         os.utime(folder, (1, 1))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while folder.stat().st_mtime == 1:
             assert time.monotonic() < deadline
             time.sleep(0.01)

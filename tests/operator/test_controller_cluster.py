@@ -65,7 +65,7 @@ class Process:
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.popen.send_signal(how)
-        return self.popen.wait(15)
+        return self.popen.wait(60)
 
 
 @contextmanager

@@ -438,7 +438,7 @@ async def test_the_process_serves_against_a_real_api_server_and_stops_in_time(
             async with session.post(url, json=document, ssl=context, server_hostname=host) as answer:
                 assert "patch" in (await answer.json())["response"]
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
     finally:
         if process.returncode is None:
             process.kill()

@@ -187,7 +187,7 @@ def test_what_is_watched_is_told_once_until_it_changes_and_ends_quietly(stub: Pa
         answer.rename(stub / "answer")
         assert json.loads(process.stdout.readline())["generation"] == 2
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr.read() == ""
 
 

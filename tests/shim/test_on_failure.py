@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from shim.bundles import WEIGHTS_ONLY, write_bundle
-from shim.pod import Pod, lay_out_shim
+from shim.pod import Pod, lay_out_shim, warm_python
 from shim.test_training_process import LIGHTNING, PLAIN, SAVE
 from typer.testing import CliRunner
 
@@ -308,6 +308,13 @@ def shim(tmp_path_factory):
     return lay_out_shim(tmp_path_factory.mktemp("shim"))
 
 
+@pytest.fixture(scope="module")
+def lightning(shim, tmp_path_factory):
+    """Has imported Lightning, with the shim."""
+    with warm_python(shim, tmp_path_factory.mktemp("warm"), "lightning.pytorch") as python:
+        yield python
+
+
 @pytest.fixture
 def pod(shim, tmp_path, absent):
     given = Pod(shim, tmp_path, absent)
@@ -315,9 +322,9 @@ def pod(shim, tmp_path, absent):
     return given
 
 
-def test_a_lightning_script_that_never_mentions_preheat_trains_from_its_initial_weights(pod):
+def test_a_lightning_script_that_never_mentions_preheat_trains_from_its_initial_weights(pod, lightning):
     train = "torch.manual_seed(1)\nmodel = Model()\ntrainer().fit(model, data)\n"
-    done = pod.succeed((LIGHTNING + train + SAVE).format(package="lightning.pytorch"))
+    done = pod.on(lightning).succeed((LIGHTNING + train + SAVE).format(package="lightning.pytorch"))
     assert done.stderr.count(LOUD + "NotFound") == 1
     out = torch.load(pod.work / "out.pt", weights_only=True)
     assert any(not torch.equal(value, out["first"][name]) for name, value in out["last"].items())
@@ -344,9 +351,9 @@ def test_a_lightning_that_is_not_known_is_refused_by_name_and_passed_over(going_
 
 
 @pytest.mark.parametrize("policy", ["Continue", "Fail"])
-def test_a_plain_script_that_never_asks_trains_from_its_initial_weights_or_not_at_all(pod, policy):
+def test_a_plain_script_that_never_asks_trains_from_its_initial_weights_or_not_at_all(pod, lightning, policy):
     pod.environment["PREHEAT_ON_FAILURE"] = policy
-    done = pod.python(PLAIN.format(apply=""))
+    done = pod.on(lightning).python(PLAIN.format(apply=""))
     assert done.stderr.count(LOUD + "NotFound") == (policy == "Continue")
     if policy == "Fail":
         assert done.returncode != 0

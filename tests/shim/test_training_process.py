@@ -234,24 +234,27 @@ torch.save({{"first": first, "last": model.state_dict()}}, "out.pt")
 """
 
 
-@pytest.mark.parametrize("mode", ["auto", "manual"])
-def test_a_plain_script_that_calls_apply_trains_from_the_checkpoint(pod, weights, mode):
-    pod.environment["PREHEAT_SHIM"] = mode
-    pod.succeed(PLAIN.format(apply="import preheat; preheat.apply(model)"))
-    out = torch.load(pod.work / "out.pt", weights_only=True)
+@pytest.fixture(params=["auto", "manual"])
+def either(request, pod, lightning):
+    """The pod in each mode; what is torch's alone differs in nothing, so one of them starts from nothing."""
+    pod.environment["PREHEAT_SHIM"] = request.param
+    return pod.on(lightning) if request.param == "auto" else pod
+
+
+def test_a_plain_script_that_calls_apply_trains_from_the_checkpoint(either, weights):
+    either.succeed(PLAIN.format(apply="import preheat; preheat.apply(model)"))
+    out = torch.load(either.work / "out.pt", weights_only=True)
     assert equal(out["first"], weights)
     assert equal(out["last"], weights, "encoder.weight", "encoder.bias")
     assert not equal(out["last"], weights, "head.weight")
 
 
-@pytest.mark.parametrize("mode", ["auto", "manual"])
-def test_a_plain_script_that_forgets_to_apply_fails_at_its_first_step(pod, mode):
-    pod.environment["PREHEAT_SHIM"] = mode
-    done = pod.python(PLAIN.format(apply=""))
+def test_a_plain_script_that_forgets_to_apply_fails_at_its_first_step(either):
+    done = either.python(PLAIN.format(apply=""))
     assert done.returncode != 0
     assert "NoWeightsError: the checkpoint of pipeline 'finetune' was not applied in this process" in done.stderr
     assert "annotate the pod with `preheat.dev/shim: off`" in done.stderr
-    assert not (pod.work / "out.pt").exists()
+    assert not (either.work / "out.pt").exists()
 
 
 def test_a_spawned_process_is_told_that_the_checkpoint_belongs_into_it(warm):

@@ -43,7 +43,7 @@ def test_killed_uploads_go_on_and_never_show_half_a_checkpoint(bucket: Any, tmp_
                 whole = {key for key in expected if key.startswith(f"runs/{name}/")}
                 assert whole <= there.keys(), seed
     process = upload(bucket, tmp_path)
-    answer, log = process.communicate(timeout=60)
+    answer, log = process.communicate(timeout=90)
     assert process.returncode == 0, log
     assert json.loads(answer)["outcome"] == "uploaded"
     assert bucket.objects() == expected, seed
@@ -56,14 +56,15 @@ def test_an_upload_that_follows_sends_the_rest_when_it_is_told_to_end(bucket: An
     process = subprocess.Popen(
         [*command, "--endpoint", bucket.endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while f"runs/{NAMES[0]}/manifest.json" not in bucket.objects():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
     save(tmp_path, NAMES[1])
     (tmp_path / "last.ckpt").write_bytes(b"written just now")
     process.terminate()
-    said, log = process.communicate(timeout=30)
+    said, log = process.communicate(timeout=90)
     assert process.returncode == 0, log
     assert bucket.objects() == {f"runs/{name}": data for name, data in tree(tmp_path).items()}, said
 

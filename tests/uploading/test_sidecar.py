@@ -56,7 +56,7 @@ class Sidecar:
         return status, json.loads(body or b"null")
 
     def tells(self, condition: Callable[[Any], Any]) -> dict[str, Any]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while True:
             try:
                 status, told = self.asked()
@@ -73,7 +73,7 @@ class Sidecar:
 
     def end(self, by: signal.Signals) -> int:
         self.process.send_signal(by)
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=90)
         return self.process.returncode
 
 
