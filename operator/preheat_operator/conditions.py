@@ -12,12 +12,12 @@ from preheat.errors import (
     CheckpointSourceError,
     CheckpointValidationError,
 )
-from preheat_operator.evidence import Evidence, condition
+from preheat_operator.evidence import Evidence
 from preheat_operator.foreign import Object, printable
+from preheat_operator.memory import condition
 from preheat_operator.quantity import human_bytes
 from preheat_operator.source_check import check_said
 
-_TYPES = ("Ready", "Reconciling", "Stalled", "SourceResolved", "Loading")
 State = Literal["True", "False", "Unknown"]
 
 
@@ -33,7 +33,9 @@ class Verdict:
 def conditions(evidence: Evidence, before: Object, now: datetime) -> list[dict[str, Any]]:
     """All of them, each with the time since when it holds; `before` is the present status, `now` is in UTC."""
     verdicts = _verdicts(evidence)
-    return [_dated(kind, verdicts[kind], before, now) for kind in _TYPES]
+    if evidence.uploads:
+        verdicts["Uploaded"] = Verdict(*evidence.uploads.verdict(condition(before, "Uploaded")))
+    return [_dated(kind, verdict, before, now) for kind, verdict in verdicts.items()]
 
 
 def _verdicts(evidence: Evidence) -> dict[str, Verdict]:
@@ -132,8 +134,16 @@ def _described(source: Object) -> str:
 
 def _warnings(evidence: Evidence) -> str:
     """The first of them: the fields have all."""
+    lost = evidence.uploads.lost if evidence.uploads else None
+    unsent = [f"pod {lost['pod']} has not sent all that it saved"] if lost else []
     still = [f"the loader of pod {pod} receives nothing" for pod in evidence.loaders.stalled[:1]]
-    warnings = (*still, *evidence.cautions, *evidence.check.get("warnings", ()), *evidence.source.get("warnings", ()))
+    warnings = (
+        *unsent,
+        *still,
+        *evidence.cautions,
+        *evidence.check.get("warnings", ()),
+        *evidence.source.get("warnings", ()),
+    )
     return "".join(f"; warning: {each}" for each in warnings[:1])
 
 

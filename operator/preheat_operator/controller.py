@@ -20,17 +20,20 @@ from preheat.errors import CheckpointConfigError
 from preheat_operator import api, health, kube, metrics, source_check
 from preheat_operator.announcement import Announcement
 from preheat_operator.checks import Checks, Look
+from preheat_operator.counting import Counting
 from preheat_operator.events import announcements
 from preheat_operator.foreign import Object
 from preheat_operator.inquiry import Inquiry, askable
 from preheat_operator.labelled_pods import LabelledPods
-from preheat_operator.loader_run import REASONS, Failure
-from preheat_operator.observation import observe
+from preheat_operator.loader_run import REASONS
+from preheat_operator.observation import PodReport, observe
 from preheat_operator.progress import LOADER_QUESTION, Loaders, Progress
 from preheat_operator.recipe import described, recipe_of
 from preheat_operator.recorder import COMPONENT, Recorder
 from preheat_operator.settings import Settings
-from preheat_operator.status import differs, pod_counts, wanted_status
+from preheat_operator.status import differs, wanted_status
+from preheat_operator.upload_account import UPLOAD_QUESTION, Account
+from preheat_operator.uploads import askable_uploads, uploads_of
 from preheat_operator.worklist import Worklist
 
 RESYNC_SECONDS = 300
@@ -61,8 +64,9 @@ class Controller:
         self._clock = clock
         self._checks = Checks(client, settings, clock)
         self._recorder = Recorder(client)
-        self.inquiry: Inquiry[Key, Progress] = Inquiry(LOADER_QUESTION, lambda key: self.worklist.add(key))
-        self._counts: dict[Key, Mapping[str, int]] = {}
+        self.inquiry: Inquiry[Key, Progress] = Inquiry(LOADER_QUESTION, self.worklist.add)
+        self.uploads: Inquiry[Key, Account] = Inquiry(UPLOAD_QUESTION, self.worklist.add)
+        self._counting = Counting()
         self._seen: dict[Key, str] = {}  # resourceVersion that was looked at, or written, last
         self._obstacle: str | None = "the pipelines have not been listed yet"
         self.listed = asyncio.Event()  # all of them, once
@@ -78,8 +82,8 @@ class Controller:
         """Bring one pipeline's status, Events and metrics up to date with its pods, all read afresh."""
         pipeline = await self._pipeline(key)
         if pipeline is None:
-            self._count(key, {})
-            self.inquiry.follow(key, {})
+            self._counting.gone(key)
+            self._ask(key, ())
             self._seen.pop(key, None)
             return
         namespace, name = key
@@ -90,11 +94,13 @@ class Controller:
         now, check = self._clock(), Look()
         if parsed:
             check = await self._checks.look(parsed, pipeline.get("status") or {}, reports)
-        self.inquiry.follow(key, askable(reports) if self._settings.progress else {})
+        self._ask(key, reports if self._settings.progress else ())
+        uploads = uploads_of(pipeline, reports, self.uploads.last(key), now)
         more: dict[str, Any] = {
             "checking": check.running,
             "rooms": await self._checks.rooms(parsed) if parsed else (),
             "loaders": Loaders.of(reports, self.inquiry.last(key), self._settings.stall_seconds),
+            "uploads": uploads,
         }
         status = wanted_status(pipeline, reports, now, problem, check.ended, **more)
         if parsed and self._settings.injection == "policy":
@@ -109,7 +115,7 @@ class Controller:
             self._seen[key] = str(pipeline["metadata"].get("resourceVersion"))
         if check.ended and check.ended.seconds is not None:
             metrics.CHECK_SECONDS.labels(check.ended.result).observe(check.ended.seconds)
-        self._count(key, pod_counts(reports))
+        self._counting.pods(key, reports, uploads.senders if uploads else ())
         for announcement in announcements({**pipeline, "status": status}, reports, now):
             if seen or changed or not announcement.preceded(now):
                 await self._tell(announcement, now)
@@ -173,23 +179,13 @@ class Controller:
         self._seen[key] = str(stored["metadata"]["resourceVersion"])
         return True
 
-    async def _tell(self, announcement: Announcement, now: datetime) -> None:
-        if not await self._recorder.post(announcement, now):
-            return
-        if isinstance(run := announcement.run, Failure):
-            known = run.reason in REASONS  # a pod's owner may write any word, and each would be a series
-            metrics.LOADER_FAILURES.labels(run.reason if known else "Other").inc()
-        elif run:
-            metrics.LOADER_BYTES.inc(run.fetched_bytes or 0)
-            if run.outcome and run.seconds is not None:
-                metrics.LOADER_SECONDS.labels(run.outcome).observe(run.seconds)
+    def _ask(self, key: Key, reports: Sequence[PodReport]) -> None:
+        self.inquiry.follow(key, askable(reports))
+        self.uploads.follow(key, askable_uploads(reports))
 
-    def _count(self, key: Key, counts: Mapping[str, int]) -> None:
-        before = self._counts.pop(key, {})
-        if counts:
-            self._counts[key] = counts
-        for phase in ("loading", "loaded", "continued", "failed", "missed"):
-            metrics.PODS.labels(phase).inc(counts.get(phase, 0) - before.get(phase, 0))
+    async def _tell(self, announcement: Announcement, now: datetime) -> None:
+        if await self._recorder.post(announcement, now):
+            self._counting.told(announcement)
 
 
 def handlers(controller: Controller, settings: Settings) -> kopf.OperatorRegistry:
@@ -232,7 +228,8 @@ async def run(settings: Settings) -> None:
     """The controller's process, until it is told to stop; raises EndedError when it is to be started anew."""
     config = kube.present()
     controller = Controller(AsyncClient(config, field_manager=COMPONENT), settings)
-    metrics.begin(metrics.LOADER_FAILURES, (*sorted(REASONS), "Other"))
+    for counter in (metrics.LOADER_FAILURES, metrics.UPLOAD_FAILURES):
+        metrics.begin(counter, (*sorted(REASONS), "Other"))
     metrics.PIPELINES_WAITING.set_function(lambda: len(controller.worklist))
     async with kube.http(config) as http:
         await _run(controller, LabelledPods(http, controller.changed), settings)
@@ -248,7 +245,8 @@ async def _run(controller: Controller, pods: LabelledPods, settings: Settings) -
     async with health.serving(settings.health_port, **checks):  # type: ignore[arg-type]
         tasks = {
             asyncio.create_task(controller.resync(), name="resync"),
-            asyncio.create_task(controller.inquiry.run(), name="inquiry"),
+            asyncio.create_task(controller.inquiry.run(), name="inquiry of loaders"),
+            asyncio.create_task(controller.uploads.run(), name="inquiry of uploads"),
             asyncio.create_task(pods.run(), name="pods"),
             asyncio.create_task(_watch(controller, pods, settings), name="watch"),
         }

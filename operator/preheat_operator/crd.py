@@ -247,6 +247,7 @@ def _columns() -> list[dict[str, Any]]:
         ("Loading", "integer", ".status.pods.loading", "Pods whose loader has not finished"),
         ("Progress", "string", ".status.progress.summary", "How far these are: share, rate, time left"),
         ("Continued", "integer", ".status.pods.continued", "Pods that train without the checkpoint, as onFailure asks"),
+        ("Uploads", "string", ".status.uploads.summary", "What became of what pods save: sent, waiting, failing"),
         ("Version", "string", ".status.source.version", "The version that was last read"),
         ("Bytes", "integer", ".status.source.selectedBytes", "Bytes that the pipeline needs of the checkpoint"),
         ("Message", "string", f"{ready}.message", "Why it is ready or not"),

@@ -15,6 +15,7 @@ from preheat_operator.observation import PodReport
 from preheat_operator.progress import human_seconds
 from preheat_operator.quantity import human_bytes
 from preheat_operator.source_check import check_said
+from preheat_operator.upload_events import upload_announcements
 
 NOT_INJECTED, VERSION_CHANGED, VOLUME_TOO_SMALL = "NotInjected", "VersionChanged", "VolumeTooSmall"
 LOADER_STALLED, POISONED = "LoaderStalled", "CheckpointPoisoned"
@@ -41,6 +42,7 @@ def announcements(pipeline: Object, reports: Sequence[PodReport], now: datetime)
         if (last := each.deaths[0]).time >= since:
             key = f"{last.run}/{last.checkpoint}/{each.deaths[-1].start}"
             yield on_pipeline(pipeline, "Warning", POISONED, each.line(name), key, last.time)
+    yield from upload_announcements(pipeline, reports, since)
 
 
 def _newest(pod: PodReport) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 from preheat_operator.deaths import Death, forgotten_until, kept, poisoned
 from preheat_operator.foreign import Object
 from preheat_operator.loader_run import FETCHED, Success
+from preheat_operator.memory import condition, newest
 from preheat_operator.observation import PodReport
 from preheat_operator.progress import Loaders
 from preheat_operator.room import Room, shortages
 from preheat_operator.source_check import Checked
+from preheat_operator.uploads import Uploads
 
 KEPT_FAILURES = 5
 
@@ -36,6 +38,7 @@ class Evidence:
     deaths: Sequence[Death] = ()  # on checkpoints of the run that is resumed, newest first
     poisoned: Sequence[str] = ()  # what is to be said of those on which too many died
     cautions: Sequence[str] = ()  # what is wrong with the pipeline's annotations
+    uploads: Uploads | None = None  # None: the pipeline has none
 
     @property
     def check_failed(self) -> bool:
@@ -83,11 +86,6 @@ def gather(pods: Sequence[PodReport], generation: int, remembered: Object) -> Ev
     )
 
 
-def condition(status: Object, kind: str) -> Object:
-    """The condition of this type in a status; empty when there is none."""
-    return next((c for c in status.get("conditions") or () if c.get("type") == kind), {})
-
-
 def _warned(check: Object, bounds: Iterable[Room]) -> Object:
     found = shortages(bounds, check["outputBytes"]) if check.get("outputBytes") else []
     kept = {key: value for key, value in check.items() if key != "warnings"}
@@ -132,7 +130,7 @@ def _remembered_success(remembered: Object) -> str:
 
 
 def _failures(pods: Sequence[PodReport], remembered: Object) -> list[Object]:
-    """The newest failure of each pod, newest first. A pod that exists speaks for itself, a gone one is remembered."""
+    """The newest failure of each pod, newest first."""
     created = {pod.name: pod.created for pod in pods}
     seen: list[Object] = [
         {
@@ -145,9 +143,4 @@ def _failures(pods: Sequence[PodReport], remembered: Object) -> list[Object]:
         for pod in pods
         if pod.failure
     ]
-    known = [f for f in remembered.get("failures") or () if f.get("pod") and f.get("time") and f.get("reason")]
-    gone = [f for f in known if f["pod"] not in created or created[f["pod"]] > f["time"]]
-    # A node whose clock is behind tells of failures from before its pod was created: they are the pod's own.
-    told = {(f["pod"], f["time"]) for f in seen}
-    kept = [f for f in gone if (f["pod"], f["time"]) not in told]
-    return sorted([*kept, *seen], key=lambda f: (f["time"], f["pod"]), reverse=True)[:KEPT_FAILURES]
+    return newest(seen, remembered.get("failures") or (), created, KEPT_FAILURES)

@@ -16,7 +16,8 @@ _IDENTIFIER = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 def printable(text: object, limit: int = _TEXT_LIMIT) -> str:
     """One line of text that any JSON writer accepts, cut at `limit` characters."""
     line = " ".join(str(text).encode("utf-8", "replace").decode("utf-8").split())
-    line = "".join(c for c in line if c.isprintable())
+    if not line.isprintable():
+        line = "".join(c for c in line if c.isprintable())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

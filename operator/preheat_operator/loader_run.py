@@ -22,8 +22,8 @@ FETCHED, REUSED, CONTINUED = "loaded", "reused", "continued"
 #: Exit codes of a container that a signal ended.
 KILLED = (137, 143)
 
-# What the kubelet and the node report when the loader could not speak for itself.
-_REMEDIES = MappingProxyType(
+#: What the kubelet and the node report when the loader could not speak for itself, and what to do.
+REMEDIES = MappingProxyType(
     {
         "OOMKilled": "Raise limits.memory under spec.loader.resources",
         "ImagePullBackOff": "Check the installation's loader image and the pull secrets of the pod",
@@ -34,7 +34,7 @@ _REMEDIES = MappingProxyType(
         "Evicted": "Give spec.volume a claim with room for the checkpoint, or the node more disk",
     }
 )
-_STUCK = frozenset(_REMEDIES) | {"CreateContainerError", "RunContainerError"}
+STUCK = frozenset(REMEDIES) | {"CreateContainerError", "RunContainerError"}
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def failure_of(end: Termination, created: str) -> Failure:
     elif end.code in KILLED:
         reason, message = "Killed", f"the loader was killed (exit code {end.code})"
     else:
-        reason = _REASON_OF_CODE.get(end.code, "Failed") if end.code is not None else "Failed"
+        reason = REASON_OF_CODE.get(end.code, "Failed") if end.code is not None else "Failed"
         message = printable(end.message or f"the loader ended with exit code {end.code} and no message")
     message = printable(f"trains from its initial weights: {message}") if _went_on(end) else message
-    remedy = printable(report.get("remedy") or _REMEDIES.get(reason, ""))
+    remedy = printable(report.get("remedy") or REMEDIES.get(reason, ""))
     return Failure(end.time or created, reason, message, remedy, end.run)
 
 
@@ -107,13 +107,13 @@ def stuck(container: Object, status: Object, created: str) -> Failure | None:
     """A loader that never ran and will not by itself: its image, its configuration, or the whole pod failed."""
     waiting = mapping(mapping(container, "state"), "waiting")
     reason, message = waiting.get("reason"), waiting.get("message")
-    if not isinstance(reason, str) or reason not in _STUCK:
+    if not isinstance(reason, str) or reason not in STUCK:
         loaded = mapping(mapping(container, "state"), "terminated").get("exitCode") == 0
         if status.get("phase") != "Failed" or loaded:
             return None
         reason, message = identifier(status.get("reason")) or "PodFailed", status.get("message")
     text = printable(message or "the pod ended before its loader did")
-    return Failure(_scheduled(status) or created, str(reason), text, _REMEDIES.get(str(reason), ""))
+    return Failure(_scheduled(status) or created, str(reason), text, REMEDIES.get(str(reason), ""))
 
 
 def _went_on(end: Termination) -> bool:
@@ -173,6 +173,6 @@ def _reasons(error: type[CheckpointError]) -> dict[object, str]:
     return found
 
 
-_REASON_OF_CODE: Mapping[object, str] = MappingProxyType(_reasons(CheckpointError))
+REASON_OF_CODE: Mapping[object, str] = MappingProxyType(_reasons(CheckpointError))
 #: What a failure's reason can be, unless somebody else than the loader wrote it.
-REASONS = frozenset(_REASON_OF_CODE.values()) | _STUCK | {"Killed", "PodFailed"}
+REASONS = frozenset(REASON_OF_CODE.values()) | STUCK | {"Killed", "PodFailed"}

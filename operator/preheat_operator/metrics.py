@@ -66,6 +66,20 @@ LOADER_SECONDS = Histogram(
 LOADER_BYTES = Counter(
     "preheat_loader_fetched_bytes_total", "Bytes that loaders read of sources and that ended well.", registry=CONTROLLER
 )
+UPLOAD_PODS = Gauge(
+    "preheat_upload_pods", "Pods that upload what they save, by what their upload does.", ["state"], registry=CONTROLLER
+)
+UPLOADS_WAITING = Gauge(
+    "preheat_uploads_waiting", "Checkpoints and files that can be sent and are not there yet.", registry=CONTROLLER
+)
+UPLOADED = Counter("preheat_uploaded_total", "Checkpoints and single files that uploads sent.", registry=CONTROLLER)
+UPLOADED_BYTES = Counter("preheat_uploaded_bytes_total", "Bytes that uploads sent.", registry=CONTROLLER)
+UPLOAD_FAILURES = Counter(
+    "preheat_upload_failures_total", "Attempts of uploads that failed, by reason.", ["reason"], registry=CONTROLLER
+)
+UNSENT = Counter(
+    "preheat_unsent_pods_total", "Pods that ended before all that they saved was sent.", registry=CONTROLLER
+)
 CHECK_SECONDS = Histogram(
     "preheat_check_seconds",
     "Time from the making of a check's Job to its end, by result: found, failed, or not_run.",

@@ -1,4 +1,4 @@
-"""What one labelled pod says about its loader, and of its training's deaths, read from the pod alone.
+"""What one labelled pod says of its loader, of its training's deaths and of its upload, read from the pod alone.
 
 Everything in a pod's status may be missing, cut or written by somebody else: nothing here raises, and what leaves here
 is short, printable and of the type that the resource's status declares.
@@ -16,6 +16,7 @@ from preheat_operator.foreign import Object, is_count, mapping, mappings
 from preheat_operator.loader_container import LOADER, PROGRESS_PORT, PROGRESS_VARIABLE, described_in
 from preheat_operator.loader_run import KILLED, Failure, Success, failure_of, stuck, succeeded, success_of
 from preheat_operator.termination import Termination, terminations
+from preheat_operator.upload_observation import Upload, observe_upload
 
 Phase = Literal["missed", "loading", "loaded", "continued", "failed"]
 
@@ -34,6 +35,7 @@ class PodReport:
     failure: Failure | None = None
     address: str | None = None  # where its loader can be asked how far it is
     deaths: tuple[Death, ...] = ()  # of its training, on checkpoints of the run that is resumed
+    upload: Upload | None = None  # of what it saves
 
     def follows(self, uid: str, generation: int) -> bool:
         """Whether the pod was injected from this very pipeline in this generation; unknown counts as yes."""
@@ -51,7 +53,7 @@ def observe(pod: Object) -> PodReport:
     container = _named(status.get("initContainerStatuses")) or {}
     report = _report_of(metadata, status, container, loader, created)
     address = address_of(pod, container, loader, PROGRESS_VARIABLE, PROGRESS_PORT)
-    return replace(report, address=address, deaths=deaths_in(pod))
+    return replace(report, address=address, deaths=deaths_in(pod), upload=observe_upload(pod))
 
 
 def observe_check(pod: Object) -> PodReport:

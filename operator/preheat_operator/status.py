@@ -6,7 +6,7 @@ for `deaths`, which are about checkpoints of a run. What was once seen of a gene
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -15,10 +15,12 @@ from preheat_operator.answering import Round
 from preheat_operator.conditions import conditions
 from preheat_operator.evidence import gather
 from preheat_operator.foreign import Object
+from preheat_operator.memory import status_of
 from preheat_operator.observation import PodReport
 from preheat_operator.progress import Loaders
 from preheat_operator.room import Room
 from preheat_operator.source_check import Checked
+from preheat_operator.uploads import Uploads, uploads_of
 
 
 def wanted_status(
@@ -31,13 +33,15 @@ def wanted_status(
     checking: bool = False,
     rooms: Iterable[Room] = (),
     loaders: Loaders | None = None,
+    uploads: Uploads | None = None,
 ) -> dict[str, Any]:
     """The whole status of a pipeline; `problem` is why its spec cannot be used, `now` is in UTC.
 
     `check` is how the newest check of the source ended, if that is news; `checking` says that one is on its way;
-    `rooms` are what bounds the pipeline's volume, `loaders` what is known of those that run.
+    `rooms` are what bounds the pipeline's volume, `loaders` what is known of those that run, and `uploads` what
+    is known of those of its pods.
     """
-    metadata, before = pipeline["metadata"], _status_of(pipeline)
+    metadata, before = pipeline["metadata"], status_of(pipeline)
     generation = int(metadata.get("generation", 1))
     pods = sorted(reports, key=lambda pod: (pod.created, pod.name))
     current = [pod for pod in pods if pod.follows(str(metadata.get("uid", "")), generation)]
@@ -48,6 +52,7 @@ def wanted_status(
         checking=checking,
         outdated=len(pods) - len(current),
         loaders=loaders or Loaders.of(pods, Round()),
+        uploads=uploads or uploads_of(pipeline, pods, Round(), now),
     )
     status: dict[str, Any] = {
         "observedGeneration": generation,
@@ -60,6 +65,7 @@ def wanted_status(
         "progress": evidence.loaders.to_status(),
         "lastLoad": evidence.last_load,
         "resume": evidence.resume,
+        "uploads": evidence.uploads.to_status() if evidence.uploads else {},
     }
     status |= {name: dict(value) for name, value in fields.items() if value}
     if evidence.failures:
@@ -82,11 +88,6 @@ def pod_counts(pods: Iterable[PodReport]) -> dict[str, int]:
 def differs(wanted: Object, current: Object | None) -> bool:
     """Whether writing `wanted` would change anything; the order of conditions does not matter."""
     return _comparable(wanted) != _comparable(current or {})
-
-
-def _status_of(pipeline: Object) -> Object:
-    status = pipeline.get("status")
-    return status if isinstance(status, Mapping) else {}
 
 
 def _comparable(status: Object) -> dict[str, Any]:

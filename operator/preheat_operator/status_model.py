@@ -11,13 +11,14 @@ from preheat_operator.recipe_model import Injection
 from preheat_operator.source_model import Check, SourceStatus
 from preheat_operator.stage_models import Part
 from preheat_operator.status_values import Count, Moment
+from preheat_operator.upload_model import Uploads
 
 
 class Condition(Part):
     """One aspect of the pipeline's state, as all Kubernetes conditions."""
 
     type: Annotated[str, Field(max_length=316)]
-    """Ready, Reconciling, Stalled, SourceResolved or Loading."""
+    """Ready, Reconciling, Stalled, SourceResolved, Loading or Uploaded."""
 
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
@@ -42,7 +43,7 @@ class Status(Part):
     """The generation of the spec that this status speaks of."""
 
     conditions: Annotated[list[Condition], Field(max_length=16)] | None = None
-    """Ready, Reconciling, Stalled, SourceResolved, Loading."""
+    """Ready, Reconciling, Stalled, SourceResolved, Loading, and Uploaded where pods upload."""
 
     source: SourceStatus | None = None
     """What was found at the source."""
@@ -64,6 +65,9 @@ class Status(Part):
 
     resume: Resumed | None = None
     """What the last loader decided where the pipeline resumes a run: which checkpoint it took, and why not others."""
+
+    uploads: Uploads | None = None
+    """What became of what the pods save, where they upload it."""
 
     failures: Annotated[list[Failure], Field(max_length=10)] | None = None
     """The last failures, newest first."""

@@ -11,6 +11,7 @@ from functools import cached_property
 from preheat_operator.foreign import Object, mapping
 
 _FIELD = re.compile(r'"(outcome|reason|message|remedy)":\s*"((?:[^"\\]|\\.)*)')
+_COUNT = re.compile(r'"(uploaded|bytes|failures)":\s*(\d{1,18})\b')
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,12 @@ class Termination:
         try:
             document = json.loads(self.message)
         except (ValueError, RecursionError):
-            return dict(_FIELD.findall(self.message)) if self.message.lstrip().startswith("{") else {}
+            return _rescued(self.message) if self.message.lstrip().startswith("{") else {}
         return document if isinstance(document, Mapping) else {}
+
+
+def _rescued(message: str) -> Object:
+    return {**dict(_FIELD.findall(message)), **{name: int(count) for name, count in _COUNT.findall(message)}}
 
 
 def terminations(container: Object) -> Iterator[Termination]:

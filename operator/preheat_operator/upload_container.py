@@ -21,6 +21,8 @@ from preheat_operator.settings import Settings
 UPLOAD = "preheat-upload"
 TOLD = "PREHEAT_UPLOAD"
 COMMAND = ("python", "-m", "preheat.uploading.sidecar")
+#: Where it is asked what became of what was saved, by who knows its pod's uid.
+UPLOADS_VARIABLE, UPLOADS_PORT = "PREHEAT_UPLOADS_PORT", 18739
 #: What Kubernetes gives a pod to end where nobody says otherwise, and what is little for a large checkpoint.
 GRACE, COMFORTABLE_GRACE = 30, 120
 
@@ -41,7 +43,13 @@ def desired_upload(
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(COMMAND),
         "restartPolicy": "Always",
-        "env": [*identity, *installed(settings), {"name": TOLD, "value": recipe.settings}, *recipe.environment],
+        "env": [
+            *identity,
+            *installed(settings),
+            {"name": TOLD, "value": recipe.settings},
+            *recipe.environment,
+            *_asked(pod_spec, settings),
+        ],
         **({"resources": resources} if resources else {}),
         "volumeMounts": [mount, *(each for each in mounts if each["mountPath"] != mount["mountPath"])],
         "securityContext": security_context(pod_spec, receivers),
@@ -67,6 +75,17 @@ def hurried(pod_spec: Object) -> int | None:
     given = pod_spec.get("terminationGracePeriodSeconds")
     seconds = GRACE if given is None else int(given)
     return seconds if seconds < COMFORTABLE_GRACE else None
+
+
+def _asked(pod_spec: Object, settings: Settings) -> list[dict[str, Any]]:
+    """On the network of its node an upload would take the port of all others there."""
+    if not settings.progress or pod_spec.get("hostNetwork"):
+        return []
+    uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
+    return [
+        {"name": "PREHEAT_POD_UID", "valueFrom": uid},
+        {"name": UPLOADS_VARIABLE, "value": str(UPLOADS_PORT)},
+    ]
 
 
 def _volume(path: str, containers: Sequence[Object], receivers: Sequence[Object]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 
 from preheat.sources import SOURCES
 from preheat_operator.loader_container import PROGRESS_PORT
+from preheat_operator.upload_container import UPLOADS_PORT
 
 CHART = Path(__file__).parents[2] / "charts" / "preheat"
 VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -245,7 +246,13 @@ def test_where_a_policy_injects_nothing_is_left_of_the_webhook(render) -> None:
     assert not [name for name, _, rule in rules(documents) if "secrets" in rule["resources"]]
     assert environment(documents, "controller")["PREHEAT_INJECTION"] == "policy"
     alerts = [rule["alert"] for rule in named(documents, "PrometheusRule", "preheat")["spec"]["groups"][0]["rules"]]
-    assert alerts == ["PreheatLoadersFailing", "PreheatPodsWithoutLoader", "PreheatControllerDown"]
+    assert alerts == [
+        "PreheatLoadersFailing",
+        "PreheatPodsWithoutLoader",
+        "PreheatUploadsFailing",
+        "PreheatCheckpointsUnsent",
+        "PreheatControllerDown",
+    ]
     for kind in ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"):
         assert not of_kind(render(), kind)
         assert of_kind(documents, kind)
@@ -314,11 +321,11 @@ def test_every_value_is_commented_and_in_the_schema() -> None:
             assert before.lstrip().startswith("# --"), line
 
 
-def test_only_the_controller_may_ask_loaders_and_only_if_it_shall(render) -> None:
+def test_only_the_controller_may_ask_loaders_and_uploads_and_only_if_it_shall(render) -> None:
     def to_pods(*values: str) -> list[str]:
         policies = of_kind(render("--set", "networkPolicy.enabled=true", *values), "NetworkPolicy")
         rules = [(each["metadata"]["name"], rule) for each in policies for rule in each["spec"]["egress"]]
-        ports = [{"protocol": "TCP", "port": PROGRESS_PORT}]
+        ports = [{"protocol": "TCP", "port": port} for port in (PROGRESS_PORT, UPLOADS_PORT)]
         return [name for name, rule in rules if rule == {"to": [{"namespaceSelector": {}}], "ports": ports}]
 
     assert to_pods() == ["preheat-controller"]

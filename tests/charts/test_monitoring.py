@@ -14,6 +14,7 @@ from prometheus_client import metrics as prometheus
 
 from preheat_operator import metrics
 from preheat_operator.observation import Phase
+from preheat_operator.uploads import STATES
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ROOT / "docs" / "operations.md"
@@ -21,6 +22,7 @@ RULES = ("--set", "prometheusRule.enabled=true", "--show-only", "templates/monit
 VALUES = {
     ("preheat_admission_reviews_total", "result"): set(metrics.RESULTS),
     ("preheat_pods", "phase"): set(get_args(Phase)),
+    ("preheat_upload_pods", "state"): set(STATES),
 }
 #: What the scrape adds to every series.
 TARGET = {"namespace", "pod"}
@@ -136,7 +138,13 @@ def test_an_alert_can_be_left_out_by_its_name_and_only_by_that(render, helm) -> 
 def test_where_a_policy_injects_nothing_is_said_about_a_webhook(render) -> None:
     [rule] = render(*RULES, "--set", "injection=policy", "--kube-version", "1.36")
     left = {alert["alert"] for alert in rule["spec"]["groups"][0]["rules"]}
-    assert left == {"PreheatLoadersFailing", "PreheatPodsWithoutLoader", "PreheatControllerDown"}
+    assert left == {
+        "PreheatLoadersFailing",
+        "PreheatPodsWithoutLoader",
+        "PreheatUploadsFailing",
+        "PreheatCheckpointsUnsent",
+        "PreheatControllerDown",
+    }
 
 
 def test_every_panel_asks_for_what_there_is(dashboard) -> None:

@@ -100,6 +100,13 @@ def test_everything_is_sent_though_sender_and_runtime_are_killed_on_the_way(tena
         [found] = tenant.pods(job)
         return found
 
+    def uploads() -> dict[str, Any]:
+        return dict(tenant.get("checkpointpipeline", "saving").get("status", {}).get("uploads", {}))
+
+    def uploaded() -> dict[str, Any]:
+        conditions = tenant.get("checkpointpipeline", "saving")["status"]["conditions"]
+        return next((dict(each) for each in conditions if each["type"] == "Uploaded"), {})
+
     def sender() -> dict[str, Any]:
         [status] = [each for each in pod()["status"]["initContainerStatuses"] if each["name"] == "preheat-upload"]
         return dict(status)
@@ -115,6 +122,13 @@ def test_everything_is_sent_though_sender_and_runtime_are_killed_on_the_way(tena
     wait_until(
         "it is there again", lambda: sender()["restartCount"] >= 2 and sender()["started"], SECONDS, interval=0.5
     )
+    wait_until(
+        "the running upload has told the controller that all is there so far",
+        lambda: uploads().get("last", {}).get("name") and uploaded()["status"] == "True",
+        SECONDS,
+        interval=0.5,
+    )
+    assert uploads()["senders"][0]["state"] == "current"
     tenant.kubectl("exec", pod()["metadata"]["name"], "-c", "train", "--", "touch", "/output/go-on")
     wait_until("the pod has ended", lambda: pod()["status"]["phase"] == "Succeeded", SECONDS, interval=0.5)
     [name] = [pod()["metadata"]["name"]]
@@ -129,4 +143,8 @@ def test_everything_is_sent_though_sender_and_runtime_are_killed_on_the_way(tena
         assert hashlib.sha256(content).hexdigest() == digest
     told = json.loads(sender()["state"]["terminated"]["message"])
     assert (told["outcome"], told["waiting"], told["failures"]) == ("uploaded", [], 0)
+    wait_until("the status has the end", lambda: uploads()["senders"][0]["state"] == "done", SECONDS, interval=0.5)
+    assert (uploaded()["status"], uploads()["waiting"], "unsent" in uploads()) == ("True", 0, False)
+    assert uploads()["senders"][0]["restarts"] >= 2
+    assert uploads()["last"]["name"] in {"net_cp=latest.json", *digests}
     client.close()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
+from contextlib import suppress
 from typing import Any
 
 GOOD = b"GET /progress HTTP/1.1\r\nHost: 10.0.0.1\r\nConnection: close\r\n\r\n"
 
 
 def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has now, and that the system gives to no client before it is used."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def ask(port: int, request: bytes = GOOD, host: str = "127.0.0.1") -> tuple[int, bytes]:

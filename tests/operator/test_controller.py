@@ -31,6 +31,7 @@ from preheat_operator.loader_run import Failure, Success
 from preheat_operator.observation import PodReport
 from preheat_operator.progress import Progress
 from preheat_operator.settings import Settings
+from preheat_operator.upload_account import Account
 from preheat_operator.worklist import Worklist
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
@@ -352,6 +353,41 @@ async def test_what_loaders_answer_is_in_the_status_until_they_are_done() -> Non
     await controller.refresh(key)
     assert "progress" not in api.kind("CheckpointPipeline")[0]["status"]
     assert controller.inquiry._pods == {}
+
+
+async def test_what_a_deleted_pod_had_not_sent_is_told_once_and_counted_once() -> None:
+    api, key = FakeApi(), ("team-a", "finetune")
+    stages = [{"http": {"url": "https://models.example.org/a.ckpt"}}, {"weightsOnly": {}}]
+    upload = {"path": "/output", "to": {"http": {"url": "https://files.example.org/"}}}
+    metadata = {"namespace": "team-a", "name": "finetune"}
+    api.put("CheckpointPipeline", {"metadata": metadata, "spec": {"stages": stages, "upload": upload}})
+    env = [{"name": "PREHEAT_UPLOADS_PORT", "value": "18739"}]
+    containers = [{"name": "preheat-loader"}, {"name": "preheat-upload", "env": env}]
+    labelled = {"namespace": "team-a", "name": "a", "labels": {"preheat.dev/pipeline": "finetune"}}
+    running = {"name": "preheat-upload", "state": {"running": {}}}
+    status = {"podIP": "10.1.0.7", "initContainerStatuses": [running]}
+    uid = api.put("Pod", {"metadata": labelled, "spec": {"initContainers": containers}, "status": status})["metadata"][
+        "uid"
+    ]
+    controller, before = Controller(api, settings(check=False)), metrics.UNSENT._value.get()  # type: ignore[arg-type]
+    await controller.refresh(key)
+    assert controller.uploads._pods == {key: {uid: "10.1.0.7"}}
+    controller.uploads._keep({key: {uid: Account(uploaded=1, waiting=2, names=("E3", "E4"))}})
+    await controller.worklist.close()
+    for _ in range(2):
+        await controller.refresh(key)
+    assert api.kind("CheckpointPipeline")[0]["status"]["uploads"]["summary"] == "1 sent, 2 waiting"
+    api.delete("Pod", "team-a", "a")
+    for _ in range(3):
+        await controller.refresh(key)
+    uploads = api.kind("CheckpointPipeline")[0]["status"]["uploads"]
+    assert [(each["pod"], each["waiting"]) for each in uploads["unsent"]] == [("a", 2)]
+    events = [each for each in api.kind("Event") if each["reason"] == "CheckpointsUnsent"]
+    assert [each["involvedObject"]["name"] for each in events] == ["finetune"]
+    assert metrics.UNSENT._value.get() == before + 1
+    assert controller.uploads._pods == {}
+    api.delete("CheckpointPipeline", "team-a", "finetune")
+    await controller.refresh(key)
 
 
 async def test_a_cluster_without_the_resource_is_waited_for() -> None:

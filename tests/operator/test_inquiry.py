@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from loader.beacon_client import free_port
 
-from preheat.beacon import beacon
+from preheat.beacon import UPLOADS_PATH, beacon
 from preheat.progress import LogProgress
+from preheat.uploading.account import Account as Upload
 from preheat_operator.answering import Question
 from preheat_operator.inquiry import PER_KEY, Inquiry, answer_of, session_for_pods
 from preheat_operator.progress import LOADER_QUESTION, Progress
+from preheat_operator.upload_account import UPLOAD_QUESTION
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 TOLD = {"phase": "transferring", "bytesDone": 5, "bytesTotal": 10, "bytesPerSecond": 1, "idleSeconds": 0.5}
@@ -78,6 +80,17 @@ async def test_a_real_beacon_is_understood() -> None:
     assert told
     assert (told.phase, told.done, told.total) == ("transferring", 0, 1000)
     assert again is None or again.total == 1000, "where the machine has IPv6"
+
+
+async def test_an_upload_answers_who_knows_its_pod() -> None:
+    account, port = Upload("s3://b/", units=3), free_port()
+    question = replace(UPLOAD_QUESTION, port=port)
+    with beacon(port, account.brief, f"{UPLOADS_PATH}uid-a"):
+        async with session_for_pods() as session:
+            told = await answer_of(session, "127.0.0.1", question, "uid-a")
+            assert told is not None
+            assert (told.uploaded, told.complete) == (3, True)
+            assert await answer_of(session, "127.0.0.1", question, "uid-b") is None
 
 
 REDIRECT = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:%d/\r\nContent-Length: 0\r\n\r\n"

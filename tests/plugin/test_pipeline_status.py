@@ -187,3 +187,30 @@ def test_kubectls_words_become_an_error(said: str, kind: type[ClusterError], par
     assert type(error) is kind
     assert str(error).startswith(part) or part in str(error)
     assert "memcache" not in str(error)
+
+
+def test_uploads_say_what_was_sent_what_fails_and_what_was_left() -> None:
+    trouble = {"reason": "AccessDenied", "message": "the service answered 403", "remedy": "Allow s3:PutObject"}
+    numbers = {"uploaded": 2, "bytes": 5_000_000, "waiting": 1, "failures": 4}
+    told = {
+        "summary": "2 sent, 1 waiting, failing, some unsent",
+        "pods": 1,
+        **numbers,
+        "last": {"pod": "a", "name": "net_cp=E2", "time": "2026-05-04T11:58:00Z"},
+        "senders": [
+            {"pod": "a", "created": "2026-05-04T11:00:00Z", "state": "failing", "restarts": 0, **numbers, **trouble}
+        ],
+        "unsent": [{"pod": "b", "time": "2026-05-04T11:50:00Z", "waiting": 1, **trouble}],
+    }
+    Status.model_validate({"uploads": told})
+    resource = pipeline([])
+    found = view({**resource, "status": {**resource["status"], "uploads": told}}, [], NOW)
+    text = [" ".join(line.split()) for line in lines(found)]
+    start = text.index("uploads 2 sent, 1 waiting, failing, some unsent, 5.0 MB")
+    assert text[start + 1 : start + 6] == [
+        "sent last net_cp=E2 by pod a, 2 min ago",
+        "failing pod a: AccessDenied: the service answered 403",
+        "do Allow s3:PutObject",
+        "unsent pod b, 10 min ago: the service answered 403",
+        "do Allow s3:PutObject",
+    ]

@@ -64,6 +64,7 @@ class Sidecar:
                 status, told = 0, {}
             if status == 200 and condition(told):
                 return dict(told)
+            assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, told
             time.sleep(0.02)
 

@@ -14,6 +14,7 @@ from preheat.terminal import plain
 from preheat_operator.deaths import by_checkpoint, deaths_of
 from preheat_operator.plugin.pipeline_view import Object, PipelineView, PodLine
 from preheat_operator.plugin.text import coloured, facts, grid
+from preheat_operator.plugin.upload_text import uploads
 
 _MOST_PODS = 40
 _NEWS = {"True": "loaded", "Unknown": "unknown", "False": "failed"}
@@ -37,6 +38,7 @@ def shown(found: PipelineView, now: datetime | None = None) -> Iterator[Renderab
             *_resume(found.status, now),
             *_deaths(found.status, now),
             *_counts(found),
+            *uploads(found.status, now),
         ]
     )
     if found.pods:
