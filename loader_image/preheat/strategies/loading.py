@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -65,21 +66,28 @@ def load_matching(
     context.optimizer = context.scheduler = None  # they start fresh
     context.update_metadata(
         loading_strategy=strategy,
-        transferred_params=list(fit.found.loaded),
-        skipped_params=fit.skipped,
-        skipped_sizes=sizes_in({**fit.taken.entries, **fit.weights.entries}, fit.skipped),
-        initial_params={**fit.found.initial, **fit.left.of_model},
-        dtype_casts=dict(fit.found.casts),
-        resized_params=dict(fit.found.bridged),
         loaded_bytes=size,
         match_seconds=started - began,
         load_seconds=perf_counter() - started,
         partial_params=sum(target.region is not None for target in targets.values()),
-        model_sizes=sizes_of_tensors(fit.tensors),
         origins=_origins(context.checkpoint_data, fit),
-        loading_notes=[*fit.taken.notes, *fit.needed.notes(), *fit.named.notes, *fit.bridges.notes],
+        **_facts(fit),
     )
     return context
+
+
+def _facts(fit: Fit) -> dict[str, Any]:
+    """What reports tell of names, sizes and types."""
+    return {
+        "transferred_params": list(fit.found.loaded),
+        "skipped_params": fit.skipped,
+        "skipped_sizes": sizes_in({**fit.taken.entries, **fit.weights.entries}, fit.skipped),
+        "initial_params": {**fit.found.initial, **fit.left.of_model},
+        "dtype_casts": dict(fit.found.casts),
+        "resized_params": dict(fit.found.bridged),
+        "model_sizes": sizes_of_tensors(fit.tensors),
+        "loading_notes": [*fit.taken.notes, *fit.needed.notes(), *fit.named.notes, *fit.bridges.notes],
+    }
 
 
 @dataclass(frozen=True)
