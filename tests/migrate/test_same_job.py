@@ -140,19 +140,23 @@ def test_noethers_transformations_are_done_in_its_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "error"),
+    ("more", "error", "says"),
     [
         # Noether overwrites one of the two, silently.
-        ("patterns_to_rename: [{src: old, dst: new}]", CheckpointIncompatibleError),
+        (
+            "patterns_to_rename: [{src: trunk, dst: encoder}]",
+            CheckpointIncompatibleError,
+            "both become 'encoder.weight'",
+        ),
         # Noether compares the norm of all weights before and after.
-        ("patterns_to_instantiate: [encoder, head]", NothingMatchedError),
-        ("keys_to_remove: [encoder]", NothingMatchedError),
+        ("patterns_to_instantiate: [encoder, head]", NothingMatchedError, "every tensor of the model is left out"),
+        ("keys_to_remove: [encoder]", NothingMatchedError, "matches none"),
     ],
 )
-def test_what_noether_passes_over_is_an_error(tmp_path, more, error):
-    saved = {**network(1).state_dict(), "aux.old": torch.ones(1), "aux.new": torch.zeros(1)}
+def test_what_noether_passes_over_is_an_error(tmp_path, more, error, says):
+    saved = {**network(1).state_dict(), "trunk.weight": torch.ones(2, 3)}
     noether_files.save_weights(tmp_path / noether_files.RUN / "train" / "checkpoints", "transformer", "latest", saved)
-    with pytest.raises(error):
+    with pytest.raises(error, match=says):
         loaded(INITIALIZER.format(out=tmp_path, checkpoint="latest", more=f"    {more}"), "noether", network(99))
 
 

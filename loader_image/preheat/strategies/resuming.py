@@ -194,7 +194,7 @@ def same_number(kind: str, given: list[Any], saved: Mapping[str, Any]) -> None:
         raise CheckpointIncompatibleError(
             f"the checkpoint has the state of {len(saved)} {kind}s ({found}), and {len(given)} were given",
             remedy=f"Give as many, in this order, as `{kind}` (a list if there are several), or use weightsOnly"
-            + (", or scheduler=False to leave them" if kind == "scheduler" and not given else ""),
+            + (", or in plain torch scheduler=False to leave them" if kind == "scheduler" and not given else ""),
         )
 
 
