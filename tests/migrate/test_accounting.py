@@ -85,6 +85,55 @@ def test_a_key_of_a_table_alone_is_said(system, path):
     assert unsaid(system, document) == []
 
 
+#: What the four systems' configurations say of checkpoints, by their documents and their code.
+SAID = {
+    "anemoi": """
+        training.run_id training.fork_run_id system.input.warm_start hardware.files.warm_start
+        training.load_weights_only training.transfer_learning resume_from_checkpoint training.resume_from_checkpoint
+        training.submodules_to_freeze training.update_ds_stats_on_ckpt_load.states
+        training.update_ds_stats_on_ckpt_load.tendencies training.check_variables_compatibility
+        training.allow_variable_subset training.model_modifier.modifiers[0] training.checkpoint_pipeline.stages[0]
+        training.checkpoint_pipeline.async_execution training.checkpoint_pipeline.continue_on_error
+        training.checkpoint_pipeline.cache_dir training.checkpoint_pipeline.max_retries
+        training.checkpoint_pipeline.timeout training.checkpoint.source training.checkpoint.loading
+        training.checkpoint.modifiers[0]""",
+    "linnaeus": """
+        MODEL.PRETRAINED MODEL.PRETRAINED_SOURCE MODEL.PRETRAINED_CONVNEXT MODEL.PRETRAINED_ROPEVIT
+        MODEL.pretrained_ckpt_handling_metadata.drop_params MODEL.pretrained_ckpt_handling_metadata.drop_buffers
+        MODEL.pretrained_ckpt_handling_metadata.interpolate_rel_pos_bias
+        MODEL.pretrained_ckpt_handling_metadata.supports_module_prefix MODEL.pretrained_ckpt_handling_metadata.strict
+        TRAIN.AUTO_RESUME MODEL.RESUME TRAIN.RESUME TRAIN.RESUME_SKIP_OPTIMIZER TRAIN.PRESERVE_CHECKPOINT_SCHEDULE
+        EVAL_MODE ENV.INPUT.CACHE_DIR ENV.INPUT.BUCKET.ENABLED ENV.INPUT.BUCKET.NAME ENV.INPUT.BUCKET.BUCKET
+        ENV.INPUT.BUCKET.REMOTE ENV.INPUT.BUCKET.PATH_PREFIX ENV.INPUT.BUCKET.APP_KEY_ID ENV.INPUT.BUCKET.APP_KEY
+        SCHEDULE.CHECKPOINT.INTERVAL_EPOCHS SCHEDULE.CHECKPOINT.INTERVAL_STEPS SCHEDULE.CHECKPOINT.INTERVAL_FRACTION
+        SCHEDULE.CHECKPOINT.KEEP_TOP_N SCHEDULE.CHECKPOINT.KEEP_LAST_N CHECKPOINT.KEEP_TOP_N CHECKPOINT.KEEP_LAST_N
+        ENV.OUTPUT.BUCKET.ENABLED ENV.OUTPUT.BUCKET.BUCKET ENV.OUTPUT.BUCKET.REMOTE""",
+    "noether": """
+        resume_run_id resume_stage_name resume_checkpoint stage_name output_path model.initializers[0].kind
+        model.initializers[0].run_id model.initializers[0].model_name model.initializers[0].stage_name
+        model.initializers[0].checkpoint model.initializers[0].checkpoint_tag model.initializers[0].model_info
+        model.initializers[0].keys_to_remove model.initializers[0].patterns_to_remove
+        model.initializers[0].patterns_to_rename model.initializers[0].patterns_to_instantiate
+        model.initializers[0].pop_ckpt_kwargs_keys model.initializers[0].load_optim model.is_frozen
+        model.encoder.is_frozen trainer.start_at_epoch trainer.callbacks[0].kind callbacks[0].kind
+        resolve_checkpoint.uri resolve_checkpoint.expected_sha256 resolve_checkpoint.verify_load
+        resolve_checkpoint.min_free_bytes""",
+    "stackwise": """
+        training.checkpoint_dir training.save_interval restore_from_checkpoint load_rack load_stack.path
+        load_stack.stack_idx training.qlora.enabled training.qlora.rank training.qlora.alpha training.qlora.dropout
+        training.qlora.lr training.qlora.strategy training.qlora.rank_pattern training.qlora.alpha_pattern
+        training.qlora.configs training.qlora.progressive_enabled training.progressive.qlora_enabled
+        training.progressive.trunk_strategy training.progressive.new_stack_precision
+        training.progressive.cache_activations max_checkpoints keep_last""",
+}
+
+
+@pytest.mark.parametrize("system", SAID)
+def test_the_tables_have_every_key_of_the_systems(system):
+    keys = SYSTEMS[system].keys
+    assert [path for path in SAID[system].split() if not any(key.covers(path) for key in keys)] == []
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_whatever_keys_of_a_table_are_set_each_is_said(data):
