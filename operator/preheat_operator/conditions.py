@@ -17,6 +17,7 @@ from preheat_operator.foreign import Object, printable
 from preheat_operator.memory import condition
 from preheat_operator.quantity import human_bytes
 from preheat_operator.source_check import check_said
+from preheat_operator.uploads import UNSENT, heading
 
 State = Literal["True", "False", "Unknown"]
 
@@ -135,7 +136,8 @@ def _described(source: Object) -> str:
 def _warnings(evidence: Evidence) -> str:
     """The first of them: the fields have all."""
     lost = evidence.uploads.lost if evidence.uploads else None
-    unsent = [f"pod {lost['pod']} has not sent all that it saved"] if lost else []
+    said = "has not sent" if lost and heading(lost) == UNSENT else "may not have sent"
+    unsent = [f"pod {lost['pod']} {said} all that it saved"] if lost else []
     still = [f"the loader of pod {pod} receives nothing" for pod in evidence.loaders.stalled[:1]]
     warnings = (
         *unsent,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from preheat_operator.announcement import Announcement, on_pipeline
 from preheat_operator.foreign import Object, printable
 from preheat_operator.observation import PodReport
-from preheat_operator.uploads import FAILING, UNSENT, sentence
+from preheat_operator.uploads import FAILING, heading, sentence
 
 _AT_MOST_ON_PIPELINE = 5
 
@@ -27,8 +27,8 @@ def upload_announcements(pipeline: Object, reports: Sequence[PodReport], since: 
             continue
         key = f"{each['pod']}/{each['time']}"
         if each["pod"] in uids:
-            yield _on_pod(pipeline, uids, each, UNSENT, key)
-        yield on_pipeline(pipeline, "Warning", UNSENT, sentence(each), key, each["time"])
+            yield _on_pod(pipeline, uids, each, heading(each), key)
+        yield on_pipeline(pipeline, "Warning", heading(each), sentence(each), key, each["time"])
 
 
 def _on_pod(pipeline: Object, uids: Mapping[str, str], told: Object, reason: str, key: str) -> Announcement:

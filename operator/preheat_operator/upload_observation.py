@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from preheat_operator.answering import address_of
-from preheat_operator.foreign import Object, mapping, mappings, printable
+from preheat_operator.foreign import Object, is_count, mapping, mappings, printable
 from preheat_operator.loader_run import KILLED, REASON_OF_CODE, REMEDIES, STUCK, Failure
 from preheat_operator.termination import Termination, terminations
 from preheat_operator.upload_account import Account
@@ -46,10 +46,10 @@ def observe_upload(pod: Object) -> Upload | None:
     status = _named(mapping(pod, "status").get("initContainerStatuses")) or {}
     runs = [_Run(end, Account.of(end.report)) for end in terminations(status)]
     account = next((run.account for run in runs if run.account), None)
-    count = status.get("restartCount")
+    restarts = status.get("restartCount")
     phase, failure = _fate(pod, container, status, runs)
     address = address_of(pod, status, container, UPLOADS_VARIABLE, UPLOADS_PORT)
-    return Upload(phase, count if isinstance(count, int) and count > 0 else 0, account, failure, address)
+    return Upload(phase, restarts if is_count(restarts) else 0, account, failure, address)
 
 
 def _fate(pod: Object, container: Object, status: Object, runs: list[_Run]) -> tuple[Phase, Failure | None]:

@@ -20,7 +20,9 @@ from preheat_operator.upload_container import UPLOAD
 #: Pods of which the status tells: those with trouble first.
 LISTED = 10
 KEPT_UNSENT = 5
-UNSENT, FAILING = "CheckpointsUnsent", "UploadFailing"
+UNSENT, NOT_SEEN, FAILING = "CheckpointsUnsent", "UploadEndNotSeen", "UploadFailing"
+#: Why something may not be sent: nobody saw how it ended.
+_DELETED = "PodDeleted"
 #: In the order in which people look at them. silent: it runs and does not answer; current: nothing is left to send.
 State = Literal["failing", "unsent", "sending", "silent", "starting", "current", "done"]
 STATES: tuple[State, ...] = ("failing", "unsent", "sending", "silent", "starting", "current", "done")
@@ -124,7 +126,8 @@ class Uploads:
     def verdict(self, before: Object) -> tuple[Literal["True", "False", "Unknown"], str, str]:
         """Status, reason and message of the condition `Uploaded`, which was `before`."""
         if self.lost:
-            return "False", UNSENT, sentence(self.lost)
+            reason = heading(self.lost)
+            return "False" if reason == UNSENT else "Unknown", reason, sentence(self.lost)
         if failing := [each for each in self.senders if each.state == "failing"]:
             more = f"; so do {len(failing) - 1:,} more" if len(failing) > 1 else ""
             return "False", FAILING, printable(f"{sentence(failing[0].to_status())}{more}", 4096)
@@ -154,7 +157,7 @@ class Uploads:
         said = [f"{self._sum('uploaded'):,} sent"]
         said += [f"{waiting:,} waiting"] if (waiting := self._sum("waiting")) else []
         said += ["failing"] if any(each.state == "failing" for each in self.senders) else []
-        said += ["some unsent"] if self.lost else []
+        said += ["some unsent" if heading(self.lost) == UNSENT else "an end not seen"] if self.lost else []
         return ", ".join(said)
 
     def _sum(self, name: Literal["uploaded", "bytes", "waiting", "failures"]) -> int:
@@ -191,7 +194,7 @@ def _unsent(pods: Sequence[PodReport], senders: Iterable[Sender], before: Object
     for each in gone:
         if each.get("state") in ("failing", "sending") and each.get("waiting"):
             why = f"{_GONE}; {each['reason']}: {each.get('message', '')}" if each.get("reason") else _GONE
-            words = _words(each.get("reason", "PodDeleted"), f"{each['waiting']:,} to be sent: {why}", _GONE_REMEDY)
+            words = _words(each.get("reason", _DELETED), f"{each['waiting']:,} to be sent: {why}", _GONE_REMEDY)
             seen.append({"pod": each["pod"], "time": time, **words, "waiting": each["waiting"]})
     created = {pod.name: pod.created for pod in pods}
     return newest(seen, before.get("unsent") or (), created, KEPT_UNSENT)
@@ -209,6 +212,11 @@ def _last(senders: Iterable[Sender], before: Object) -> Object:
 def _words(reason: str, message: str, remedy: str) -> dict[str, str]:
     told = {"reason": reason, "message": printable(message), "remedy": printable(remedy)}
     return {key: value for key, value in told.items() if value}
+
+
+def heading(unsent: Object) -> str:
+    """What it is called that something was not sent, or may not have been: of a pod that was deleted nobody knows."""
+    return NOT_SEEN if unsent["reason"] == _DELETED else UNSENT
 
 
 def sentence(told: Object) -> str:

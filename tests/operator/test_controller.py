@@ -372,11 +372,13 @@ async def test_what_a_deleted_pod_had_not_sent_is_told_once_and_counted_once() -
     controller, before = Controller(api, settings(check=False)), metrics.UNSENT._value.get()  # type: ignore[arg-type]
     await controller.refresh(key)
     assert controller.uploads._pods == {key: {uid: "10.1.0.7"}}
-    controller.uploads._keep({key: {uid: Account(uploaded=1, waiting=2, names=("E3", "E4"))}})
+    controller.uploads._keep(
+        {key: {uid: Account("failed", 1, waiting=2, names=("E3", "E4"), reason="AccessDenied", message="403")}}
+    )
     await controller.worklist.close()
     for _ in range(2):
         await controller.refresh(key)
-    assert api.kind("CheckpointPipeline")[0]["status"]["uploads"]["summary"] == "1 sent, 2 waiting"
+    assert api.kind("CheckpointPipeline")[0]["status"]["uploads"]["summary"] == "1 sent, 2 waiting, failing"
     api.delete("Pod", "team-a", "a")
     for _ in range(3):
         await controller.refresh(key)

@@ -224,19 +224,27 @@ def test_what_was_not_sent_when_a_pod_ended_is_never_silent(end: Any, volume: An
     assert not differs(wanted(before=gone), gone)
 
 
-def test_a_pod_that_was_deleted_while_it_sent_is_remembered_with_what_it_told_last() -> None:
-    sending = wanted(pod(state=RUNNING), a=DENIED)
+def test_a_pod_that_was_deleted_while_it_sent_is_remembered_and_nobody_claims_to_know() -> None:
+    sending = wanted(pod(state=RUNNING), a=SENDING)
     gone = wanted(before=sending)
-    assert verdict(gone)[:2] == ("False", "CheckpointsUnsent")
-    assert "2 to be sent: its pod was deleted before it said that all was sent; AccessDenied" in verdict(gone)[2]
+    assert verdict(gone)[:2] == ("Unknown", "UploadEndNotSeen")
+    assert "2 to be sent: its pod was deleted before it said that all was sent. On a claim" in verdict(gone)[2]
+    assert gone["uploads"]["summary"].endswith("an end not seen")
     [unsent] = gone["uploads"]["unsent"]
     assert (unsent["pod"], unsent["time"], unsent["waiting"]) == ("a", "2026-05-04T12:00:00Z", 2)
     assert not differs(wanted(before=gone, now=NOW.replace(hour=13)), gone)
-    assert [e.kind for e in told(gone)] == ["CheckpointPipeline"]
+    assert [(e.kind, e.reason) for e in told(gone)] == [("CheckpointPipeline", "UploadEndNotSeen")]
     current = wanted(pod(state=RUNNING), a=SENT)
     assert "unsent" not in wanted(before=current)["uploads"], "it had nothing left"
     namesake = wanted(pod(state=RUNNING, created="11:50:00"), before=sending, a=SENT)
     assert [each["pod"] for each in namesake["uploads"]["unsent"]] == ["a"], "of a StatefulSet, say"
+
+
+def test_a_pod_that_was_deleted_while_its_upload_failed_has_not_sent_all() -> None:
+    gone = wanted(before=wanted(pod(state=RUNNING), a=DENIED))
+    assert verdict(gone)[:2] == ("False", "CheckpointsUnsent")
+    assert "its pod was deleted before it said that all was sent; AccessDenied: s3" in verdict(gone)[2]
+    assert [(e.kind, e.reason) for e in told(gone)] == [("CheckpointPipeline", "CheckpointsUnsent")]
 
 
 def test_only_a_pod_that_was_made_later_overcomes_what_was_not_sent() -> None:
