@@ -28,7 +28,7 @@ def status(
     kubeconfig: Kubeconfig = None,
     output: Output = "text",
 ) -> None:
-    """Show a pipeline's conditions, source and check, its pods with what their loaders do, and the failures.
+    """Show a pipeline's conditions, source and check, its pods with what their loaders do, uploads, and failures.
 
     With --watch a terminal is kept up to date; elsewhere all is printed anew when something has changed.
     """
