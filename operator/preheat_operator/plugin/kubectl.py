@@ -60,12 +60,6 @@ class Kubectl:
         """Set an annotation, whatever it was before; raises ClusterError."""
         self._run("annotate", kind, name, annotation, "--overwrite", "-n", namespace)
 
-    def current_namespace(self) -> str:
-        """The namespace that is meant where none is given."""
-        if self.namespace:
-            return self.namespace
-        return self._run("config", "view", "--minify", "-o", "jsonpath={..namespace}").strip() or "default"
-
     def _run(self, *arguments: str) -> str:
         options = {"--context": self.context, "--kubeconfig": self.kubeconfig}
         given = [word for name, value in options.items() if value for word in (name, value)]
