@@ -19,7 +19,7 @@ from preheat.saving.averages import AVERAGES, Average, states_of
 from preheat.saving.best import check_modes
 from preheat.saving.place import DEFAULT_MODEL, Place
 from preheat.saving.saver import Saver, Wish
-from preheat.saving.weights import chosen, named_state, parameter_names, unwrapped, weights_of
+from preheat.saving.weights import chosen, named_state, parameter_names, require_whole, unwrapped, weights_of
 from preheat.strategies.resuming import listed
 
 saver = Saver()
@@ -116,6 +116,8 @@ class _Training:
 
     def check(self, *, alone: bool) -> None:
         """Raise CheckpointConfigError for what would not be saved; `alone`: some of the weights, and no state."""
+        for each in self.optimizers:
+            require_whole(each)
         beside = bool(self._schedulers or self._scaler is not None or self._extra)
         if alone and (self.optimizers or beside):
             raise CheckpointConfigError(

@@ -17,7 +17,7 @@ from preheat.saving.plan import SavePlan
 from preheat.saving.save import flush, saver
 from preheat.saving.saver import Wish
 from preheat.saving.termination import Termination
-from preheat.saving.weights import named_state, parameter_names, unwrapped
+from preheat.saving.weights import named_state, parameter_names, require_whole, unwrapped
 
 
 class Saving(TrainerCallback):
@@ -42,6 +42,7 @@ class Saving(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Called when the model has its weights; from here on SIGTERM is held back."""
         self._averages = self._plan.averages(unwrapped(given["model"]))  # raises for one that cannot be saved
+        require_whole(given.get("optimizer"))
         for each in self._averages:
             if each.info in self._restored:
                 each.load_state_dict(self._restored[each.info])

@@ -14,10 +14,13 @@ from preheat.names import left_out
 from preheat.paths import meant, some
 from preheat.saving.tensors import check_savable
 from preheat.strategies.flattened import is_flattened
+from preheat.strategies.partitioned import is_deepspeeds, is_partitioned
 from preheat.strategies.targets import memory_key
 from preheat.strategies.wrapping import plain
 
 log = logging.getLogger(__name__)
+
+_DEEPSPEED = "Use FSDP2, or save_checkpoint of DeepSpeed's engine, whose folders Preheat reads"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,17 @@ def unwrapped(model: Any) -> torch.nn.Module:
             "the model is wrapped in FullyShardedDataParallel, whose optimizer's state cannot be saved",
             remedy="Shard it with fully_shard (FSDP2), or save with torch.distributed.checkpoint, which Preheat reads",
         )
+    if is_deepspeeds(model) or any(map(is_partitioned, model.parameters())):
+        raise CheckpointIncompatibleError(
+            "the model is DeepSpeed's, whose weights and optimizer's state lie in partitions", remedy=_DEEPSPEED
+        )
     return model
+
+
+def require_whole(optimizer: Any) -> None:
+    """Raise CheckpointIncompatibleError for an optimizer of which each process has another part."""
+    if is_deepspeeds(optimizer):
+        raise CheckpointIncompatibleError("the optimizer is DeepSpeed's, whose state is partitioned", remedy=_DEEPSPEED)
 
 
 def parameter_names(model: torch.nn.Module) -> dict[int, str]:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from preheat.errors import CheckpointIncompatibleError
 from preheat.formats.optimizer_names import names_of
 from preheat.strategies.filling.shards import is_spread, target_of
+from preheat.strategies.partitioned import is_overwritten
 from preheat.strategies.wrapping import followed
 
 #: Entries of torch's own optimizers that have the shape of their parameter.
@@ -154,6 +155,11 @@ def _refuse_unsupported(name: str, parameter: torch.Tensor, names: Mapping[int, 
         raise CheckpointIncompatibleError(
             f"the optimizer's parameter {name} is on the meta device, and not one of the model, which is to get memory",
             remedy="Build the optimizer from the parameters of the model that is given",
+        )
+    if is_overwritten(parameter):
+        raise CheckpointIncompatibleError(
+            f"the optimizer's parameter {name} is DeepSpeed's, which makes optimizers over",
+            remedy="Use FSDP2, or DeepSpeed's own load_checkpoint",
         )
     held = target_of(name, parameter).tensor
     if is_traceable_wrapper_subclass(held):

@@ -15,6 +15,13 @@ from preheat.strategies.filling.shards import is_plain, local
 from preheat.strategies.filling.tensors import dtype_name
 from preheat.strategies.flattened import gathered_state, is_flattened
 from preheat.strategies.matching import Entry
+from preheat.strategies.partitioned import is_deepspeeds, is_overwritten
+
+#: Every stage of ZeRO keeps its own copies of the weights, from which each step writes them anew.
+_TAKEN = (
+    "is DeepSpeed's, whose optimizer has copies of the weights that would overwrite what is loaded",
+    "Apply the checkpoint before deepspeed.zero.Init or deepspeed.initialize takes the model",
+)
 
 
 def tensors_of(model: Any) -> dict[str, torch.Tensor]:
@@ -34,6 +41,8 @@ def named_tensors(model: Any) -> dict[str, torch.Tensor]:
 
 def check_fillable(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise CheckpointIncompatibleError for one of the model's `tensors` into which nothing can be written in place."""
+    if is_deepspeeds(model):
+        raise CheckpointIncompatibleError(f"{type(model).__name__} {_TAKEN[0]}", remedy=_TAKEN[1])
     for name, tensor in tensors.items():
         if reason := _unsupported(tensor):
             raise CheckpointIncompatibleError(f"parameter {name!r} {reason[0]}", remedy=reason[1])
@@ -72,6 +81,8 @@ def _unsupported(tensor: torch.Tensor) -> tuple[str, str] | None:
         if is_traceable_wrapper_subclass(tensor):
             kind = type(tensor).__name__
             return f"is a {kind}; such parameters are not supported yet", "Apply it before they are made"
+    if is_overwritten(tensor):
+        return _TAKEN
     if not is_dense(tensor):
         return f"is {tensor.layout}, not dense", "Make it dense before the checkpoint is applied"
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
