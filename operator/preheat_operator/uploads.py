@@ -6,7 +6,7 @@ That something was not sent is never forgotten with its pod: of one that was del
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -67,6 +67,13 @@ class Sender:
             state = "current" if answer.complete else "sending"
         return cls(report.name, report.uid, report.created, state, account, upload.restarts, failing)
 
+    def remembering(self, told: Object) -> Sender:
+        """With what the status has told of it, where it does not answer this time."""
+        if self.state != "silent" or not told:
+            return self
+        numbers: Any = {key: int(told.get(key) or 0) for key in ("uploaded", "bytes", "waiting", "failures")}
+        return replace(self, account=Account(last=str(told.get("last", "")), **numbers))
+
     def to_status(self) -> dict[str, Any]:
         """As the status lists it."""
         account = self.account
@@ -100,8 +107,10 @@ class Uploads:
         cls, pods: Sequence[PodReport], answers: Round[Account], before: Object, held: Object, now: datetime
     ) -> Uploads:
         """Those of pods; `before` is what the status has told of uploads, and `held` its condition `Uploaded`."""
+        told = {(each.get("pod"), each.get("created")): each for each in before.get("senders") or ()}
         found = (Sender.of(pod, answers.answers.get(pod.uid)) for pod in pods)
-        senders = sorted((each for each in found if each), key=lambda each: (STATES.index(each.state), each.pod))
+        known = (each.remembering(told.get((each.pod, each.created), {})) for each in found if each)
+        senders = sorted(known, key=lambda each: (STATES.index(each.state), each.pod))
         good = [each.created for each in senders if each.state in ("current", "done")]
         since = str(held.get("lastTransitionTime", "")) if held.get("status") == "True" else ""
         asked = answers.time if any(each.uid in answers.answers for each in senders) else ""
@@ -192,7 +201,7 @@ def _unsent(pods: Sequence[PodReport], senders: Iterable[Sender], before: Object
     time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     gone = [each for each in before.get("senders") or () if (each.get("pod"), each.get("created", "")) not in there]
     for each in gone:
-        if each.get("state") in ("failing", "sending") and each.get("waiting"):
+        if each.get("state") in ("failing", "sending", "silent") and each.get("waiting"):
             why = f"{_GONE}; {each['reason']}: {each.get('message', '')}" if each.get("reason") else _GONE
             words = _words(each.get("reason", _DELETED), f"{each['waiting']:,} to be sent: {why}", _GONE_REMEDY)
             seen.append({"pod": each["pod"], "time": time, **words, "waiting": each["waiting"]})
@@ -204,7 +213,7 @@ def _last(senders: Iterable[Sender], before: Object) -> Object:
     told = [
         {"pod": each.pod, "name": each.account.last, "time": each.account.last_time}
         for each in senders
-        if each.account.last
+        if each.account.last_time
     ]
     return max((before.get("last") or {}, *told), key=lambda each: str(each.get("time", "")))
 

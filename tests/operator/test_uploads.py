@@ -240,6 +240,16 @@ def test_a_pod_that_was_deleted_while_it_sent_is_remembered_and_nobody_claims_to
     assert [each["pod"] for each in namesake["uploads"]["unsent"]] == ["a"], "of a StatefulSet, say"
 
 
+def test_an_answer_that_fails_to_come_takes_back_nothing_that_was_told() -> None:
+    silent = wanted(pod(state=RUNNING), before=wanted(pod(state=RUNNING), a=SENDING))
+    assert verdict(silent)[:2] == ("Unknown", "NotAsked")
+    assert silent["uploads"]["summary"] == "12 sent, 2 waiting"
+    assert silent["uploads"]["last"]["name"] == "net_cp=E12"
+    assert not differs(wanted(pod(state=RUNNING), before=silent), silent)
+    assert verdict(wanted(before=silent))[:2] == ("Unknown", "UploadEndNotSeen")
+    assert wanted(pod(state=RUNNING), before=silent, a=SENT)["uploads"]["waiting"] == 0
+
+
 def test_a_pod_that_was_deleted_while_its_upload_failed_has_not_sent_all() -> None:
     gone = wanted(before=wanted(pod(state=RUNNING), a=DENIED))
     assert verdict(gone)[:2] == ("False", "CheckpointsUnsent")
