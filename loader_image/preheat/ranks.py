@@ -33,8 +33,9 @@ TIMEOUT = 600.0
 _MODEL = "model"
 
 #: In the order in which a process comes to them; some may be left out.
-_STEPS = ("open", "gather", "match", "adapt", "load", "go on", "save")
+_STEPS = ("open", "gather", "match", "adapt", "load", "go on", "copy", "shard", "save")
 _SAMPLES, _SAMPLE = 16, 4096
+_LEAVING = 10.0  # seconds; who has heard the verdict leaves at once
 _APPLYING = "apply the checkpoint"
 
 _applications = count()  # all processes apply the same number of times, so equal numbers meet
@@ -102,10 +103,16 @@ class Ranks:
         return texts
 
     def leave(self, *steps: str) -> None:
-        """Remove what was said at these steps, when all ranks have left them: a training saves many times."""
+        """Remove what was said at these steps, when all ranks have left them: a training saves many times.
+
+        The first rank waits for that: where it ends, the store of the others may end with it.
+        """
+        deadline = monotonic() + _LEAVING
+        while self.rank == 0 and self._store.add("left", 0) < self.world - 1 and monotonic() < deadline:
+            sleep(0.001)
         if self._store.add("left", 1) == self.world:
             for step in steps:
-                for key in ("came", "decided", "verdict", *range(self.world)):
+                for key in ("came", "decided", "verdict", "first", *range(self.world)):
                     self._store.delete_key(f"{step}/{key}")
             self._store.delete_key("left")
 

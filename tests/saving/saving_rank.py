@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -25,9 +26,9 @@ from preheat.saving.termination import Termination
 class Training:
     """Sharded by FSDP2, or replicated; every rank has random numbers of its own."""
 
-    def __init__(self, seed: int, *, sharded: bool = True) -> None:
+    def __init__(self, seed: int, *, sharded: bool = True, width: int = 33) -> None:
         torch.manual_seed(seed)
-        self.model = torch.nn.Sequential(torch.nn.Linear(7, 33), torch.nn.Tanh(), torch.nn.Linear(33, 5))
+        self.model = torch.nn.Sequential(torch.nn.Linear(7, width), torch.nn.Tanh(), torch.nn.Linear(width, 5))
         if sharded:
             fully_shard(self.model[0])
             fully_shard(self.model)
@@ -51,12 +52,13 @@ class Training:
         return [each.double().tolist() for each in whole] + [torch.rand(3).tolist()]
 
 
-def goes_on(root: Path, *, sharded: bool, wait: bool) -> bool:
+def goes_on(root: Path, *, sharded: bool, wait: bool, shards: bool = False) -> bool:
     """Whether a training that stopped for a checkpoint ends as one that did not."""
     straight = Training(1, sharded=sharded).steps(3)
     average = preheat.Average(straight.trained, 0.5)
     average.update()
-    folder = preheat.save(root, straight.trained, straight.optimizer, update=3, averages=average, wait=wait)
+    given: dict[str, Any] = {"update": 3, "averages": average, "wait": wait, "sharded": shards}
+    folder = preheat.save(root, straight.trained, straight.optimizer, **given)
     wanted = straight.steps(2).facts()
     preheat.flush()
     dist.barrier()
@@ -70,12 +72,36 @@ def failing(root: Path) -> str:
     """What a rank raises when the one that writes cannot."""
     (root / "checkpoints").parent.mkdir(parents=True, exist_ok=True)
     (root / "checkpoints").write_text("no folder")
-    training = Training(1)
+    return _refusal(root, Training(1))
+
+
+def _refusal(root: Path, training: Training, **given: Any) -> str:
     try:
-        preheat.save(root, training.model, training.optimizer, update=1)
+        preheat.save(root, training.model, training.optimizer, update=1, **given)
+        preheat.flush()
     except CheckpointError as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def failing_shards(root: Path) -> list[str]:
+    """What a rank raises when the second cannot write its shard, to the end of a save and beside the training."""
+    training = Training(1, width=100_000)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if dist.get_rank() == 1:  # more than the group's store will have, which is a file as well
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limit[1]))
+    try:
+        return [_refusal(root, training, sharded=True, wait=wait) for wait in (True, False)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+def differing(root: Path) -> str:
+    """What a rank raises when the processes have different tensors, as stages of a pipeline do."""
+    training = Training(1)
+    if dist.get_rank() == 1:
+        training.model.register_buffer("mine", torch.zeros(1))
+    return _refusal(root, training, sharded=True)
 
 
 def terminated(root: Path) -> int:
@@ -96,6 +122,10 @@ def main(folder: Path, rank: int, world: int) -> None:
         "sharded": goes_on(folder / "sharded", sharded=True, wait=True),
         "beside": goes_on(folder / "beside", sharded=True, wait=False),
         "replicated": goes_on(folder / "replicated", sharded=False, wait=True),
+        "shards": goes_on(folder / "shards", sharded=True, wait=True, shards=True),
+        "shards beside": goes_on(folder / "shards beside", sharded=True, wait=False, shards=True),
+        "shards failing": failing_shards(folder / "shards failing"),
+        "shards differing": differing(folder / "shards differing"),
         "failing": failing(folder / "failing"),
         "terminated": terminated(folder),
     }

@@ -2,9 +2,12 @@
 
 import gc
 import os
+from itertools import product
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from shim.bundles import write_bundle
 
 from preheat.bundle.data import open_bundle
@@ -17,14 +20,16 @@ from preheat.errors import (
     TruncatedError,
 )
 from preheat.file_blob import FileBlob
+from preheat.index import Part, joined
 from preheat.pipeline import CheckpointPipeline
 from preheat.sources import LocalSource
 from preheat.strategies import TransferLearningLoader, WeightsOnlyLoader
 from preheat.strategies.filling import reads
 from preheat.strategies.filling.fill import fill
 from preheat.strategies.filling.lanes import HostLane
-from preheat.strategies.filling.moves import Move
+from preheat.strategies.filling.moves import Move, part_of
 from preheat.strategies.filling.reads import plan_reads
+from preheat.strategies.filling.slices import Cut, boxes_of, region_of
 from preheat.strategies.filling.tensors import DTYPES
 from preheat.verify import Verify
 
@@ -131,6 +136,33 @@ def test_a_blob_that_only_streams_fills_the_same(tmp_path):
     fill(Streaming(data.blob), [Move(data.index.tensors[name], target) for name, target in targets.items()])
     data.close()
     assert all(torch.equal(targets[name], wanted[name]) for name in wanted)
+
+
+@given(st.data())
+def test_of_a_tensor_that_was_saved_in_boxes_only_what_is_wanted_is_read(tmp_path_factory, data):
+    shape = tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
+    wanted = torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
+
+    def cuts():
+        axes = st.integers(0, len(shape) - 1)
+        return [(data.draw(axes), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))) for _ in range(2)]
+
+    def regions(cut):
+        for places in product(*(range(parts) for _, parts, _ in cut)):
+            cut_at = [Cut(axis, parts, at, blocks) for (axis, parts, blocks), at in zip(cut, places, strict=True)]
+            yield region_of(shape, cut_at)
+
+    boxes = [(corner, held, region) for region in regions(cuts()) for corner, held in boxes_of(region)]
+    stored = {str(n): part_of(wanted, region)[held].contiguous() for n, (_, held, region) in enumerate(boxes)}
+    bundle = open_bundle(write_bundle(tmp_path_factory.mktemp("boxes"), stored))
+    parts = [Part(corner, bundle.index.tensors[str(n)]) for n, (corner, _, _) in enumerate(boxes)]
+    source = joined("w", "F32", shape, parts)
+    for region in [None, *regions(cuts())]:
+        target = torch.zeros_like(part_of(wanted, region))
+        assert fill(bundle.blob, [Move(source, target, region)]) == target.nbytes
+        assert torch.equal(target, part_of(wanted, region))
+        assert sum(part.size for part in Move(source, target, region).of_parts()) == target.nbytes
+    bundle.close()
 
 
 @pytest.mark.parametrize("enabled", [True, False], ids=["on", "off"])

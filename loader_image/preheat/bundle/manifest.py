@@ -140,6 +140,7 @@ class Manifest:
     preheat: str = __version__
     checksums: Mapping[str, int] = field(default_factory=dict)  # CRC-32 of whole files by name, of those that have one
     state_checksums: Mapping[str, int] = field(default_factory=dict)  # CRC-32 of the state's tensors by name
+    shard_checksums: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the same by file, of each shard
     saved: Saved | None = None  # by a training; None: made by a loader
 
     def lines(self) -> Iterator[str]:
@@ -228,6 +229,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
         "continueOnError": manifest.continue_on_error,
         "seconds": dict(manifest.seconds),
         **({"stateChecksums": dict(manifest.state_checksums)} if manifest.state_checksums else {}),
+        **({"shardChecksums": manifest.shard_checksums} if manifest.shard_checksums else {}),
         **({"saved": _of_saved(manifest.saved)} if manifest.saved else {}),
     }
 
@@ -296,5 +298,6 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         preheat=document["preheat"],
         checksums={name: entry["crc32"] for name, entry in document["files"].items() if "crc32" in entry},
         state_checksums=document.get("stateChecksums", {}),
+        shard_checksums=document.get("shardChecksums", {}),
         saved=_saved(document["saved"]) if document.get("saved") else None,
     )

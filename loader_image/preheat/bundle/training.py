@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ def state_of_bundle(folder: Path, manifest: Manifest) -> TrainingState | None:
 
     if STATE not in manifest.files:
         return None
+    if manifest.shard_checksums:
+        return _state_of_shards(folder)
     blob: Blob | None = None
     try:
         tensors: Mapping[str, Tensor] = {}
@@ -79,3 +81,15 @@ def state_of_bundle(folder: Path, manifest: Manifest) -> TrainingState | None:
             remedy="Run the loader again, or remove the folder",
         ) from error
     return TrainingState(tree, blob, owned=True)
+
+
+def _state_of_shards(folder: Path) -> TrainingState:
+    from preheat.bundle.data import open_shards
+    from preheat.formats import read_index
+
+    blob = open_shards(folder)
+    try:
+        return replace(state_of_index(blob, read_index(blob), lambda: Checks(crc32=False)), owned=True)
+    except CheckpointError as error:
+        blob.close()
+        raise NotABundleError(f"{folder} is not a complete bundle: {error}") from error

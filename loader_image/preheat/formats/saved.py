@@ -13,9 +13,10 @@ from typing import Any
 from preheat.blob import Blob, Folder
 from preheat.bundle.manifest import MANIFEST, STATE, STATE_TENSORS, WEIGHTS, Manifest
 from preheat.errors import CheckpointLoadError, CheckpointValidationError, NotABundleError, TruncatedError
-from preheat.formats import adapters
+from preheat.formats import adapters, saved_shards
 from preheat.formats.companions import read_json
 from preheat.formats.files import read_file
+from preheat.formats.saved_shards import MODEL, kind_of, put_together
 from preheat.formats.shards import moved
 from preheat.formats.training_state import unspell_state
 from preheat.index import Index, Tensor
@@ -38,9 +39,9 @@ def members(folder: Folder, entry: Blob) -> Sequence[str]:
     """The files that the manifest names and that are read: weights, state and its tensors, or an adapter."""
     manifest = _manifest(entry)
     known = (WEIGHTS, STATE, STATE_TENSORS, ADAPTERS, adapters.CONFIG)
-    if WEIGHTS not in manifest.files and ADAPTERS not in manifest.files:
+    if not any(name in (WEIGHTS, ADAPTERS) or kind_of(name) == MODEL for name in manifest.files):
         raise CheckpointLoadError(f"{MANIFEST} names no weights, but {', '.join(manifest.files) or 'no files'}"[:500])
-    return [name for name in known if name in manifest.files]
+    return [name for name in manifest.files if name in known or kind_of(name)]
 
 
 def read_index(blob: JoinedBlob) -> Index:
@@ -53,9 +54,7 @@ def read_index(blob: JoinedBlob) -> Index:
                 f"{name} has {member.blob.size} bytes; its manifest says {manifest.files[name]}",
                 remedy="Copy or save the checkpoint again",
             )
-    weights = files.get(WEIGHTS) or files[ADAPTERS]
-    checksums = {name: facts.crc32 for name, facts in manifest.tensors.items()}
-    index = _verified(weights, checksums)
+    index = _weights(files, manifest)
     tied = {alias: index.tensors[name] for alias, name in manifest.aliases.items() if name in index.tensors}
     return replace(
         index,
@@ -65,6 +64,29 @@ def read_index(blob: JoinedBlob) -> Index:
         average=manifest.source.average,
         metadata_bytes=index.metadata_bytes + blob.members[0].blob.size,
     )
+
+
+def _weights(files: Mapping[str, Member], manifest: Manifest) -> Index:
+    if whole := files.get(WEIGHTS) or files.get(ADAPTERS):
+        return _verified(whole, {name: facts.crc32 for name, facts in manifest.tensors.items()})
+    tensors, read = _shards(MODEL, files, manifest)
+    declared = {name: (facts.dtype, facts.shape) for name, facts in manifest.tensors.items()}
+    found = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    if differing := sorted(name for name in declared.keys() | found.keys() if declared.get(name) != found.get(name)):
+        raise CheckpointValidationError(
+            f"the shards and their manifest differ in {differing[0]!r}", remedy="Copy or save the checkpoint again"
+        )
+    return Index("safetensors", LAYOUT, tensors, metadata_bytes=read)
+
+
+def _shards(kind: str, files: Mapping[str, Member], manifest: Manifest) -> tuple[dict[str, Tensor], int]:
+    """The whole tensors of all shards of a kind, and how many bytes were read of their headers."""
+    indexes = {
+        name: _verified(member, manifest.shard_checksums.get(name, {}))
+        for name, member in files.items()
+        if kind_of(name) == kind
+    }
+    return put_together(indexes.items()), sum(index.metadata_bytes for index in indexes.values())
 
 
 def _verified(member: Member, checksums: Mapping[str, int | None]) -> Index:
@@ -94,6 +116,8 @@ def _state(files: Mapping[str, Member], manifest: Manifest) -> Any:
     tensors: Mapping[str, Tensor] = {}
     if STATE_TENSORS in files:
         tensors = _verified(files[STATE_TENSORS], manifest.state_checksums).tensors
+    else:
+        tensors, _ = _shards(saved_shards.STATE, files, manifest)
     try:
         return unspell_state(read_json(files[STATE].blob, MAX_STATE), tensors.__getitem__)
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from preheat.errors import NothingMatchedError
+from preheat.errors import CheckpointConfigError, NothingMatchedError
 from preheat.saving.weights import Weights, distinct
 
 #: The part of a model that its adapters are: a checkpoint of them stands beside that of the whole.
@@ -41,3 +41,9 @@ def _adapter(model: torch.nn.Module) -> tuple[str, Any]:
 def _holder(model: torch.nn.Module) -> torch.nn.Module:
     """The part of the model on which peft notes its adapters: the model itself, or what it is inside of another."""
     return next((each for each in model.modules() if getattr(each, "peft_config", None)), model)
+
+
+def check_whole(*, adapters_only: bool, sharded: bool) -> None:
+    """Refuse shards of adapters: peft reads one file."""
+    if adapters_only and sharded:
+        raise CheckpointConfigError("adapters are saved as peft reads them, in one file", remedy="Leave out sharded")

@@ -55,13 +55,15 @@ class Written:
                 self.checksums[name] = checksum if known is None else combine(known, checksum, length)
 
 
-def write_tensors(path: Path, tensors: Declared, bring: Callable[[str], torch.Tensor]) -> Written:
+def write_tensors(
+    path: Path, tensors: Declared, bring: Callable[[str], torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> Written:
     """Write a file of the declared tensors; `bring` is asked for each once, in the order of the file, by this thread.
 
-    What it brings is on the host and contiguous. The file is on the disk when it returns; raises OSError and
-    NoSpaceError.
+    What it brings is on the host and contiguous; `metadata` is for the header. The file is on the disk when it returns.
+    Raises OSError and NoSpaceError.
     """
-    header = bytes(Header(tensors, _METADATA))
+    header = bytes(Header(tensors, {**_METADATA, **(metadata or {})}))
     places = list(offsets(tensors))
     size = len(header) + (places[-1][2] if places else 0)
     written = Written(size, crc32(header), _of_nothing(tensors))

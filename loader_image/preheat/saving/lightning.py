@@ -122,7 +122,7 @@ class Saving:
             )
             return list(found)
 
-        saver.save(wishes, wait=wait or self._plan.wait)
+        saver.save(wishes, wait=wait or self._plan.wait, sharded=self._plan.sharded)
         self._saved = trainer.global_step
 
     def __reduce__(self) -> Any:

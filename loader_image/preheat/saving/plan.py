@@ -41,6 +41,7 @@ class SavePlan:
     on_sigterm: bool = True
     random_states: bool = True
     keep: Retention | None = None  # what stays when something was saved; None: all
+    sharded: bool = False  # each process writes what it has of tensors that are spread over several
     wait: bool = True
 
     def __post_init__(self) -> None:
@@ -50,6 +51,7 @@ class SavePlan:
                 raise CheckpointConfigError(f"{what} is {number!r:.40}; give a number from 1 on, or None")
         if self.adapters_only and (self.parts or self.ema):
             raise CheckpointConfigError("adapters_only leaves out parts and ema", remedy="Leave out one or the other")
+        adapters.check_whole(adapters_only=self.adapters_only, sharded=self.sharded)
         if self.metric:
             check_modes({self.metric: self.mode}, {self.metric: 0.0})
         for part in ("", *self.parts):

@@ -51,6 +51,7 @@ def save(
     adapters_only: bool = False,
     averages: Average | Sequence[Average] = (),
     keep: Retention | None = None,
+    sharded: bool = False,
     wait: bool = True,
 ) -> Path:
     """Save a checkpoint from which `preheat.apply` goes on, and return its folder, which appears when it is complete.
@@ -62,7 +63,8 @@ def save(
     the weights alone; each of the `averages` is saved besides, as a variant. What `keep` does not keep of the
     run's checkpoints is removed then. Without `wait` the tensors are copied and
     written while the training goes on; what goes wrong then is raised by the next save, or by `flush`. In a process
-    group all ranks call it, and the first one writes.
+    group all ranks call it, and the first one writes; with `sharded` each writes what it has of tensors that are spread
+    over them, to a volume that they share.
     """
     given = unwrapped(model)
     metrics = {each: _number(each, value) for each, value in (metrics or {}).items()}
@@ -75,6 +77,7 @@ def save(
             "preheat.save: what is selected would have the name of the whole checkpoint",
             remedy="Give it an info of its own, such as info='only=weights'",
         )
+    adapters.check_whole(adapters_only=adapters_only, sharded=sharded)
     part_of = adapters.PART if adapters_only else part
     place = Place(Path(root), position, name, info, part_of, run_id, stage, template)
     averages = listed(averages)
@@ -90,7 +93,7 @@ def save(
         whole = Wish(place, weights, tree, **pointing, random_states=random_states, documents=documents)
         return [whole, *(Wish(replace(place, info=each.info), each.weights(), **pointing) for each in averages)]
 
-    return saver.save(wishes, wait=wait)[0]
+    return saver.save(wishes, wait=wait, sharded=sharded)[0]
 
 
 def flush() -> None:

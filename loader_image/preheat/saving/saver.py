@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +29,8 @@ from preheat.saving.background import Background
 from preheat.saving.gathering import Gathering
 from preheat.saving.place import Place
 from preheat.saving.pointers import read_pointer, write_pointer
+from preheat.saving.shards import alike, shards_of
+from preheat.saving.sharing import Sharing
 from preheat.saving.snapshot import Snapshot
 from preheat.saving.staging import Staging
 from preheat.saving.state import spelled
@@ -65,10 +69,10 @@ class Saver:
         self._background = Background()
         self._staging = Staging()
 
-    def save(self, make: Callable[[], Sequence[Wish]], *, wait: bool) -> list[Path]:
+    def save(self, make: Callable[[], Sequence[Wish]], *, wait: bool, sharded: bool = False) -> list[Path]:
         """Save what is made; without `wait` the writing goes on when it returns.
 
-        Raises on all ranks what went wrong on one.
+        The first of several processes writes, or, if `sharded`, each what it has. Raises on all what went wrong on one.
         """
         ranks = present("preheat.save", "save")
         with _together(ranks, "open"):
@@ -77,23 +81,52 @@ class Saver:
             drawn = any(wish.random_states and wish.tree for wish in wishes)
             if ranks and drawn:
                 ranks.tell("random", random_states.packed(random_states.taken()))
-        with collector_paused(), _together(ranks, "gather"):
+        with collector_paused(), _together(ranks, "gather") as facts:
             states = _random_states(ranks) if drawn else []
             snapshots = [_snapshot(wish, states) for wish in wishes]
-        gathering = Gathering([tensors for snapshot in snapshots for tensors in snapshot.files])
-        with _together(ranks, "save"):
-            try:
-                if _writes():
-                    self._write(list(zip(wishes, snapshots, strict=True)), gathering, wait=wait)
-            finally:
-                gathering.finish()
-        if ranks:
-            ranks.leave("open", "gather", "save")
+            checkpoints = list(zip(wishes, snapshots, strict=True))
+            if ranks and sharded:
+                facts["tensors"] = _told([alike(each.files) for each in snapshots])
+        if ranks and sharded:
+            self._share(ranks, checkpoints, wait=wait)
+        else:
+            self._gather(ranks, checkpoints, wait=wait)
         return [snapshot.folder for snapshot in snapshots]
 
     def finish(self) -> None:
         """Wait until what is on its way is on the disk; raises what went wrong with it."""
         self._background.finish()
+
+    def _gather(self, ranks: Ranks | None, checkpoints: Sequence[tuple[Wish, Snapshot]], *, wait: bool) -> None:
+        """Let the first process write what all bring."""
+        gathering = Gathering([tensors for _, snapshot in checkpoints for tensors in snapshot.files])
+        with _together(ranks, "save"):
+            try:
+                if _writes():
+                    self._write(checkpoints, gathering, wait=wait)
+            finally:
+                gathering.finish()
+        if ranks:
+            ranks.leave("open", "gather", "save")
+
+    def _share(self, ranks: Ranks, checkpoints: Sequence[tuple[Wish, Snapshot]], *, wait: bool) -> None:
+        """Let each process write what it has."""
+        snapshots = [snapshot for _, snapshot in checkpoints]
+        with ranks.together("copy"):
+            shards = [shards_of(each.files, ranks.rank) for each in snapshots]
+            gathering = Gathering([shard.boxes for files in shards for shard in files])
+            bring = gathering.bring if wait else self._staging.copy(gathering.all())
+        sharing = Sharing(ranks, snapshots, shards)
+
+        def finish() -> None:
+            for checkpoint in checkpoints:
+                _point(*checkpoint)
+            _let_go(checkpoints)
+
+        if wait:
+            sharing.write(bring, finish)
+        else:
+            self._background.start(lambda: sharing.write(bring, finish))
 
     def _write(self, checkpoints: Sequence[tuple[Wish, Snapshot]], gathering: Gathering, *, wait: bool) -> None:
         def write(bring: Callable[[str], torch.Tensor]) -> None:
@@ -101,8 +134,7 @@ class Saver:
                 with storage_errors(wish.place.home):
                     snapshot.write(bring)
                     _point(wish, snapshot)
-            for home, keep in {wish.place.home: wish.keep for wish, _ in checkpoints if wish.keep}.items():
-                _let_go(home, keep)
+            _let_go(checkpoints)
 
         if wait:
             write(gathering.bring)
@@ -141,6 +173,11 @@ def _random_states(ranks: Ranks | None) -> list[Any]:
     return [random_states.unpacked(text) for text in ranks.told("random")] if ranks.rank == 0 else []
 
 
+def _told(checkpoints: Sequence[Mapping[str, object]]) -> str:
+    digest = hashlib.sha256(json.dumps([sorted(each.items()) for each in checkpoints]).encode()).hexdigest()[:16]
+    return f"{sum(map(len, checkpoints))} tensors ({digest})"
+
+
 def _point(wish: Wish, snapshot: Snapshot) -> None:
     """Let the pointers name what was written."""
     place, facts = wish.place, snapshot.facts
@@ -161,9 +198,10 @@ def _point(wish: Wish, snapshot: Snapshot) -> None:
                 write_pointer(place.pointer(tag), {**said, **(named if moves else {})})
 
 
-def _let_go(home: Path, keep: Retention) -> None:
+def _let_go(checkpoints: Sequence[tuple[Wish, Snapshot]]) -> None:
     """Remove what nothing keeps; what is in the way of that costs room, not the training."""
-    try:
-        prune(LocalSource(str(home)), keep, OWN)
-    except CheckpointError as error:
-        log.warning("nothing was removed from %s: %s", home, error)
+    for home, keep in {wish.place.home: wish.keep for wish, _ in checkpoints if wish.keep}.items():
+        try:
+            prune(LocalSource(str(home)), keep, OWN)
+        except CheckpointError as error:
+            log.warning("nothing was removed from %s: %s", home, error)

@@ -28,6 +28,7 @@ from preheat.bundle.manifest import (
 from preheat.formats import adapters
 from preheat.formats.json_state import to_json
 from preheat.formats.saved import ADAPTERS, LAYOUT
+from preheat.formats.saved_shards import MODEL, kind_of
 from preheat.saving.appearing import appearing
 from preheat.saving.file import Written, write_tensors
 from preheat.saving.gathering import declared
@@ -57,35 +58,36 @@ class Snapshot:
     def write(self, bring: Bring) -> Path:
         """Make the folder, which is there when it is complete, and on the disk; raises OSError and StorageError."""
         began = time.monotonic()
+        names = (ADAPTERS if adapters.CONFIG in self.documents else WEIGHTS, STATE_TENSORS)
         with appearing(self.folder) as scratch:
-            files = self._write_files(scratch, bring)
-            manifest = replace(self._manifest(files), seconds={"total": round(time.monotonic() - began, 3)})
-            _write(scratch / MANIFEST, manifest.to_json().encode())
+            files = zip(names, self.files, strict=False)
+            written = {name: write_tensors(scratch / name, declared(tensors), bring) for name, tensors in files}
+            self.complete(scratch, written, began)
         return self.folder
 
-    def _write_files(self, folder: Path, bring: Bring) -> dict[str, Written]:
-        weights = ADAPTERS if adapters.CONFIG in self.documents else WEIGHTS
-        files = {weights: write_tensors(folder / weights, declared(self.weights.tensors), bring)}
-        files |= {name: _write(folder / name, document) for name, document in self.documents.items()}
+    def complete(self, folder: Path, written: Mapping[str, Written], began: float) -> None:
+        """Write to a folder, which has the files of tensors, all that is missing; the manifest comes last."""
+        files = {**written, **{name: _write(folder / name, document) for name, document in self.documents.items()}}
         if self.state:
             document = json.dumps(self.state.document, separators=(",", ":"), allow_nan=False).encode()
             files[STATE] = _write(folder / STATE, document)
-            if self.state.tensors:
-                files[STATE_TENSORS] = write_tensors(folder / STATE_TENSORS, declared(self.state.tensors), bring)
-        return files
+        manifest = replace(self._manifest(files), seconds={"total": round(time.monotonic() - began, 3)})
+        _write(folder / MANIFEST, manifest.to_json().encode())
 
     def _manifest(self, files: Mapping[str, Written]) -> Manifest:
-        weights = next(iter(files.values()))
+        whole = files.get(WEIGHTS) or files.get(ADAPTERS)
+        shards = {name: each for name, each in files.items() if kind_of(name)}
         tensors = {
-            name: TensorFacts(dtype, shape, weights.checksums[name])
+            name: TensorFacts(dtype, shape, whole.checksums[name] if whole else None)
             for name, (dtype, shape) in declared(self.weights.tensors).items()
         }
+        size = whole.size if whole else sum(each.size for name, each in shards.items() if kind_of(name) == MODEL)
         digest, every = _digest(files), self.weights.tensors.values()
         totals = Totals(len(tensors), sum(t.numel() for t in every), sum(t.numel() * t.itemsize for t in every), 0)
         return Manifest(
             digest=digest,
             pipeline=Pipeline(),
-            source=SourceFacts(str(self.folder), f"saved:{digest}", weights.size, "safetensors", LAYOUT),
+            source=SourceFacts(str(self.folder), f"saved:{digest}", size, "safetensors", LAYOUT),
             files={name: written.size for name, written in files.items()},
             tensors=tensors,
             aliases=self.weights.aliases,
@@ -94,6 +96,7 @@ class Snapshot:
             stages=self._stages(),
             checksums={name: written.checksum for name, written in files.items()},
             state_checksums=files[STATE_TENSORS].checksums if STATE_TENSORS in files else {},
+            shard_checksums={name: each.checksums for name, each in shards.items()},
             saved=self.facts,
         )
 

@@ -110,6 +110,6 @@ class Saving(TrainerCallback):
             )
             return list(found)
 
-        saver.save(wishes, wait=self._told or self._plan.wait)
+        saver.save(wishes, wait=self._told or self._plan.wait, sharded=self._plan.sharded)
         if self._told:
             self._termination.obey()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from preheat.bundle.manifest import MANIFEST, STATE, WEIGHTS
+from preheat.formats.saved_shards import kind_of
 from preheat.runs.checkpoint import Checkpoint, Found, Pointer
 from preheat.runs.layouts.grouping import by_folder, empty_one
 from preheat.runs.listing import Entry
@@ -36,7 +37,7 @@ def find(entries: Sequence[Entry]) -> Found:
 
 def _is_finished(files: Sequence[Entry]) -> bool:
     names = {entry.name for entry in files}
-    return MANIFEST in names and not names.isdisjoint((WEIGHTS, ADAPTER))
+    return MANIFEST in names and (not names.isdisjoint((WEIGHTS, ADAPTER)) or any(map(kind_of, names)))
 
 
 def _with_parts(checkpoints: Sequence[Checkpoint]) -> Iterator[Checkpoint]:

@@ -23,7 +23,8 @@ from preheat.strategies.filling.tensors import read_tensor
 
 def fill(blob: Blob, moves: Iterable[Move]) -> int:
     """Execute the moves and return the bytes read; raises what the blob raises, with the model half filled."""
-    moves = sorted((move for move in moves if move.target.numel()), key=lambda move: move.source.start)
+    moves = [part for move in moves for part in move.of_parts() if part.target.numel()]
+    moves.sort(key=lambda move: move.source.start)
     direct: list[Move] = []
     staged: list[Move] = []
     scattered: list[Move] = []

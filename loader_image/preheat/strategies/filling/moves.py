@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from preheat.index import Tensor
-from preheat.strategies.filling.slices import Region, gap_of, runs_of
+from preheat.strategies.filling.slices import Region, Runs, gap_of, runs_of
 from preheat.strategies.filling.tensors import DTYPES
 
 #: Bytes between two parts that are read and dropped, in place of a second call of the kernel. A page: the disk reads no
@@ -54,6 +54,20 @@ class Move:
         """Bytes of the checkpoint that are moved."""
         return self.target.numel() * DTYPES[self.source.dtype].itemsize
 
+    def of_parts(self) -> Iterator[Move]:
+        """Moves out of the boxes in which the source was saved, of what the target wants of each."""
+        if not self.source.parts or self.source.space != self.source.shape:
+            yield self
+            return
+        wanted = self.region or tuple(((0, length),) for length in self.source.shape)
+        for part in self.source.parts:
+            axes = [_meeting(*axis) for axis in zip(wanted, part.corner, part.end, strict=True)]
+            target = self.target[tuple(held for _, held in axes)]
+            stored = replace(part.tensor, cast=self.source.cast)
+            region = tuple(runs for runs, _ in axes)
+            whole = all(runs == ((0, length),) for runs, length in zip(region, stored.shape, strict=True))
+            yield Move(stored, target, None if whole else region)
+
     def spans(self) -> Iterator[tuple[int, int]]:
         """Start in the blob and size of the bytes, in the order of the target's elements; the source is contiguous."""
         if self.region is None:
@@ -62,6 +76,19 @@ class Move:
         itemsize = DTYPES[self.source.dtype].itemsize
         for place, count in runs_of(self.source.shape, self.region):
             yield self.source.start + place * itemsize, count * itemsize
+
+
+def _meeting(wanted: Runs, begin: int, end: int) -> tuple[Runs, slice]:
+    """What of the wanted indexes is in [begin, end): counted from `begin`, and where among the wanted ones it is."""
+    found: list[tuple[int, int]] = []
+    before = inside = 0
+    for start, stop in wanted:
+        before += max(0, min(stop, begin) - start)
+        first, last = max(start, begin), min(stop, end)
+        if first < last:
+            found.append((first - begin, last - begin))
+            inside += last - first
+    return tuple(found), slice(before, before + inside)
 
 
 def part_of(values: torch.Tensor, region: Region | None) -> torch.Tensor:

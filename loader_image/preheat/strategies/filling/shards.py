@@ -63,6 +63,12 @@ def target_of(name: str, tensor: torch.Tensor) -> Target:
     return Target(held, region)
 
 
+def copy_number(tensor: Any) -> tuple[int, int] | None:
+    """Which of the equal copies of its part this process holds, and how many there are; None: it holds nothing."""
+    spread = _Spread(tensor)
+    return spread.copy_number() if spread.here else None
+
+
 class _Spread:
     """A DTensor's mesh and placements; torch.distributed need not be imported to read them."""
 
@@ -87,6 +93,14 @@ class _Spread:
                 )
             blocks = 1 if axis in late else getattr(placement, "split_factor", 1)
             yield Cut(placement.dim, self._sizes[axis], self._place[axis], blocks)
+
+    def copy_number(self) -> tuple[int, int]:
+        """Number and count of the processes that hold the same."""
+        number, count = 0, 1
+        for placement, size, place in zip(self.placements, self._sizes, self._place, strict=True):
+            if placement.is_replicate():
+                number, count = number * size + place, count * size
+        return number, count
 
     def _cut_last(self, axis: int) -> bool:
         """FSDP shards what tensor parallelism left: its axis comes first in the mesh and was cut last."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import accumulate, chain, product
 from math import prod
 
 from preheat.index import row_major
@@ -60,6 +60,16 @@ def runs_of(shape: Sequence[int], region: Region) -> Iterator[tuple[int, int]]:
         base = sum(index * stride for index, stride in zip(place, strides, strict=False))
         for start, stop in region[inner - 1]:
             yield base + start * size, (stop - start) * size
+
+
+def boxes_of(region: Region) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """The boxes that a region consists of: where each begins in the whole, and which part of what is held it is."""
+    axes: list[list[tuple[int, slice]]] = []
+    for runs in region:
+        ends = list(accumulate(stop - start for start, stop in runs))
+        axes.append([(start, slice(end - (stop - start), end)) for (start, stop), end in zip(runs, ends, strict=True)])
+    for box in product(*axes):
+        yield tuple(start for start, _ in box), tuple(held for _, held in box)
 
 
 def gap_of(shape: Sequence[int], region: Region) -> int:
