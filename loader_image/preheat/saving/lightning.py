@@ -12,11 +12,11 @@ from preheat.formats.trainer import RANDOM_STATES
 from preheat.runs.names import LAST
 from preheat.runs.position import Position
 from preheat.saving.averages import Average, states_of
+from preheat.saving.lightning_strategies import is_sharded, require_known
 from preheat.saving.plan import SavePlan
 from preheat.saving.save import flush, saver
 from preheat.saving.saver import Wish
 from preheat.saving.weights import named_state, parameter_names, unwrapped
-from preheat.shim.lightning_strategies import is_sharded, require_known
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 #: What a training needs of its checkpoint; the rest may name objects, which are not made again.

@@ -22,7 +22,7 @@ from preheat.errors import CheckpointIncompatibleError, NoWeightsError
 from preheat.formats.trainer import RANDOM_STATES
 from preheat.formats.training_state import opaque_in, parts_of
 from preheat.ranks import all_or_none
-from preheat.shim.lightning_strategies import is_sharded, require_known
+from preheat.saving.lightning_strategies import is_sharded, require_known
 from preheat.shim.starting import beginning
 from preheat.strategies import random_states
 from preheat.strategies.loading import touching
