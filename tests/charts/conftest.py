@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import documents
+from rendered_yaml import documents
 
 CHART = Path(__file__).parents[2] / "charts" / "preheat"
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from charts.releases import CHART, FULL_NAME, RELEASE
-from documents import documents
+from rendered_yaml import documents
 
 from charts import kinds, releases
 from cluster.binaries import KUBERNETES, NEWEST

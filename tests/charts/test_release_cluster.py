@@ -16,10 +16,10 @@ import pytest
 import yaml
 from charts.load import Load
 from charts.releases import ADDRESS, CHART, FULL_NAME, RELEASE, WebhookProcess, until
-from documents import documents
 from issuer import Issuer
 from lightkube import Client
 from lightkube.config.kubeconfig import KubeConfig
+from rendered_yaml import documents
 
 from charts import releases
 from cluster.binaries import KUBERNETES, NEWEST

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import httpx2
 import pytest
-from documents import documents
+from rendered_yaml import documents
 
 from cluster.binaries import KUBERNETES, NEWEST
 from cluster.lifecycle import Cluster

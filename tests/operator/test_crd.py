@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import documents
+from rendered_yaml import documents
 
 from preheat.catalog import built_in
 from preheat.construction import camel_case

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import documents
+from rendered_yaml import documents
 
 from preheat_operator.plugin.asking import NAMESPACE_NAME, passed_by
 from preheat_operator.plugin.installation import PART_OF, Installation, with_deployments
