@@ -65,7 +65,7 @@ def test_every_message_in_troubleshooting_is_one_of_ours():
     root = DOCS.parent
     sources = [*root.glob("loader_image/preheat/**/*.py"), *root.glob("operator/preheat_operator/*.py")]
     said = [template for path in sources for template in templates(path.read_text())]
-    said += [path.read_text() for path in root.glob("charts/preheat/templates/*/*.yaml")]
+    said += [path.read_text() for path in root.glob("charts/preheat/templates/*/*")]
     shown = re.findall(r"^```text\n(.*?)^```$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE | re.DOTALL)
     lines = [THEIRS.sub("", line) for block in shown for line in block.splitlines()]
     pieces = {piece.strip(" .:") for line in lines for piece in line.replace(LABEL, "...").split("...")}
