@@ -95,6 +95,7 @@ def main(rank: int) -> dict[str, Any]:
     first = home / "model_cp=E1_U4"
     seen["resumed"] = goes_on(first, Saving(FOLDER / "again", ema=0.5, every_epochs=3))
     fit(Saving(FOLDER / "gathered", wait=False), epochs=1, save_distributed_checkpoint=False)
+    fit(Saving(FOLDER / "shards", sharded=True), epochs=1)
     fit(epochs=1)[1].save_checkpoint(FOLDER / "own.ckpt")
     seen["own"] = goes_on(loaded(FOLDER / "own.ckpt"))
     Model.optimizer = Unlucky if rank else torch.optim.AdamW

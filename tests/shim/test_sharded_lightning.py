@@ -52,11 +52,12 @@ def test_lightnings_own_folder_of_shards_is_gone_on_from(played: SimpleNamespace
         assert {key for key, value in wanted.items() if found[key] != value} == {"drawn"}  # it has no random states
 
 
-def test_one_process_goes_on_where_two_have_stopped(played: SimpleNamespace) -> None:
+@pytest.mark.parametrize("root", ["saved", "shards"])
+def test_one_process_goes_on_where_two_have_stopped(played: SimpleNamespace, root: str) -> None:
     model = Net()
     optimizer = optimizer_of(model)
     scheduler = scheduler_of(optimizer)
-    checkpoint = played.folder / "saved" / "checkpoints" / "model_cp=E1_U4"
+    checkpoint = played.folder / root / "checkpoints" / "model_cp=E1_U4"
     preheat.apply(model, optimizer, scheduler, [{"local": {"path": str(checkpoint)}}, {"warmStart": {}}])
     straight = played.ranks[0]["straight"]
     assert train(model, optimizer, scheduler, range(4, 12)) == straight["losses"][4:]
