@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from preheat.blob import Blob
 from preheat.bundle.manifest import MANIFEST, WEIGHTS, Manifest, MergedFacts
 from preheat.bundle.origins import Origins, merged_facts
+from preheat.bundle.shards import open_shards
 from preheat.checks import Checks
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointError, NotABundleError
@@ -164,14 +165,6 @@ def open_bundle(folder: str | Path) -> CheckpointData:
         if isinstance(error, NotABundleError):
             raise
         raise NotABundleError(f"{folder} is not a complete bundle: {error}") from error
-
-
-def open_shards(folder: Path) -> Blob:
-    """All files of a checkpoint of Preheat's that several processes wrote; raises a CheckpointSourceError."""
-    from preheat.file_blob import LocalFolder
-    from preheat.formats.folders import open_in
-
-    return open_in(LocalFolder(folder), MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:

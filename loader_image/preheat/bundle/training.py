@@ -10,6 +10,7 @@ from typing import Any
 
 from preheat.blob import Blob
 from preheat.bundle.manifest import STATE, STATE_TENSORS, Manifest
+from preheat.bundle.shards import open_shards
 from preheat.checks import Checks
 from preheat.errors import CheckpointError, CheckpointLoadError, NotABundleError
 from preheat.formats.stackwise import without_artefacts
@@ -84,7 +85,6 @@ def state_of_bundle(folder: Path, manifest: Manifest) -> TrainingState | None:
 
 
 def _state_of_shards(folder: Path) -> TrainingState:
-    from preheat.bundle.data import open_shards
     from preheat.formats import read_index
 
     blob = open_shards(folder)
