@@ -82,10 +82,11 @@ test-faults: setup  ## run the tests of tests/faults, as patient as the processe
 fuzz: setup $(ATHERIS)  ## search inputs that break a parser (SECONDS=60 for each target, ARGS="TARGET ...")
 	@PYTHONPATH=tests:$(ATHERIS) $(PY) fuzz --seconds $(SECONDS) $(ARGS)
 
+# The cache is that of all checkouts, so that a new one is quick; two at a time would give errors that are none.
 lint: setup  ## ruff, mypy, import rules, generated files
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/mypy --cache-dir=$(PREHEAT_CACHE)/mypy
+	@flock $(PREHEAT_CACHE)/mypy.lock .venv/bin/mypy --cache-dir=$(PREHEAT_CACHE)/mypy
 	@.venv/bin/lint-imports --no-cache
 
 format: setup  ## let ruff mend what it can

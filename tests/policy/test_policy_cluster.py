@@ -138,12 +138,12 @@ def rendered(cluster: Any, folder: Path, name: str, *templates: str) -> list[Obj
 def place(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     name, folder = f"test-{secrets.token_hex(4)}", tmp_path_factory.mktemp("policy")
     with installed(cluster):
-        cluster.kubectl("create", "namespace", name)
         policies = rendered(cluster, folder, name, "injection/policy", "policy/require-loader")
         limits = rendered(cluster, folder, name, "policy/limit-recipes", "policy/warn")
         manifest, limit = (yaml.safe_dump_all(each) for each in (policies, limits))
         place, wrong = Place(cluster, name), shaped(volumes=[{"name": "preheat", "configMap": {"name": "m"}}])
         try:
+            cluster.kubectl("create", "namespace", name)
             cluster.kubectl("create", "-f", "-", input=manifest)
             for case in CASES:
                 resource = read(case)[0]
@@ -161,7 +161,7 @@ def place(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
             yield place
         finally:
             cluster.kubectl("delete", "-f", "-", "--ignore-not-found", input=f"{manifest}---\n{limit}")
-            cluster.kubectl("delete", "namespace", name, "--wait=false")
+            cluster.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
             place.close()
 
 
