@@ -22,6 +22,7 @@ from preheat_operator.announcement import Announcement
 from preheat_operator.checks import Checks, Look
 from preheat_operator.counting import Counting
 from preheat_operator.events import announcements
+from preheat_operator.failed_pods import FailedPods, Untold
 from preheat_operator.foreign import Object
 from preheat_operator.inquiry import Inquiry, askable
 from preheat_operator.labelled_pods import LabelledPods
@@ -68,6 +69,7 @@ class Controller:
         self.uploads: Inquiry[Key, Account] = Inquiry(UPLOAD_QUESTION, self.worklist.add)
         self._counting = Counting()
         self._seen: dict[Key, str] = {}  # resourceVersion that was looked at, or written, last
+        self._untold = Untold()
         self._obstacle: str | None = "the pipelines have not been listed yet"
         self.listed = asyncio.Event()  # all of them, once
         self._beat = time.monotonic()
@@ -78,13 +80,19 @@ class Controller:
         if version is None or self._seen.get(key) != version:
             self.worklist.add(key)
 
+    def fell(self, key: Key, report: PodReport) -> None:
+        """The training of a pod died; when its pipeline is looked at the pod may be gone."""
+        self._untold.add(key, report)
+        self.worklist.add(key)
+
     async def refresh(self, key: Key) -> None:
         """Bring one pipeline's status, Events and metrics up to date with its pods, all read afresh."""
-        pipeline = await self._pipeline(key)
+        fallen, pipeline = self._untold.of(key), await self._pipeline(key)
         if pipeline is None:
             self._counting.gone(key)
             self._ask(key, ())
             self._seen.pop(key, None)
+            self._untold.told(key, fallen)
             return
         namespace, name = key
         parsed, problem = _parsed(pipeline)
@@ -99,6 +107,7 @@ class Controller:
         more: dict[str, Any] = {
             "checking": check.running,
             "rooms": await self._checks.rooms(parsed) if parsed else (),
+            "fallen": fallen,
             "loaders": Loaders.of(reports, self.inquiry.last(key), self._settings.stall_seconds),
             "uploads": uploads,
         }
@@ -113,6 +122,7 @@ class Controller:
                 return
         else:
             self._seen[key] = str(pipeline["metadata"].get("resourceVersion"))
+        self._untold.told(key, fallen)
         if check.ended and check.ended.seconds is not None:
             metrics.CHECK_SECONDS.labels(check.ended.result).observe(check.ended.seconds)
         self._counting.pods(key, reports, uploads.senders if uploads else ())
@@ -232,10 +242,10 @@ async def run(settings: Settings) -> None:
         metrics.begin(counter, (*sorted(REASONS), "Other"))
     metrics.PIPELINES_WAITING.set_function(lambda: len(controller.worklist))
     async with kube.http(config) as http:
-        await _run(controller, LabelledPods(http, controller.changed), settings)
+        await _run(controller, LabelledPods(http, controller.changed), FailedPods(http, controller.fell), settings)
 
 
-async def _run(controller: Controller, pods: LabelledPods, settings: Settings) -> None:
+async def _run(controller: Controller, pods: LabelledPods, failed: FailedPods, settings: Settings) -> None:
     controller.worklist.hold()
 
     def not_ready() -> str | None:
@@ -248,6 +258,7 @@ async def _run(controller: Controller, pods: LabelledPods, settings: Settings) -
             asyncio.create_task(controller.inquiry.run(), name="inquiry of loaders"),
             asyncio.create_task(controller.uploads.run(), name="inquiry of uploads"),
             asyncio.create_task(pods.run(), name="pods"),
+            asyncio.create_task(failed.run(), name="failed pods"),
             asyncio.create_task(_watch(controller, pods, settings), name="watch"),
         }
         try:

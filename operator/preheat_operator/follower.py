@@ -55,11 +55,13 @@ class Follower(ABC, Generic[Kept]):
         pace: Pace | None = None,
         *,
         selector: str | None = None,
+        fields: str | None = None,
         metadata_only: bool = False,
     ) -> None:
         self._http = http
         self._path = path
-        self._query = {"labelSelector": selector} if selector else {}
+        chosen = {"labelSelector": selector, "fieldSelector": fields}
+        self._query = {name: value for name, value in chosen.items() if value}
         self._accept = _METADATA if metadata_only else "application/json"
         self._pace = pace or Pace()
         self._entries: dict[Key, Kept] = {}

@@ -34,12 +34,13 @@ def wanted_status(
     rooms: Iterable[Room] = (),
     loaders: Loaders | None = None,
     uploads: Uploads | None = None,
+    fallen: Iterable[PodReport] = (),
 ) -> dict[str, Any]:
     """The whole status of a pipeline; `problem` is why its spec cannot be used, `now` is in UTC.
 
     `check` is how the newest check of the source ended, if that is news; `checking` says that one is on its way;
     `rooms` are what bounds the pipeline's volume, `loaders` what is known of those that run, and `uploads` what
-    is known of those of its pods.
+    is known of those of its pods; `fallen` are pods that may be gone, whose training died.
     """
     metadata, before = pipeline["metadata"], status_of(pipeline)
     generation = int(metadata.get("generation", 1))
@@ -47,7 +48,7 @@ def wanted_status(
     current = [pod for pod in pods if pod.follows(str(metadata.get("uid", "")), generation)]
     remembered = before if before.get("observedGeneration") == generation else {}
     evidence = replace(
-        gather(current, generation, remembered).checked(check, rooms).with_deaths(pipeline, pods, before),
+        gather(current, generation, remembered).checked(check, rooms).with_deaths(pipeline, [*pods, *fallen], before),
         problem=problem,
         checking=checking,
         outdated=len(pods) - len(current),

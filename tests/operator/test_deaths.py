@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,12 +12,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listed_and_watched import serving, until
 
+from faults.fake_api import FakeApi
 from preheat.resume.deaths import Deaths
 from preheat_operator.admission import Entry
+from preheat_operator.controller import Controller
 from preheat_operator.deaths import FORGET, KEPT_DEATHS, Death, deaths_in, deaths_of, for_loaders, kept, poisoned
 from preheat_operator.events import POISONED, announcements
-from preheat_operator.observation import observe
+from preheat_operator.failed_pods import FailedPods
+from preheat_operator.follower import Pace
+from preheat_operator.labelled_pods import PATH
+from preheat_operator.observation import PodReport, observe
+from preheat_operator.settings import Settings
 from preheat_operator.status import wanted_status
 from preheat_operator.status_model import Status
 
@@ -252,3 +261,35 @@ def test_a_status_that_changes_reaches_the_next_pod_without_the_spec_being_read_
     after = before.with_status(resource({"deaths": [vars(death())]}))
     assert after.pipeline.parsed is before.pipeline.parsed
     assert [each.checkpoint for each in Deaths.read(after.pipeline.deaths).known] == [LAST]
+
+
+async def test_a_pod_that_its_owner_deletes_at_once_has_told_of_its_death() -> None:
+    """As the training operator does with one that it makes anew; the controller's own look comes too late."""
+    told: list[tuple[tuple[str, str], PodReport]] = []
+    labelled = {"namespace": "team-a", "labels": {"preheat.dev/pipeline": "exp-7"}}
+    async with serving(PATH) as (server, http):
+        pods = FailedPods(http, lambda key, report: told.append((key, report)), Pace(watch=1, first_delay=0.01))
+        task = asyncio.create_task(pods.run())
+        await pods.listed()
+        await until(lambda: server.watches)
+        server.put(pod("harmless", ended(1, message="no data"), metadata={"name": "harmless", **labelled}))
+        server.put(pod("a", ended(1), metadata={"name": "a", **labelled}))
+        server.delete("a")
+        await until(lambda: told)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    [(key, report)] = told
+    assert key == ("team-a", "exp-7")
+    api = FakeApi()
+    pipeline = {"metadata": {"namespace": "team-a", "name": "exp-7"}, "spec": SPEC}
+    uid = api.put("CheckpointPipeline", pipeline)["metadata"]["uid"]
+    controller = Controller(api, Settings("preheat-system", "loader:1", check=False), clock=lambda: NOW)  # type: ignore[arg-type]
+    controller.fell(key, replace(report, pipeline_uid=uid))
+    await controller.worklist.close()
+    for _ in range(2):
+        await controller.refresh(key)
+    [found] = api.kind("CheckpointPipeline")
+    assert [each["pod"] for each in found["status"]["deaths"]] == ["a"]
+    assert api.calls.count(("replace", "Status")) == 1
+    assert controller._untold.of(key) == []
