@@ -17,13 +17,20 @@ from preheat_operator.refusal import PodRefusedError
 from preheat_operator.settings import Settings
 from preheat_operator.source_check import last_check, pin_of
 
+#: The rule by which a pod is injected; those by which it is refused are the reasons of errors.
+LABELLED = "Labelled"
+
 
 class PipelineMissingError(PodRefusedError):
     """The pod's namespace has no pipeline of the name in its label."""
 
+    reason = "PipelineMissing"
+
 
 class PipelineUnusableError(PodRefusedError):
     """The pod's pipeline does not pass its own checks."""
+
+    reason = "PipelineInvalid"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx2
 
+from preheat_operator import metrics
 from preheat_operator.admission import Entry
 from preheat_operator.api import GROUP, PLURAL, VERSION
-from preheat_operator.follower import Follower, Pace
+from preheat_operator.follower import Follower, Key, Pace
 
 PATH = f"apis/{GROUP}/{VERSION}/{PLURAL}"
 
@@ -29,6 +30,11 @@ class PipelineCache(Follower[Entry]):
         if known and all(known.resource["metadata"].get(k) == metadata.get(k) for k in ("uid", "generation")):
             return known.with_status(resource)
         return Entry(resource)
+
+    def noticed(self, key: Key, before: Entry | None, after: Entry | None) -> None:
+        """Of a pipeline that is gone nothing is counted any more."""
+        if after is None:
+            metrics.forget_pipeline(*key)
 
     async def find(self, namespace: str, name: str, patience: float) -> Entry | None:
         """The pipeline; one that was just created may arrive within `patience` seconds."""

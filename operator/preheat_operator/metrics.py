@@ -40,9 +40,23 @@ READY = Gauge(
     registry=WEBHOOK,
 )
 ADMISSION_SECONDS = Histogram(
-    "preheat_admission_seconds", "Time to answer an admission review.", buckets=_ADMISSION_BUCKETS, registry=WEBHOOK
+    "preheat_admission_seconds",
+    "Time to answer an admission review, by result.",
+    ["result"],
+    buckets=_ADMISSION_BUCKETS,
+    registry=WEBHOOK,
+)
+#: `namespace` is what the scrape calls the webhook's own.
+PIPELINE_REVIEWS = Counter(
+    "preheat_pipeline_reviews_total",
+    "Labelled pods, by pipeline and the rule that decided; no pipeline where their label names none that exists.",
+    ["pipeline_namespace", "pipeline", "reason"],
+    registry=WEBHOOK,
 )
 CACHE_SYNCED = Gauge("preheat_cache_synced", "1 while the cache of pipelines follows the API server.", registry=WEBHOOK)
+CACHE_AGE = Gauge(
+    "preheat_cache_age_seconds", "Time since the API server was last heard; +Inf before that.", registry=WEBHOOK
+)
 CERTIFICATE_EXPIRY = Gauge(
     "preheat_certificate_expiry_timestamp_seconds", "When the serving certificate ends, as Unix time.", registry=WEBHOOK
 )
@@ -89,10 +103,15 @@ CHECK_SECONDS = Histogram(
 )
 
 
-def begin(counter: Counter, values: Iterable[str]) -> None:
+def begin(counter: Counter | Histogram, values: Iterable[str]) -> None:
     """Count from zero for each value of the label: increase() does not see the first of a series that was not there."""
     for value in values:
         counter.labels(value)
+
+
+def forget_pipeline(namespace: str, name: str) -> None:
+    """Count no longer for a pipeline that is gone: names come and go, and each would stay in memory."""
+    PIPELINE_REVIEWS.remove_by_labels({"pipeline_namespace": namespace, "pipeline": name})
 
 
 def exposition(registry: CollectorRegistry) -> bytes:

@@ -15,6 +15,7 @@ from asyncio import sslproto
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import structlog
@@ -23,7 +24,7 @@ from lightkube import AsyncClient
 
 from preheat.errors import CheckpointError
 from preheat_operator import health, kube, metrics
-from preheat_operator.admission import Entry, admit, missing
+from preheat_operator.admission import LABELLED, Entry, PipelineMissingError, admit, missing
 from preheat_operator.api import LABEL
 from preheat_operator.cache import PipelineCache
 from preheat_operator.injection import cautions
@@ -58,6 +59,7 @@ class Answer:
     warnings: tuple[str, ...] = ()
     refusal: str | None = None
     code: int = 403
+    rule: str | None = None  # by which the pod's pipeline is, or is not, injected now
 
     def review(self, uid: str) -> dict[str, Any]:
         """The AdmissionReview that says so."""
@@ -91,9 +93,9 @@ class Webhook:
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="send application/json")
         question = _question(await request.read())
-        with metrics.ADMISSION_SECONDS.time():
-            answer = await self._answer(question, self._patience_for(request.query.get("timeout", "")))
-        metrics.ADMISSION_REVIEWS.labels(answer.result).inc()
+        began = perf_counter()
+        answer = await self._answer(question, self._patience_for(request.query.get("timeout", "")))
+        _count(question, answer, perf_counter() - began)
         response = web.json_response(answer.review(question["uid"]))
         if self.draining:
             response.force_close()
@@ -109,7 +111,7 @@ class Webhook:
         try:
             answer = await self.decide(question, patience)
         except CheckpointError as refusal:
-            answer = Answer("refused", refusal=str(refusal))
+            answer = Answer("refused", refusal=str(refusal), rule=refusal.reason)
         except Exception:  # a bug must neither let the pod through nor show its insides
             incident = secrets.token_hex(4)
             _log.exception("review failed", incident=incident, namespace=question.get("namespace"))
@@ -130,13 +132,22 @@ class Webhook:
         injected = admit(pod, namespace, entry, self._settings)
         patch = json_patch(pod, injected)
         warnings = (*entry.warnings, *cautions(injected, entry.pin)) if patch else ()
-        return Answer("injected" if patch else "unchanged", patch, warnings)
+        return Answer("injected", patch, warnings, rule=LABELLED) if patch else Answer("unchanged")
 
     async def _entry(self, namespace: str, name: str, patience: float) -> Entry:
         entry = await self._cache.find(namespace, name, patience) if name else None
         if entry is None:
             raise missing(namespace, name, self._cache.names(namespace))
         return entry
+
+
+def _count(question: Mapping[str, Any], answer: Answer, seconds: float) -> None:
+    metrics.ADMISSION_REVIEWS.labels(answer.result).inc()
+    metrics.ADMISSION_SECONDS.labels(answer.result).observe(seconds)
+    if answer.rule is not None:
+        # Anything may stand in a label: only pipelines that exist are counted by their names.
+        name = "" if answer.rule == PipelineMissingError.reason else question["object"]["metadata"]["labels"][LABEL]
+        metrics.PIPELINE_REVIEWS.labels(str(question.get("namespace") or ""), name, answer.rule).inc()
 
 
 def _question(body: bytes) -> Mapping[str, Any]:
@@ -170,12 +181,14 @@ async def serve(settings: Settings) -> None:
         cache = PipelineCache(http)
         webhook = Webhook(cache, settings)
         metrics.CACHE_SYNCED.set_function(lambda: float(cache.problem is None))
+        metrics.CACHE_AGE.set_function(lambda: cache.age)
 
         def ready() -> str | None:
             return "the process is stopping" if stop.is_set() else cache.problem or certificate.problem
 
         metrics.READY.set_function(lambda: float(ready() is None))
         metrics.begin(metrics.ADMISSION_REVIEWS, metrics.RESULTS)
+        metrics.begin(metrics.ADMISSION_SECONDS, metrics.RESULTS)
         async with (
             health.serving(settings.health_port, alive=lambda: None, ready=ready, registry=metrics.WEBHOOK),
             asyncio.TaskGroup() as tasks,  # ends the process when one of them dies: the kubelet starts it again

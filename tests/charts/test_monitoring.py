@@ -21,6 +21,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 RULES = ("--set", "prometheusRule.enabled=true", "--show-only", "templates/monitoring/prometheusrule.yaml")
 VALUES = {
     ("preheat_admission_reviews_total", "result"): set(metrics.RESULTS),
+    ("preheat_admission_seconds_bucket", "result"): set(metrics.RESULTS),
     ("preheat_pods", "phase"): set(get_args(Phase)),
     ("preheat_upload_pods", "state"): set(STATES),
 }

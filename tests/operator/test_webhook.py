@@ -25,6 +25,7 @@ import yaml
 from aiohttp import ClientSession, TCPConnector
 from aiohttp.test_utils import TestClient, TestServer
 
+from preheat_operator import metrics
 from preheat_operator import webhook as subject
 from preheat_operator.admission import Entry
 from preheat_operator.authority import renewed
@@ -52,6 +53,10 @@ class KnownPipelines(PipelineCache):
         found = self.get(namespace, name)
         assert found is not None
         return found
+
+    def lose(self, name: str, namespace: str) -> None:
+        metadata = {"name": name, "namespace": namespace, "resourceVersion": "2"}
+        self._apply({"type": "DELETED", "object": {"metadata": metadata}})
 
     def forget_everything(self) -> None:
         self._heard = None
@@ -209,6 +214,38 @@ async def test_a_bug_refuses_the_pod_and_shows_nothing_of_itself(
     message = response["status"]["message"]
     assert "token-123" not in message
     assert message.rpartition(" ")[2] in capsys.readouterr().out  # the incident's number is in the log
+
+
+async def test_reviews_are_counted_by_pipeline_and_by_the_rule_that_explain_names(
+    ask: Ask, cache: KnownPipelines
+) -> None:
+    def counted(name: str, reason: str, namespace: str = "counted") -> float | None:
+        labels = {"pipeline_namespace": namespace, "pipeline": name, "reason": reason}
+        return metrics.WEBHOOK.get_sample_value("preheat_pipeline_reviews_total", labels)
+
+    good = cache.tell("finetune", namespace="counted")
+    cache.tell("broken", namespace="counted", stages=[{"weightsOnly": {}}])
+    injected = inject(pod(), good.pipeline, SETTINGS)
+    for each in (pod(), pod(), injected, pod(None), pod(os={"name": "windows"}), pod("broken"), pod("a"), pod("b")):
+        await ask(review(each, namespace="counted"))
+    assert counted("finetune", "Labelled") == 2
+    assert counted("finetune", "PodRefused") == 1
+    assert counted("broken", "PipelineInvalid") == 1
+    assert counted("", "PipelineMissing") == 2
+    cache.lose("finetune", namespace="counted")
+    assert counted("finetune", "Labelled") is None
+    assert counted("broken", "PipelineInvalid") == 1
+
+
+async def test_the_time_of_an_answer_is_counted_by_its_result(ask: Ask, cache: KnownPipelines) -> None:
+    def counted(result: str) -> float:
+        return metrics.WEBHOOK.get_sample_value("preheat_admission_seconds_count", {"result": result}) or 0
+
+    before = counted("injected"), counted("refused")
+    cache.tell("finetune")
+    await ask(review(pod()))
+    await ask(review(pod("other")))
+    assert (counted("injected"), counted("refused")) == (before[0] + 1, before[1] + 1)
 
 
 NOT_A_REVIEW: dict[str, Any] = {

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from preheat_operator.admission import LABELLED
 from preheat_operator.api import LABEL
 from preheat_operator.injection import cautions
 from preheat_operator.plugin.installation import caveats
 from preheat_operator.plugin.loaders import Given, Loader, given_to, loader_of, ran
-from preheat_operator.plugin.rulings import LABELLED, NO_LABEL, Known, Ruling, Verdict, ruling
+from preheat_operator.plugin.rulings import NO_LABEL, Known, Ruling, Verdict, ruling
 from preheat_operator.plugin.subjects import Subject
 
 Object = Mapping[str, Any]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from preheat_operator.admission import Entry, PipelineMissingError, PipelineUnusableError
+from preheat_operator.admission import LABELLED, Entry, PipelineMissingError
 from preheat_operator.api import LABEL
 from preheat_operator.plugin.asking import EXCLUDED, passed_by
 from preheat_operator.plugin.installation import Installation
@@ -20,7 +20,7 @@ from preheat_operator.refusal import PodRefusedError
 Object = Mapping[str, Any]
 Verdict = Literal["injected", "refused", "missed", "ignored", "unknown"]
 
-LABELLED, NO_LABEL = "Labelled", "NoLabel"
+NO_LABEL = "NoLabel"
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,7 @@ def _answered(subject: Subject, known: Known) -> Ruling:
     except PipelineMissingError as error:
         near = get_close_matches(name, known.pipelines, n=1)
         remedy = f"Did you mean {near[0]}? {error.remedy}" if near else error.remedy
-        return Ruling("refused", "PipelineMissing", str(error.args[0]), remedy)
-    except PipelineUnusableError as error:
-        return Ruling("refused", "PipelineInvalid", str(error.args[0]), error.remedy)
+        return Ruling("refused", error.reason, str(error.args[0]), remedy)
     except PodRefusedError as error:
-        return Ruling("refused", "PodRefused", str(error.args[0]), error.remedy)
+        return Ruling("refused", error.reason, str(error.args[0]), error.remedy)
     return _unprepared(subject, known) or Ruling("injected", LABELLED, f"label {LABEL}: {name}", pod=pod)
