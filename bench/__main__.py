@@ -29,7 +29,7 @@ from loader import LoaderRuns
 from peers import REQUIREMENTS, Peer
 from processes import measure
 from results import Figure, show, write, write_tables
-from saving import saving
+from saving import saving, sharded
 from scale import scale
 from scattered import scattered
 from sent import sent
@@ -200,7 +200,7 @@ def _load(bench: Bench) -> list[Figure]:
 
 
 def _saving(bench: Bench) -> list[Figure]:
-    return saving(FOLDER, bench.repetitions)
+    return saving(FOLDER, bench.repetitions) + sharded(FOLDER, bench.repetitions)
 
 
 def _training(bench: Bench) -> list[Figure]:

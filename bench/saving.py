@@ -12,6 +12,7 @@ from results import Figure
 
 HERE = Path(__file__).parent
 OURS = "preheat"
+RANKS = 2
 #: What the ways of the worker are called in the table.
 NAMES = {
     "disk": "the disk, through the page cache",
@@ -56,6 +57,29 @@ def saving(folder: Path, repetitions: int) -> list[Figure]:
             for name in ("torch.save", "save_file")
         ),
         Figure("2 GiB saved, its stall beyond the copy", median(stalls), "s", _copy(middle), "<= 0.1"),
+    ]
+
+
+def sharded(folder: Path, repetitions: int) -> list[Figure]:
+    """The same model, which two processes hold together by FSDP2."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
+    settings = {"OMP_NUM_THREADS": "1"}
+    printed = measure([*torchrun, HERE / "sharded_rank.py", folder / "saving", repetitions], settings).output
+    found = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    middle = {name: median(times) for name, times in found.items()}
+    names = {"preheat": "Preheat, sharded", "gathered": "Preheat, gathered"}
+    what = f"2 GiB saved, by {RANKS} ranks"
+    ours = middle[OURS]
+    return [
+        *(
+            Figure(f"{what}, {names.get(name, name)}", middle[name], f"s ({min(times):.2f}-{max(times):.2f} s)")
+            for name, times in found.items()
+        ),
+        *(
+            Figure(f"{what}, Preheat beside {name}", seconds / ours, "x faster", f"{seconds:.2f} s", "> 1")
+            for name, seconds in middle.items()
+            if name not in names
+        ),
     ]
 
 
