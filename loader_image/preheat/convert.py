@@ -5,16 +5,18 @@ It runs in the loader while the bytes pass, so what is left out does not travel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from preheat.context import CheckpointContext
-from preheat.errors import CheckpointConfigError
+from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError
 from preheat.formats.optimizer_names import follow
 from preheat.formats.stackwise import labelled
-from preheat.index import Index, Tensor
-from preheat.mapping import NameMapping
+from preheat.index import Index, Tensor, distinct
+from preheat.limits import Limit, check_limits
+from preheat.mapping import NameMapping, rules_of
+from preheat.names import compiled, found
 from preheat.packed import PackedTensors
 from preheat.stage import PipelineStage
 
@@ -22,7 +24,26 @@ from preheat.stage import PipelineStage
 DTYPES: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 #: What takes the dtype that the checkpoint itself names.
 LABELLED = "labelled"
+#: What keeps the dtype that it is stored in.
+UNCHANGED = "unchanged"
 FLOATING = frozenset(("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"))
+
+
+@dataclass(frozen=True)
+class DtypeRule:
+    """One precision for some of the tensors."""
+
+    pattern: Annotated[str, Limit(min_length=1, max_length=256)]
+    """Regular expression, found anywhere in the checkpoint's names, as those of `exclude`."""
+
+    dtype: Literal["float32", "float16", "bfloat16", "unchanged"]
+    """Precision of the floating weights among them; `unchanged`: theirs."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no regular expression, or another precision."""
+        check_limits(self)
+        compiled("Convert.dtypes", self.pattern)
+        _check("Convert.dtypes", self.dtype, UNCHANGED)
 
 
 @dataclass(frozen=True)
@@ -35,23 +56,34 @@ convert:
   stripPrefix: [module.]
   rename: [{pattern: '^layers\.', replacement: blocks.}]
   dtype: bfloat16
+  dtypes: [{pattern: 'norm', dtype: float32}]
 """
 
     dtype: Literal["float32", "float16", "bfloat16", "labelled"] | None = None
     """Precision of all floating weights, fp8 included, rounded to the nearest; other tensors stay; `labelled`: what a
     file of Stack-Wise's says of each stack. Default: theirs."""
 
+    dtypes: Annotated[tuple[DtypeRule, ...], Limit(max_length=64)] = ()
+    """Precisions of some of the floating weights, whatever `dtype` says; of two that name the same the later one
+    holds."""
+
     def __post_init__(self) -> None:
-        """Refuse another precision."""
+        """Mappings from YAML become rules; refuse another precision."""
+        object.__setattr__(self, "dtypes", rules_of(DtypeRule, self.dtypes, "Convert.dtypes"))
         super().__post_init__()
-        if self.dtype not in (None, LABELLED, *DTYPES):
-            raise CheckpointConfigError(f"Convert.dtype: {self.dtype!r} is none of {', '.join((*DTYPES, LABELLED))}")
+        if self.dtype is not None:
+            _check("Convert.dtype", self.dtype, LABELLED)
 
     def apply(self, index: Index) -> Index:
-        """The index of what is taken, as it will be called and stored; tied names stay tied, optimizers follow."""
+        """The index of what is taken, as it will be called and stored; tied names stay tied, optimizers follow.
+
+        Raises CheckpointIncompatibleError for tied names that are to have different dtypes.
+        """
         mapping = self.mapping(index.tensors)
-        dtypes = self._dtypes(index)
-        tensors = PackedTensors((new, _cast(old, index.tensors[old], dtypes)) for new, old in mapping.items())
+        wanted = self._dtypes(index, mapping.values())
+        tensors = PackedTensors((new, _cast(index.tensors[old], wanted.get(old))) for new, old in mapping.items())
+        if self.dtypes or self.dtype == LABELLED:
+            _check_ties(tensors)
         return replace(index, tensors=tensors, state=follow(index.state, lambda: self.follow(index.tensors)))
 
     async def process(self, context: CheckpointContext) -> CheckpointContext:
@@ -64,13 +96,41 @@ convert:
         context.update_metadata(excluded_tensors=len(data.index.tensors) - len(converted.tensors))
         return context
 
-    def _dtypes(self, index: Index) -> Mapping[str, str | None]:
-        """The dtypes that are wanted, by what the names of the tensors begin with."""
+    def _dtypes(self, index: Index, names: Iterable[str]) -> dict[str, str | None]:
+        """The dtype that each floating tensor is to have, by its name in the checkpoint; None: its own."""
+        if not (self.dtype or self.dtypes):
+            return {}
+        floating = [name for name in names if index.tensors[name].dtype in FLOATING]
         if self.dtype == LABELLED:
-            return labelled(index)
-        return {"": DTYPES[self.dtype]} if self.dtype else {}
+            labels = labelled(index)
+            wanted = {
+                name: next((labels[begin] for begin in labels if name.startswith(begin)), None) for name in floating
+            }
+        else:
+            wanted = dict.fromkeys(floating, DTYPES[self.dtype] if self.dtype else None)
+        last = {rule.pattern: DTYPES.get(rule.dtype) for rule in self.dtypes}
+        ruling = found("Convert.dtypes", [rule.pattern for rule in reversed(self.dtypes)], floating, "floating tensors")
+        return wanted | {name: last[pattern] for name, pattern in ruling.items()}
 
 
-def _cast(name: str, tensor: Tensor, dtypes: Mapping[str, str | None]) -> Tensor:
-    dtype = next((dtype for prefix, dtype in dtypes.items() if name.startswith(prefix)), None)
-    return replace(tensor, cast=dtype) if dtype and tensor.dtype in FLOATING and dtype != tensor.dtype else tensor
+def _of_stack(name: str, labels: Mapping[str, str | None]) -> str | None:
+    return next((dtype for begin, dtype in labels.items() if name.startswith(begin)), None)
+
+
+def _cast(tensor: Tensor, dtype: str | None) -> Tensor:
+    return replace(tensor, cast=dtype) if dtype not in (None, tensor.dtype) else tensor
+
+
+def _check_ties(tensors: Mapping[str, Tensor]) -> None:
+    for alias, name in distinct(tensors)[1].items():
+        if tensors[alias].final_dtype != tensors[name].final_dtype:
+            raise CheckpointIncompatibleError(
+                f"{alias} is tied to {name}, one memory, and is to be {tensors[alias].final_dtype} "
+                f"where that is {tensors[name].final_dtype}",
+                remedy="Name both in one pattern of dtypes",
+            )
+
+
+def _check(where: str, dtype: str, more: str) -> None:
+    if dtype not in (*DTYPES, more):
+        raise CheckpointConfigError(f"{where}: {dtype!r:.40} is none of {', '.join((*DTYPES, more))}")

@@ -7,14 +7,19 @@ order whatever the order in the YAML.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from preheat.construction import construct
 from preheat.errors import CheckpointConfigError
 from preheat.limits import Limit, check_limits
 from preheat.names import Patterns, Rename, compiled, left_out, renamed
 from preheat.paths import listed
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Rule = TypeVar("Rule", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,7 @@ class NameMapping:
     def __post_init__(self) -> None:
         """Lists from YAML become tuples, and patterns have to be regular expressions."""
         self._list("select", "exclude", "strip_prefix")
-        object.__setattr__(self, "rename", _rules(type(self).__name__, self.rename))
+        object.__setattr__(self, "rename", rules_of(Rename, self.rename, f"{type(self).__name__}.rename"))
         check_limits(self)
         self._compile("select", "exclude")
 
@@ -73,7 +78,9 @@ class NameMapping:
                 compiled(f"{type(self).__name__}.{name}", pattern)
 
 
-def _rules(where: str, rules: Any) -> tuple[Rename, ...]:
-    if isinstance(rules, (str, Mapping)) or not all(isinstance(rule, (Rename, Mapping)) for rule in rules):
-        raise CheckpointConfigError(f"{where}.rename: give a list of {{pattern: ..., replacement: ...}}")
-    return tuple(rule if isinstance(rule, Rename) else construct(Rename, rule, "rename") for rule in rules)
+def rules_of(kind: type[Rule], given: Any, where: str) -> tuple[Rule, ...]:
+    """A list of rules, of which YAML's mappings are built; raises CheckpointConfigError that names `where`."""
+    if isinstance(given, (str, Mapping)) or not all(isinstance(rule, (kind, Mapping)) for rule in given):
+        needed = ", ".join(f"{each.name}: ..." for each in fields(kind) if each.default is MISSING)
+        raise CheckpointConfigError(f"{where}: give a list of {{{needed}}}")
+    return tuple(rule if isinstance(rule, kind) else construct(kind, rule, where) for rule in given)

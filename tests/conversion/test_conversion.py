@@ -112,6 +112,19 @@ def test_the_options_mean_what_the_stage_means(checkpoint: Path, target: Path) -
     assert found["tensors"] == 4
 
 
+def test_some_weights_have_another_dtype(checkpoint: Path, target: Path) -> None:
+    answer(checkpoint, target, "--dtype", "bfloat16", "--dtype", "bias$=>float32", "--dtype", "^(head|tied)=>unchanged")
+    found = load_file(target)
+    assert found["module.encoder.weight"].dtype == torch.bfloat16
+    assert same(found["module.encoder.bias"], WEIGHTS["module.encoder.bias"].float())
+    assert same(found["head.weight"], WEIGHTS["head.weight"])
+
+
+def test_two_dtypes_for_all_weights_are_refused(checkpoint: Path, target: Path) -> None:
+    said = answer(checkpoint, target, "--dtype", "bfloat16", "--dtype", "float16", code=2)
+    assert "twice: bfloat16, float16" in said["message"]
+
+
 def test_a_pattern_that_matches_nothing_is_an_error_and_leaves_nothing(checkpoint: Path, target: Path) -> None:
     with pytest.raises(NothingMatchedError, match="exclude 'encodr'"):
         convert_checkpoint(checkpoint, target, Convert(exclude=("encodr",)))

@@ -21,7 +21,12 @@ from preheat.bundle.data import CheckpointData, open_bundle
 from preheat.bundle.manifest import Manifest
 from preheat.bundle.store import digest_of
 from preheat.checks import Checks
-from preheat.errors import CheckpointConfigError, CheckpointValidationError, NothingMatchedError
+from preheat.errors import (
+    CheckpointConfigError,
+    CheckpointIncompatibleError,
+    CheckpointValidationError,
+    NothingMatchedError,
+)
 from preheat.formats import read_index
 from preheat.index import Index, Record, Tensor
 from preheat.plan import make_plan
@@ -178,6 +183,53 @@ def test_a_tie_outlives_its_names_and_the_exclusion_of_one() -> None:
     plan = make_plan(index, spec_of({"exclude": [r"tied\.one"]}))
     assert (plan.aliases, plan.excluded_tensors, plan.excluded_bytes) == ({}, 1, 0)
     assert "module.tied.two" in {move.name for move in plan.moves}
+
+
+def test_each_pattern_has_its_dtype_and_the_later_one_holds(tmp_path: Path) -> None:
+    dtypes = [
+        {"pattern": "encoder", "dtype": "float32"},
+        {"pattern": r"\.half$", "dtype": "float16"},
+        {"pattern": "narrow", "dtype": "unchanged"},
+    ]
+    _, found = moved(saved(TREE), {**CONVERT, "dtypes": dtypes}, tmp_path / "out")
+    wanted = expected()
+    for name, tensor in expected(torch.float32).items():
+        if "backbone" in name:
+            wanted[name] = tensor
+    wanted["net.backbone.half"] = WEIGHTS["module.encoder.half"]
+    wanted["net.backbone.narrow"] = WEIGHTS["module.encoder.narrow"].contiguous()
+    assert found.keys() == wanted.keys()
+    assert all(same(found[name], tensor) for name, tensor in wanted.items())
+
+
+def test_dtypes_of_some_leave_the_others_as_they_are() -> None:
+    taken = parse(
+        {"stages": [{"local": {"path": "x"}}, {"convert": {"dtypes": [{"pattern": "head", "dtype": "float16"}]}}]}
+    )
+    plan = make_plan(index_of(saved(TREE)), taken)
+    assert {name for name, tensor in plan.index.tensors.items() if tensor.cast} == {"module.head.weight"}
+    assert digest_of("u", "v", taken) != digest_of("u", "v", spec_of({}))
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "kind", "words"),
+    [
+        ([{"pattern": "haed", "dtype": "float16"}], NothingMatchedError, "dtypes 'haed' matches none of 10 floating"),
+        ([{"pattern": "steps", "dtype": "float16"}], NothingMatchedError, "dtypes 'steps'"),
+        (
+            [{"pattern": r"tied\.two", "dtype": "float16"}],
+            CheckpointIncompatibleError,
+            "tied.two is tied to ",
+        ),
+        ([{"pattern": "head", "dtype": "int8"}], CheckpointConfigError, "'int8' is none of float32, .*unchanged"),
+        ([{"pattern": "(", "dtype": "float16"}], CheckpointConfigError, "not a regular expression"),
+        ([{"pattern": "head", "type": "float16"}], CheckpointConfigError, "unknown parameter 'type'"),
+        ("head", CheckpointConfigError, "give a list of {pattern: ..., dtype: ...}"),
+    ],
+)
+def test_a_dtype_that_cannot_be_given_is_refused(dtypes: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        make_plan(index_of(saved(TREE)), spec_of({"dtypes": dtypes}))
 
 
 def test_a_bundle_differs_by_its_conversion() -> None:

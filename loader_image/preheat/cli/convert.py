@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,11 @@ def convert(
     rename: Annotated[Regexes, typer.Option(metavar="REGEX=>TEXT", help="Replace every match in the names.")] = None,
     add_prefix: Annotated[str | None, typer.Option(metavar="PREFIX", help="Put it before every name.")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, float16, bfloat16 or labelled, for floating weights.")
+        Regexes,
+        typer.Option(
+            metavar="[REGEX=>]DTYPE",
+            help="float32, float16, bfloat16 or labelled, for floating weights; with REGEX for some, unchanged too.",
+        ),
     ] = None,
     sha256: Annotated[str | None, typer.Option(metavar="HEX", help="What the whole object must have.")] = None,
     crc32: Annotated[bool, typer.Option(help="Whether the CRC-32 of every record is compared.")] = True,
@@ -57,8 +62,9 @@ def convert(
         where = source(location, **s3)
         rules = [_rule(text) for text in rename or ()]
         stage = _stage(
-            select=select, exclude=exclude, strip_prefix=strip_prefix, rename=rules, add_prefix=add_prefix, dtype=dtype
-        )
+            select=select, exclude=exclude, strip_prefix=strip_prefix, rename=rules, add_prefix=add_prefix,
+            **_dtypes(dtype or ()),
+        )  # fmt: skip
         found = convert_checkpoint(
             where, target, stage,
             sha256=sha256, crc32=crc32, finite=finite, shard_size=bytes_of(shard_size) if shard_size else None,
@@ -85,6 +91,15 @@ def _rule(text: str) -> dict[str, str]:
             f"--rename {text!r:.80} has no {ARROW}", remedy=r"Write it like '^layers\.=>blocks.'"
         )
     return {"pattern": pattern, "replacement": replacement}
+
+
+def _dtypes(texts: Iterable[str]) -> dict[str, Any]:
+    """`float16` is for all, `norm=>float32` for some of them."""
+    parted = [text.rpartition(ARROW) for text in texts]
+    if len(of_all := [dtype for _, arrow, dtype in parted if not arrow]) > 1:
+        raise CheckpointConfigError(f"--dtype is given for all weights twice: {', '.join(of_all)}")
+    some = [{"pattern": pattern, "dtype": dtype} for pattern, arrow, dtype in parted if arrow]
+    return {"dtype": of_all[0] if of_all else None, "dtypes": some}
 
 
 def _table(found: Converted) -> Table:
