@@ -17,6 +17,7 @@ from preheat_operator import kube, room, source_check
 from preheat_operator.api import Pipeline
 from preheat_operator.foreign import Object
 from preheat_operator.loader_resources import merged
+from preheat_operator.nodes import Nodes
 from preheat_operator.observation import PodReport
 from preheat_operator.settings import Settings
 
@@ -40,6 +41,7 @@ class Checks:
         self._client = client
         self._settings = settings
         self._clock = clock
+        self._nodes = Nodes(client)
 
     async def look(self, pipeline: Pipeline, status: Object, reports: Iterable[PodReport]) -> Look:
         """Begin a check that is due and was not begun; `status` is the pipeline's present one."""
@@ -62,7 +64,9 @@ class Checks:
             return []
         resources = merged(self._settings.loader_resources, (pipeline.spec.get("loader") or {}).get("resources"))
         memory = resources["limits"].get("memory")
-        return list(room.rooms(pipeline.spec, memory, await self._claimed(pipeline)))
+        disk = await self._nodes.largest_disk() if room.on_disk(pipeline.spec) else None
+        claim = await self._claimed(pipeline)
+        return list(room.rooms(pipeline.spec, memory, claim_bytes=claim, disk_bytes=disk))
 
     async def _claimed(self, pipeline: Pipeline) -> int | None:
         """Bytes of the pipeline's claim; None when there is none, or when it is not known."""

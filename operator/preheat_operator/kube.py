@@ -10,7 +10,7 @@ import msgspec
 from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import User
-from lightkube.generic_resource import create_namespaced_resource
+from lightkube.generic_resource import create_global_resource, create_namespaced_resource
 
 from preheat_operator import api
 
@@ -18,6 +18,7 @@ CheckpointPipeline = create_namespaced_resource(api.GROUP, api.VERSION, api.KIND
 Pod = create_namespaced_resource("", "v1", "Pod", "pods")
 Job = create_namespaced_resource("batch", "v1", "Job", "jobs")
 PersistentVolumeClaim = create_namespaced_resource("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+Node = create_global_resource("", "v1", "Node", "nodes")
 Event = create_namespaced_resource("", "v1", "Event", "events")
 
 

@@ -47,8 +47,20 @@ def size_limit(output_bytes: int, medium: str = "") -> str:
     return f"{rounded // MIB if suffix == 'Mi' else rounded // unit}{suffix}"
 
 
-def rooms(spec: Object, loader_memory: str | None, claim_bytes: int | None = None) -> Iterator[Room]:
-    """What bounds the volume of a pipeline's `spec`, whose loader has so much memory; as far as it is known."""
+def on_disk(spec: Object) -> bool:
+    """Whether a pipeline's volume is an emptyDir on the disk of whichever node a pod gets."""
+    volume = spec.get("volume") or {}
+    chosen = volume.get("emptyDir") or {}
+    return not volume.get("persistentVolumeClaim") and chosen.get("medium", "") != "Memory"
+
+
+def rooms(
+    spec: Object, loader_memory: str | None, *, claim_bytes: int | None = None, disk_bytes: int | None = None
+) -> Iterator[Room]:
+    """What bounds the volume of a pipeline's `spec`, as far as it is known.
+
+    The loader has so much memory, the pipeline's claim so many bytes, and the roomiest node such a disk.
+    """
     volume = spec.get("volume") or {}
     chosen = volume.get("emptyDir") or {}
     if (limit := chosen.get("sizeLimit")) is not None:
@@ -61,6 +73,9 @@ def rooms(spec: Object, loader_memory: str | None, claim_bytes: int | None = Non
     if (claim := volume.get("persistentVolumeClaim")) and claim_bytes is not None:
         what = f"claim {claim['claimName']} holds {human_bytes(claim_bytes)}"
         yield Room(claim_bytes, what, "Give it more, or name another one in spec.volume")
+    if on_disk(spec) and disk_bytes is not None:
+        what = f"no node has more than {human_bytes(disk_bytes)} of ephemeral storage"
+        yield Room(disk_bytes, what, "Name a claim in spec.volume, or add nodes with larger disks")
 
 
 def capacity(claim: Object) -> int | None:
@@ -68,6 +83,14 @@ def capacity(claim: Object) -> int | None:
     status, spec = claim.get("status") or {}, claim.get("spec") or {}
     amounts = status.get("capacity") or (spec.get("resources") or {}).get("requests") or {}
     return int(parse_quantity(amounts["storage"])) if "storage" in amounts else None
+
+
+def disk(node: Object) -> int | None:
+    """What a node has for the emptyDirs of its pods; None when it does not say, or takes none."""
+    allocatable = (node.get("status") or {}).get("allocatable") or {}
+    if (node.get("spec") or {}).get("unschedulable") or "ephemeral-storage" not in allocatable:
+        return None
+    return int(parse_quantity(allocatable["ephemeral-storage"]))
 
 
 def evicting_limit(pod_spec: Object, output_bytes: int) -> int | None:

@@ -252,6 +252,7 @@ def _changed(job: dict[str, Any], container: dict[str, Any], pod: dict[str, Any]
         ("controller", "get", f"secrets/{FULL_NAME}-webhook-certificate", False),
         ("controller", "get", "pods", False),
         ("controller", "list", "pods", True),
+        ("controller", "list", "nodes", True),
         ("controller", "create", "jobs.batch", True),
         ("controller", "delete", "jobs.batch", False),
     ],

@@ -67,7 +67,7 @@ class FakeApi:
         return copy.deepcopy(found)
 
     async def list(
-        self, resource: Any, *, namespace: str, labels: Mapping[str, str] | None = None, chunk_size: int = 0
+        self, resource: Any, *, namespace: str = "*", labels: Mapping[str, str] | None = None, chunk_size: int = 0
     ) -> AsyncIterator[Object]:
         kind = resource.__name__
         await self._call("list", kind, "before")

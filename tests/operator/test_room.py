@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preheat_operator.quantity import parse_quantity
-from preheat_operator.room import MARGIN, capacity, evicting_limit, rooms, shortages, size_limit
+from preheat_operator.room import MARGIN, capacity, disk, evicting_limit, rooms, shortages, size_limit
 
 GIB = 1 << 30
 CLAIM = {"persistentVolumeClaim": {"claimName": "models"}}
@@ -19,8 +19,10 @@ def test_a_limit_is_never_too_small_and_never_far_too_large(size: int, medium: s
     assert copies * size + MARGIN <= limit <= copies * size + MARGIN + GIB
 
 
-def said(volume: Any, size: int, memory: str | None = "128Mi", claim: int | None = None) -> list[str]:
-    return shortages(rooms({"volume": volume}, memory, claim), size)
+def said(
+    volume: Any, size: int, memory: str | None = "128Mi", claim: int | None = None, disk: int | None = None
+) -> list[str]:
+    return shortages(rooms({"volume": volume}, memory, claim_bytes=claim, disk_bytes=disk), size)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,35 @@ def test_a_claim_holds_what_it_was_given_or_asks_for() -> None:
     assert capacity({"spec": asked, "status": {"capacity": {"storage": "10Gi"}}}) == 10 * GIB
     assert capacity({"spec": asked, "status": {"phase": "Pending"}}) == 5 * GIB
     assert capacity({}) is None
+
+
+@pytest.mark.parametrize("volume", [None, {}, {"emptyDir": {}}, {"emptyDir": {"sizeLimit": "9Gi"}}])
+def test_a_disk_that_no_node_has_is_warned_of(volume: Any) -> None:
+    [warning] = said(volume, GIB, disk=GIB)
+    assert warning == (
+        "a bundle takes 1.0 GiB and no node has more than 1.0 GiB of ephemeral storage. "
+        "Name a claim in spec.volume, or add nodes with larger disks"
+    )
+    assert said(volume, GIB, disk=2 * GIB) == []
+
+
+@pytest.mark.parametrize("volume", [CLAIM, {"emptyDir": {"medium": "Memory"}}])
+def test_nodes_disks_are_no_matter_where_the_volume_is_elsewhere(volume: Any) -> None:
+    assert said(volume, 1 << 20, disk=0) == []
+
+
+@pytest.mark.parametrize(
+    ("node", "size"),
+    [
+        ({"status": {"allocatable": {"ephemeral-storage": "47093746742"}}}, 47093746742),
+        ({"status": {"allocatable": {"ephemeral-storage": "10Gi"}}, "spec": {}}, 10 * GIB),
+        ({"status": {"allocatable": {"ephemeral-storage": "10Gi"}}, "spec": {"unschedulable": True}}, None),
+        ({"status": {"allocatable": {"cpu": "1"}}}, None),
+        ({}, None),
+    ],
+)
+def test_a_node_has_what_it_leaves_to_pods(node: Any, size: int | None) -> None:
+    assert disk(node) == size
 
 
 def pod(apps: list[str | None], init: list[str | None] | None = None) -> dict[str, Any]:
