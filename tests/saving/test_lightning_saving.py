@@ -45,6 +45,7 @@ class Model(L.LightningModule):
 
     def validation_step(self, batch: Any, _: int) -> None:
         self.log("val/loss", 1.0 / (1 + self.current_epoch % 2))
+        self.log("val/accuracy", 0.9 - 0.1 * self.current_epoch)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW([{"params": self.head.parameters()}, {"params": self.encoder.parameters()}], 0.03)
@@ -84,7 +85,8 @@ def facts(model: Model, trainer: L.Trainer) -> Any:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[float]]:
     """A training of three epochs that saved after each, and what became of it."""
     root = tmp_path_factory.mktemp("saved")
-    model, trainer = run(Saving(root, metric="val/loss", parts=["head"], ema=0.9, wait=False))
+    metric = {"val/loss": "min", "val/accuracy": "max"}
+    model, trainer = run(Saving(root, metric=metric, parts=["head"], ema=[0.9, 0.5], wait=False))
     return root / "checkpoints", facts(model, trainer), model.losses
 
 
@@ -127,9 +129,11 @@ def test_saving_changes_nothing_of_the_training(saved: Any) -> None:
 def test_what_is_there_and_what_names_it(saved: Any) -> None:
     home, _, _ = saved
     folders = sorted(each.name for each in home.iterdir() if each.is_dir())
-    assert folders == [f"model{kind}_cp=E{n}_U{4 * n}" for kind in (".head", "", "_ema=0.9") for n in (1, 2, 3)]
-    named = {tag: pointed(home, tag).name for tag in ("latest", "last", "best.val.loss")}
-    assert named == {"latest": folders[5], "last": folders[5], "best.val.loss": folders[4]}
+    kinds = (".head", "", "_ema=0.5", "_ema=0.9")
+    assert folders == [f"model{kind}_cp=E{n}_U{4 * n}" for kind in kinds for n in (1, 2, 3)]
+    named = {tag: pointed(home, tag).name for tag in ("latest", "last", "best.val.loss", "best.val.accuracy")}
+    best = {"best.val.loss": folders[4], "best.val.accuracy": folders[3]}
+    assert named == {"latest": folders[5], "last": folders[5], **best}
     manifest = open_bundle(home / folders[4]).manifest
     assert manifest is not None
     assert manifest.saved is not None

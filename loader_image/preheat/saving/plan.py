@@ -28,8 +28,8 @@ class SavePlan:
     root: str | Path
     every_epochs: int | None = None  # with neither: 1
     every_updates: int | None = None
-    metric: str | None = None
-    mode: str = "min"
+    metric: str | Mapping[str, str] | None = None  # or several, each with its mode
+    mode: str = "min"  # of one metric
     tolerances: Sequence[int] = ()
     run_id: str = ""
     stage: str = ""
@@ -37,7 +37,7 @@ class SavePlan:
     template: str | None = None
     parts: Sequence[str] = ()  # saved besides, each on its own
     adapters_only: bool = False
-    ema: float | None = None  # the factor of averaged weights, which are saved besides
+    ema: float | Sequence[float] | None = None  # the factors of averaged weights, which are saved besides
     on_sigterm: bool = True
     random_states: bool = True
     keep: Retention | None = None  # what stays when something was saved; None: all
@@ -52,10 +52,16 @@ class SavePlan:
         if self.adapters_only and (self.parts or self.ema):
             raise CheckpointConfigError("adapters_only leaves out parts and ema", remedy="Leave out one or the other")
         adapters.check_whole(adapters_only=self.adapters_only, sharded=self.sharded)
-        if self.metric:
-            check_modes({self.metric: self.mode}, {self.metric: 0.0})
+        check_modes(self.modes, dict.fromkeys(self.modes, 0.0))
         for part in ("", *self.parts):
             assert self.place(Position(0, 0, 0), part).folder  # noqa: S101 - raises for a name that is none
+
+    @property
+    def modes(self) -> Mapping[str, str]:
+        """How each metric is compared of which the best is to be known."""
+        if isinstance(self.metric, Mapping):
+            return self.metric
+        return {self.metric: self.mode} if self.metric else {}
 
     def after_epoch(self, epoch: int) -> bool:
         """Whether to save when so many epochs are over."""
@@ -68,7 +74,8 @@ class SavePlan:
 
     def averages(self, model: Any) -> list[Average]:
         """Those that are to be kept of a model."""
-        return [Average(model, self.ema)] if self.ema else []
+        factors = self.ema if isinstance(self.ema, Sequence) else [self.ema] if self.ema else []
+        return [Average(model, factor) for factor in dict.fromkeys(factors)]
 
     def place(self, position: Position, part: str = "", info: str = "") -> Place:
         """Where it is saved."""
@@ -89,7 +96,7 @@ class SavePlan:
         documents: Mapping[str, bytes] | None = None,
     ) -> Iterator[Wish]:
         """What to save: the training, or its adapters; parts, averages. What is not `judged` cannot become the best."""
-        best = {self.metric: self.mode} if judged and self.metric in metrics else {}
+        best = {metric: mode for metric, mode in self.modes.items() if judged and metric in metrics}
         named: dict[str, Any] = {"metrics": metrics, "best": best, "tolerances": self.tolerances, "tags": tags}
         named["keep"] = self.keep
         if self.adapters_only:
