@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
-from lightkube import ApiError, AsyncClient
+from lightkube import AsyncClient
 
 from preheat_operator import kube, room
 
@@ -23,17 +24,14 @@ class Nodes:
         self._lock = asyncio.Lock()
 
     async def largest_disk(self) -> int | None:
-        """Bytes that the roomiest node has for its pods; None when none tells, or nobody may ask."""
+        """Bytes that the roomiest node has for its pods; None when none tells, or nobody answers."""
         async with self._lock:
             if self._asked is None or time.monotonic() - self._asked >= _EVERY:
-                self._largest, self._asked = await self._ask(), time.monotonic()
+                self._asked = time.monotonic()
+                with suppress(*kube.NO_ANSWER):  # a warning is not worth a status; what was known stays
+                    self._largest = await self._ask()
         return self._largest
 
     async def _ask(self) -> int | None:
-        try:
-            disks = [room.disk(node) async for node in self._client.list(kube.Node, chunk_size=_PAGE)]
-        except ApiError as error:
-            if error.status.code == 403:
-                return None
-            raise
+        disks = [room.disk(node) async for node in self._client.list(kube.Node, chunk_size=_PAGE)]
         return max((size for size in disks if size is not None), default=None)

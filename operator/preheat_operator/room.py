@@ -88,9 +88,10 @@ def capacity(claim: Object) -> int | None:
 def disk(node: Object) -> int | None:
     """What a node has for the emptyDirs of its pods; None when it does not say, or takes none."""
     allocatable = (node.get("status") or {}).get("allocatable") or {}
-    if (node.get("spec") or {}).get("unschedulable") or "ephemeral-storage" not in allocatable:
+    if (node.get("spec") or {}).get("unschedulable"):
         return None
-    return int(parse_quantity(allocatable["ephemeral-storage"]))
+    # Kubelets that do not look at their disk say 0.
+    return int(parse_quantity(allocatable.get("ephemeral-storage", 0))) or None
 
 
 def evicting_limit(pod_spec: Object, output_bytes: int) -> int | None:

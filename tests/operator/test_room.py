@@ -74,6 +74,7 @@ def test_nodes_disks_are_no_matter_where_the_volume_is_elsewhere(volume: Any) ->
         ({"status": {"allocatable": {"ephemeral-storage": "10Gi"}}, "spec": {}}, 10 * GIB),
         ({"status": {"allocatable": {"ephemeral-storage": "10Gi"}}, "spec": {"unschedulable": True}}, None),
         ({"status": {"allocatable": {"cpu": "1"}}}, None),
+        ({"status": {"allocatable": {"ephemeral-storage": "0"}}}, None),
         ({}, None),
     ],
 )
