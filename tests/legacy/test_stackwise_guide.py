@@ -399,3 +399,12 @@ def test_a_cache_of_activations_stays_where_it_is_and_is_listed(tmp_path: Path, 
     assert manifest["left"]["entries"]["activation_cache"] == {"tensors": 2, "bytes": 4096}
     assert ("optimizer_state_dict" in manifest["left"]["entries"]) is (strategy == "weightsOnly")
     assert manifest["state"]["activation_cache"]["stack_0"]["batch_1"] == {"$tensor": {"dtype": "F32", "shape": [1000]}}
+
+
+def test_a_cache_of_activations_is_read_by_who_asks_for_it(tmp_path: Path) -> None:
+    cache = {"stack_0": {"batch_1": torch.arange(1000.0)}}
+    path = progressive(tmp_path / "progressive_stack_0.pt", Rack(1), cache=cache)
+    rack = Rack(1)
+    folder = preheat.save(tmp_path, rack, trained(rack), epoch=1, extra={"activation_cache": cache})
+    for found in (preheat.load_checkpoint(path), preheat.load_checkpoint(folder)["extra"]):
+        assert torch.equal(found["activation_cache"]["stack_0"]["batch_1"], cache["stack_0"]["batch_1"])
