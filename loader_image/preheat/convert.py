@@ -13,7 +13,7 @@ from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError
 from preheat.formats.optimizer_names import follow
 from preheat.formats.stackwise import labelled
-from preheat.index import Index, Tensor, distinct
+from preheat.index import FLOAT8, Index, Tensor, distinct
 from preheat.limits import Limit, check_limits
 from preheat.mapping import NameMapping, rules_of
 from preheat.names import compiled, found
@@ -26,7 +26,7 @@ DTYPES: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF
 LABELLED = "labelled"
 #: What keeps the dtype that it is stored in.
 UNCHANGED = "unchanged"
-FLOATING = frozenset(("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"))
+FLOATING = frozenset(("F64", "F32", "F16", "BF16", *FLOAT8))
 
 
 @dataclass(frozen=True)

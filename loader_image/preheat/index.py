@@ -17,10 +17,14 @@ from preheat.errors import CheckpointValidationError
 #: Bytes of one element, by the dtype names of the safetensors format.
 ITEMSIZE: Mapping[str, int] = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
     "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+
+#: Those of eight bits that are floating.
+FLOAT8 = tuple(dtype for dtype in ITEMSIZE if dtype.startswith("F8_"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

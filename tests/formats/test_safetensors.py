@@ -56,7 +56,7 @@ def test_headers_are_those_of_the_library(tensors: dict[str, Any], metadata: dic
         item for item in json.loads(theirs[8 : 8 + length]).items() if item[0] != "__metadata__"
     ]
     assert len(written) % 4096 == 0
-    assert safetensors.torch.load(written + theirs[8 + length :]).keys() == tensors.keys()
+    assert {name for name, _ in safetensors.deserialize(written + theirs[8 + length :])} == tensors.keys()
     assert index_of(written + theirs[8 + length :]).tensors.keys() == tensors.keys()
 
 

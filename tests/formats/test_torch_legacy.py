@@ -35,7 +35,8 @@ from preheat.formats.pytorch.tensors import DTYPES
 from preheat.index import Index
 
 MACHINE = {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-UNREADABLE_BY_TORCH = {"uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"}  # it writes and cannot read them
+# It writes and cannot read them.
+UNREADABLE_BY_TORCH = {"uint16", "uint32", "uint64", *(name for name in DTYPES if name.startswith("float8"))}
 
 
 def values(dtype: torch.dtype, *shape: int) -> torch.Tensor:

@@ -207,7 +207,7 @@ REFUSED = {
     "meta": (lambda: torch.empty(3, device="meta"), "meta"),
     "subclass": (lambda: torch.ones(3).as_subclass(Subclass), "Subclass"),
     "complex128": (lambda: torch.ones(3, dtype=torch.complex128), "ComplexDouble"),
-    "fp8": (lambda: torch.ones(3).to(torch.float8_e4m3fnuz), "float8_e4m3fnuz"),
+    "fp4": (lambda: torch.ones(3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "float4_e2m1fn_x2"),
 }
 
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from preheat.checks import Findings
 from preheat.errors import CheckpointValidationError
-from preheat.index import ITEMSIZE, Record, Tensor
+from preheat.index import FLOAT8, ITEMSIZE, Record, Tensor
 from preheat.transfer.cast import Casting, cast
+from preheat.transfer.finite import FiniteCheck
 
-SOURCES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+SOURCES = ("F64", "F32", "F16", "BF16", *FLOAT8)
 TARGETS = ("F32", "F16", "BF16")
 BITS = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
 
@@ -37,11 +38,24 @@ def tensor(dtype: str, target: str, elements: int) -> Tensor:
     return Tensor(dtype, (elements,), Record("r", 0, size), cast=target)
 
 
-@pytest.mark.parametrize("dtype", ["F16", "BF16", "F8_E4M3", "F8_E5M2"])
+@pytest.mark.parametrize("dtype", ["F16", "BF16", *FLOAT8])
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_value_of_a_narrow_dtype_is_cast_as_torch_does(dtype: str, target: str) -> None:
     width = ITEMSIZE[dtype]
     check(b"".join(code.to_bytes(width, "little") for code in range(256**width)), dtype, target)
+
+
+@pytest.mark.parametrize("dtype", FLOAT8)
+def test_the_codes_that_are_no_finite_number_are_found_one_by_one(dtype: str) -> None:
+    codes = torch.arange(256, dtype=torch.uint8)
+    finite = codes.view(TORCH_DTYPES[dtype]).float().isfinite()
+
+    def passes(code: int) -> bool:
+        findings = Findings(("finite",))
+        FiniteCheck(findings).feed("w", dtype, memoryview(bytes((1, code))))
+        return not findings.warnings
+
+    assert [passes(code) for code in range(256)] == finite.tolist()
 
 
 @pairs

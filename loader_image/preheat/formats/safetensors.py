@@ -26,7 +26,7 @@ METADATA = "__metadata__"
 
 # The order in which the format's own library writes dtypes, widest first: no tensor needs padding to be aligned.
 _ORDER: tuple[str, ...] = ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16")
-_ORDER += ("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
+_ORDER += ("F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
 _RANK = {dtype: rank for rank, dtype in enumerate(_ORDER)}
 
 #: Dtype and shape by name.

@@ -7,15 +7,15 @@ through float32, so float64 is rounded twice on its way to the 16-bit dtypes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import numpy
 
 from preheat.checks import Findings
 from preheat.errors import CheckpointValidationError
-from preheat.index import ITEMSIZE, Tensor
+from preheat.index import FLOAT8, ITEMSIZE, Tensor
 from preheat.transfer.finite import FiniteCheck
+from preheat.transfer.float8 import float8_values
 
 Array = Any  # flat, of numpy; mypy does not know that its arrays are buffers
 
@@ -96,8 +96,8 @@ def _bytes(values: Array) -> memoryview:
 def _to_float32(bits: Array, dtype: str) -> Array:
     if dtype == "BF16":
         return (bits.astype(numpy.uint32) << 16).view(numpy.float32)
-    if dtype in ("F8_E4M3", "F8_E5M2"):
-        return _float8_values(dtype)[bits]
+    if dtype in FLOAT8:
+        return float8_values(dtype)[bits]
     kind = {"F64": numpy.float64, "F32": numpy.float32, "F16": numpy.float16}[dtype]
     with numpy.errstate(over="ignore", invalid="ignore"):
         return bits.view(kind).astype(numpy.float32, copy=False)
@@ -119,15 +119,3 @@ def _from_float32(values: Array, target: str) -> Array:
     if nan.any():  # rounding may have carried them into infinity or beyond
         rounded[nan] = bits[nan] >> 16 | 0x40
     return rounded.astype(numpy.uint16)
-
-
-@cache
-def _float8_values(dtype: str) -> Array:
-    """All 256 values."""
-    if dtype == "F8_E5M2":  # the upper half of a float16
-        return (numpy.arange(256, dtype=numpy.uint16) << 8).view(numpy.float16).astype(numpy.float32)
-    code = numpy.arange(256)
-    exponent, mantissa = code >> 3 & 15, code & 7
-    size = numpy.where(exponent == 0, mantissa / 512, numpy.ldexp(1 + mantissa / 8, exponent - 7))
-    size[(code & 0x7F) == 0x7F] = numpy.nan
-    return numpy.copysign(size, 127.5 - code).astype(numpy.float32)

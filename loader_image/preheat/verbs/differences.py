@@ -16,7 +16,8 @@ import numpy
 from preheat.blob import Blob
 from preheat.bundle.storage import storage_errors
 from preheat.file_blob import FileBlob
-from preheat.index import ITEMSIZE, Tensor
+from preheat.index import FLOAT8, ITEMSIZE, Tensor
+from preheat.transfer.float8 import float8_values
 from preheat.transfer.gather import gather
 
 BLOCK = 128 * 1024  # elements
@@ -126,21 +127,7 @@ def _decoded(view: memoryview, dtype: str) -> Array:
     """Numbers of a dtype that numpy has; those that it lacks are widened."""
     if dtype == "BF16":
         return (numpy.frombuffer(view, numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32)
-    if dtype == "F8_E5M2":
-        return (numpy.frombuffer(view, numpy.uint8).astype(numpy.uint16) << 8).view(numpy.float16)
-    if dtype == "F8_E4M3":
-        found: Array = _E4M3[numpy.frombuffer(view, numpy.uint8)]
+    if dtype in FLOAT8:
+        found: Array = float8_values(dtype)[numpy.frombuffer(view, numpy.uint8)]
         return found
     return numpy.frombuffer(view, _PLAIN[dtype])
-
-
-def _e4m3(code: int) -> float:
-    """One sign, four bits of exponent with bias 7, three of mantissa; all ones is NaN and there is no infinity."""
-    exponent, mantissa = code >> 3 & 15, code & 7
-    if code & 0x7F == 0x7F:
-        return math.nan
-    size = math.ldexp(mantissa, -9) if exponent == 0 else math.ldexp(8 + mantissa, exponent - 10)
-    return -size if code & 0x80 else size
-
-
-_E4M3 = numpy.array([_e4m3(code) for code in range(256)], numpy.float32)
