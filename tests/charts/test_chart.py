@@ -291,6 +291,30 @@ def test_the_crd_can_be_left_out_and_let_go(render) -> None:
     assert not of_kind(render("--set", "crds.install=false"), "CustomResourceDefinition")
 
 
+def test_accounts_that_are_there_are_used_and_given_the_rights(render, helm) -> None:
+    words = "controller.serviceAccount.create=false,controller.serviceAccount.name=given,webhook.serviceAccount.name=own"
+    documents = render("--set", words)
+    assert [each["metadata"]["name"] for each in of_kind(documents, "ServiceAccount")] == ["own"]
+    accounts = {each["spec"]["template"]["spec"]["serviceAccountName"] for each in of_kind(documents, "Deployment")}
+    bindings = of_kind(documents, "ClusterRoleBinding") + of_kind(documents, "RoleBinding")
+    bound = {subject["name"] for each in bindings for subject in each["subjects"]}
+    assert accounts == bound == {"given", "own"}
+    policy = named(documents, "ValidatingAdmissionPolicy", "limit-checks")
+    [condition] = policy["spec"]["matchConditions"]
+    assert condition["expression"].endswith(":given'")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("webhook.serviceAccount.create=false", "name the ServiceAccount that is there"),
+        ("webhook.serviceAccount.name=one,controller.serviceAccount.name=one", "is the controller's"),
+    ],
+)
+def test_accounts_that_cannot_be_meant_are_refused(helm, wrong: str, says: str) -> None:
+    assert says in helm("template", "preheat", CHART, "--set", wrong).stderr
+
+
 def test_a_single_replica_has_no_budget_that_blocks_drains(render) -> None:
     assert of_kind(render(), "PodDisruptionBudget")
     assert not of_kind(render("--set", "webhook.replicas=1"), "PodDisruptionBudget")

@@ -15,6 +15,25 @@
 {{- define "preheat.controller" -}}{{ include "preheat.fullname" . }}-controller{{- end }}
 {{- define "preheat.webhook" -}}{{ include "preheat.fullname" . }}-webhook{{- end }}
 
+{{- /* Two: what one process may do the other must not. */}}
+{{- define "preheat.controllerAccount" -}}
+{{- include "preheat.account" (list "controller" .Values.controller.serviceAccount (include "preheat.controller" .)) }}
+{{- end }}
+{{- define "preheat.webhookAccount" -}}
+{{- $account := include "preheat.account" (list "webhook" .Values.webhook.serviceAccount (include "preheat.webhook" .)) }}
+{{- if eq $account (include "preheat.controllerAccount" .) }}
+{{- fail "webhook.serviceAccount.name: is the controller's; each process has rights that the other must not have" }}
+{{- end }}
+{{- $account }}
+{{- end }}
+{{- define "preheat.account" -}}
+{{- $values := index . 1 }}
+{{- if and (eq (toString $values.create) "false") (not $values.name) }}
+{{- fail (printf "%s.serviceAccount.name: name the ServiceAccount that is there, or have it created" (index . 0)) }}
+{{- end }}
+{{- default (index . 2) $values.name }}
+{{- end }}
+
 {{- define "preheat.selector" -}}
 app.kubernetes.io/name: {{ include "preheat.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
