@@ -292,8 +292,8 @@ def test_the_crd_can_be_left_out_and_let_go(render) -> None:
 
 
 def test_accounts_that_are_there_are_used_and_given_the_rights(render, helm) -> None:
-    words = "controller.serviceAccount.create=false,controller.serviceAccount.name=given,webhook.serviceAccount.name=own"
-    documents = render("--set", words)
+    given = "controller.serviceAccount.create=false,controller.serviceAccount.name=given"
+    documents = render("--set", f"{given},webhook.serviceAccount.name=own")
     assert [each["metadata"]["name"] for each in of_kind(documents, "ServiceAccount")] == ["own"]
     accounts = {each["spec"]["template"]["spec"]["serviceAccountName"] for each in of_kind(documents, "Deployment")}
     bindings = of_kind(documents, "ClusterRoleBinding") + of_kind(documents, "RoleBinding")
