@@ -112,11 +112,24 @@ def test_modules_that_hold_one_module_are_joined(report):
     assert joined.children["net"].name == "net.head"
 
 
-def test_the_table_names_states_and_reasons(report):
-    console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+def printed(report, width):
+    console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(table(report))
     console.file.close()
-    said = console.export_text()
+    return console.export_text()
+
+
+def test_no_name_is_cut_and_what_came_in_the_same_way_is_one_row(report):
+    casts = {name: "F32 -> F64" for name in report["tensors"] if name.startswith("net.decoder")}
+    many = {**report, "modifiers": [], "casts": casts}
+    said = printed(many, 80)
+    assert "…" not in said
+    assert "net.decoder.0.weight and 6 more" in " ".join(printed(many, 160).split())
+    assert said.index("net.head.weight") < said.index("net.decoder.0.weight")
+
+
+def test_the_table_names_states_and_reasons(report):
+    said = printed(report, 160)
     for words in ("transfer_learning", "s3://models/pretrained.ckpt", "encoder", "frozen 2 tensors (net.encoder)",
                   "net.head.weight", "shape [3, 8], model has [5, 8]", "old.<script>alert(1)</script>"):  # fmt: skip
         assert words in said
