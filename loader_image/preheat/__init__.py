@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.legacy import load_checkpoint as load_checkpoint
     from preheat.legacy import validate_checkpoint as validate_checkpoint
     from preheat.pipeline import CheckpointPipeline as CheckpointPipeline
+    from preheat.prepare import Outcome as Outcome
     from preheat.runs.retention import Retention as Retention
     from preheat.saving.averages import Average as Average
     from preheat.saving.save import flush as flush
@@ -49,9 +50,13 @@ if TYPE_CHECKING:  # the same names for type checkers; a test compares
     from preheat.verbs.forecast import plan_pipeline as plan_pipeline
     from preheat.verbs.inspection import Inspection as Inspection
     from preheat.verbs.inspection import inspect as inspect
+    from preheat.verbs.preparation import run_pipeline as run_pipeline
     from preheat.verbs.resolution import resolve_checkpoint_path as resolve_checkpoint_path
     from preheat.verbs.verification import Verified as Verified
     from preheat.verbs.verification import verify_checkpoint as verify_checkpoint
+    from preheat.verbs.volume import collect_bundles as collect_bundles
+    from preheat.verbs.volume import list_bundles as list_bundles
+    from preheat.verbs.volume import remove_bundles as remove_bundles
 
 # Imported on first use (PEP 562): this package is imported at the start of other people's processes.
 _EXPORTS = {
@@ -87,6 +92,7 @@ _EXPORTS = {
         "validate_checkpoint",
     ),
     "pipeline": ("CheckpointPipeline",),
+    "prepare": ("Outcome",),
     "runs.retention": ("Retention",),
     "saving.averages": ("Average",),
     "saving.save": ("flush", "save"),
@@ -94,8 +100,10 @@ _EXPORTS = {
     "shim.apply": ("apply",),
     "shim.reports.report": ("Report",),
     "stage": ("CheckpointSource", "LoadingStrategy", "ModelModifier", "PipelineStage"),
+    "verbs.preparation": ("run_pipeline",),
     "verbs.resolution": ("resolve_checkpoint_path",),
     "verbs.verification": ("Verified", "verify_checkpoint"),
+    "verbs.volume": ("collect_bundles", "list_bundles", "remove_bundles"),
 }
 _MODULES = {name: f"preheat.{module}" for module, names in _EXPORTS.items() for name in names}
 

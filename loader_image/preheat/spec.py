@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from preheat.blob import Patience
-from preheat.configuration import body_of
+from preheat.configuration import body_of, read_document
 from preheat.construction import snake_case
 from preheat.errors import CheckpointConfigError
 from preheat.resume.settings import Resume, resume_of
@@ -78,6 +79,29 @@ def parse(document: Mapping[str, Any]) -> PipelineSpec:
 
         check(spec, spec.resume)
     return spec
+
+
+def read(path: Path) -> tuple[str, PipelineSpec]:
+    """The pipeline of a YAML file, and the name of the resource, or that of the file where there is none.
+
+    Raises CheckpointConfigError that names the file.
+    """
+    document = read_document(path)
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    try:
+        return str(name or path.stem), parse(document)
+    except CheckpointConfigError as error:
+        raise CheckpointConfigError(f"{path}: {error.args[0]}", remedy=error.remedy) from error
+
+
+def spec_of(pipeline: PipelineSpec | Mapping[str, Any] | Sequence[Any] | Path | str) -> PipelineSpec:
+    """The spec in whatever a caller has: a mapping as `parse` takes it, a list of stages, the path of a file."""
+    if isinstance(pipeline, PipelineSpec):
+        return pipeline
+    if isinstance(pipeline, (str, Path)):
+        return read(Path(pipeline).expanduser())[1]
+    return parse(pipeline if isinstance(pipeline, Mapping) else {"stages": list(pipeline)})
 
 
 def to_mapping(spec: PipelineSpec) -> dict[str, Any]:

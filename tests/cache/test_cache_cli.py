@@ -6,7 +6,9 @@ import pytest
 from cache.volumes import age, attach, digest_named, letters, make
 from typer.testing import CliRunner
 
+from preheat import collect_bundles, list_bundles, remove_bundles
 from preheat.cli import app
+from preheat.errors import BundleInUseError, CheckpointConfigError
 
 
 @pytest.fixture
@@ -116,6 +118,18 @@ def test_what_cannot_be_meant_is_refused(arguments: tuple[str, ...], message: st
 def test_a_folder_without_bundles_is_named(verb: str, tmp_path: Path) -> None:
     found = answer(tmp_path, verb, *(["x"] * (verb == "rm")), code=2)
     assert found["message"] == f"{tmp_path} holds no bundles: it has no folder `bundles`"
+
+
+def test_the_verbs_are_functions(volume: Path) -> None:
+    assert [bundle.digest[0] for bundle in list_bundles(str(volume)).bundles] == ["a", "b"]
+    with pytest.raises(CheckpointConfigError, match="the list of living pods is empty"):
+        collect_bundles(volume, max_size=0, living=[])
+    planned = collect_bundles(volume, max_size=0, dry_run=True)
+    assert ([bundle.digest[0] for bundle in planned.bundles], letters(volume)) == (["a"], "ab")
+    with pytest.raises(BundleInUseError):
+        remove_bundles(volume, [digest_named("b")])
+    collect_bundles(volume, max_size=0, living=["pod-9"])
+    assert letters(volume) == ""
 
 
 def test_the_volume_can_come_from_the_environment(volume: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from preheat.errors import CheckpointConfigError
 from preheat.modifiers import FreezingModifier
 from preheat.sources import LocalSource
-from preheat.spec import PipelineSpec, parse, to_mapping
+from preheat.spec import PipelineSpec, parse, read, spec_of, to_mapping
 from preheat.strategies import WeightsOnlyLoader
 from preheat.verify import Verify
 
@@ -63,3 +65,16 @@ def test_a_pipeline_without_source_says_how_to_begin():
 def test_a_wrong_stage_is_named_by_its_position():
     with pytest.raises(CheckpointConfigError, match=r"stages\[1\]\.freezing: .*list"):
         parse({"stages": [{"local": {"path": "/a"}}, {"freezing": {"layers": "encoder"}}]})
+
+
+def test_a_caller_gives_whatever_describes_a_pipeline(tmp_path):
+    (tmp_path / "one.yaml").write_text(json.dumps({"metadata": {"name": "two"}, "spec": {"stages": STAGES}}))
+    for given in (SPEC, STAGES, {"stages": STAGES}, tmp_path / "one.yaml", str(tmp_path / "one.yaml")):
+        assert spec_of(given) == SPEC
+    assert read(tmp_path / "one.yaml") == ("two", SPEC)
+
+
+def test_a_file_that_holds_a_wrong_pipeline_is_named(tmp_path):
+    (tmp_path / "one.yaml").write_text(json.dumps({"stages": [{"locl": {}}]}))
+    with pytest.raises(CheckpointConfigError, match=r"one\.yaml: .*locl"):
+        spec_of(tmp_path / "one.yaml")

@@ -38,8 +38,9 @@ def list_bundles(volume: Volume, as_json: Json = False) -> None:
     """List bundles and what is to become one, those first that were not used for longest. Changes nothing."""
     with answering(as_json):
         from preheat.bundle.store import Store
+        from preheat.verbs.volume import list_bundles as listing
 
-        found, store = _contents(volume), Store(volume)
+        found, store = listing(volume), Store(volume)
     if as_json:
         show_json(_listed(store, found))
     else:
@@ -57,10 +58,9 @@ def remove_bundles(
 ) -> None:
     """Remove bundles by name: all that are named, or none."""
     with answering(as_json):
-        from preheat.bundle.eviction import discard
+        from preheat.verbs.volume import remove_bundles as remove
 
-        _contents(volume)
-        removed = discard(volume, digests, force=force)
+        removed = remove(volume, digests, force=force)
     if as_json:
         show_json({"outcome": "removed", "bundles": [bundle.digest for bundle in removed]})
     else:
@@ -84,30 +84,16 @@ def collect_garbage(
 ) -> None:
     """Remove what is forgotten, pods' folders that are known to be over, and bundles beyond a size. None in use."""
     with answering(as_json):
-        from preheat.bundle.eviction import collect
+        from preheat.verbs.volume import collect_bundles
 
         policy = _policy(max_size, living_pods, pod_lifetime)
-        _contents(volume)
-        done = collect(volume, policy, dry_run=dry_run)
+        done = collect_bundles(volume, **vars(policy), dry_run=dry_run)
     if as_json:
         show_json(_collected(done, policy, dry_run))
     else:
         from preheat.cli.cache_tables import collected
 
         show(*collected(done, policy, dry_run))
-
-
-def _contents(volume: Path) -> Contents:
-    from preheat.bundle.contents import BUNDLES, survey
-    from preheat.bundle.storage import storage_errors
-
-    with storage_errors(volume):
-        if not (volume / BUNDLES).is_dir():
-            raise CheckpointConfigError(
-                f"{volume} holds no bundles: it has no folder `{BUNDLES}`",
-                remedy="Give --volume where the claim is mounted, or the --output of `preheat run`",
-            )
-        return survey(volume)
 
 
 def _policy(max_size: str | None, living_pods: str | None, pod_lifetime: str | None) -> Policy:
@@ -127,12 +113,7 @@ def _uids(file: str) -> frozenset[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise CheckpointConfigError(f"{file} cannot be read: {reason}") from error
-    if not (uids := frozenset(text.split())):
-        raise CheckpointConfigError(
-            "the list of living pods is empty, so it is taken for a mistake",
-            remedy="See that it was made; if no pod lives, say so with --pod-lifetime 1h",
-        )
-    return uids
+    return frozenset(text.split())
 
 
 def _listed(store: Store, found: Contents) -> dict[str, Any]:

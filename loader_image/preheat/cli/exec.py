@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from preheat.cli.answer import answering
-from preheat.cli.parameters import read_named_pipeline
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells say it
 
@@ -38,9 +37,10 @@ def exec_(
 ) -> None:
     """Run a command as in an injected pod: with its bundle made before it starts, and the shim on its path."""
     from preheat.launch import become, default_volume, provide
+    from preheat.spec import read
 
     with answering(False):
-        name, spec = read_named_pipeline(pipeline)
+        name, spec = read(pipeline)
         _tell()
         variables = provide(spec, name, volume or default_volume(os.environ), shim)
     try:

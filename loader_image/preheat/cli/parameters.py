@@ -38,21 +38,9 @@ def source(location: str, **s3: Any) -> CheckpointSource:
 
 def read_pipeline(path: Path) -> PipelineSpec:
     """The pipeline of a file; raises CheckpointConfigError that names it."""
-    return read_named_pipeline(path)[1]
+    from preheat.spec import read
 
-
-def read_named_pipeline(path: Path) -> tuple[str, PipelineSpec]:
-    """The same with the name of the resource, or that of the file where there is none."""
-    from preheat.configuration import read_document
-    from preheat.spec import parse
-
-    document = read_document(path)
-    metadata = document.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    try:
-        return str(name or path.stem), parse(document)
-    except CheckpointConfigError as error:
-        raise CheckpointConfigError(f"{path}: {error.args[0]}", remedy=error.remedy) from error
+    return read(path)[1]
 
 
 Runs = Annotated[

@@ -34,13 +34,11 @@ def run(
 
 
 def _prepare(path: Path, output: Path) -> Outcome:
-    from preheat.bundle.lease import owner_here
-    from preheat.bundle.store import Store
-    from preheat.prepare import prepare
+    from preheat.verbs.preparation import run_pipeline
 
     spec = read_pipeline(path)
     if spec.resume:
         typer.echo(
             "resume is decided where a training starts, as by preheat exec; this is the stages' bundle", err=True
         )
-    return prepare(spec, Store(output), owner_here(), progress=progress("preparing"))
+    return run_pipeline(spec, output, progress=progress("preparing"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from preheat.blob import Blob
@@ -14,7 +15,7 @@ from preheat.formats import read_index
 from preheat.index import Tensor
 from preheat.moves import coalesce
 from preheat.plan import Amount, Plan, verify_of
-from preheat.spec import PipelineSpec
+from preheat.spec import PipelineSpec, spec_of
 from preheat.spelling import spell
 from preheat.training_plan import checks_of_training, plan_all
 from preheat.transfer.digests import Digests
@@ -89,8 +90,12 @@ class Forecast:
         }
 
 
-def plan_pipeline(spec: PipelineSpec) -> Forecast:
-    """Read the index of the pipeline's source and plan its run; raises what the run would raise up to there."""
+def plan_pipeline(pipeline: PipelineSpec | Mapping[str, Any] | Sequence[Any] | Path | str) -> Forecast:
+    """Read the index of the pipeline's source and plan its run; raises what the run would raise up to there.
+
+    The pipeline is given as to `run_pipeline`.
+    """
+    spec = spec_of(pipeline)
     with opened(spec.source, spec.patience) as blob:
         verify = verify_of(spec)
         findings = Findings(verify.warn_only)
