@@ -120,6 +120,30 @@ def test_a_bundle_is_made_of_a_sharded_repository(hub: HubServer, tmp_path: Path
     assert (source.uri, source.version) == ("hf://org/model@main/", f"commit:{commit}")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "uri"),
+    [
+        ("*.fp16.safetensors", "step-20.fp16.safetensors"),
+        ("runs/step-?/*.safetensors", "runs/step-1/model.safetensors"),
+        ("runs/s*/", "runs/step-1/model.safetensors"),
+        ("a[1].safetensors", "a[1].safetensors"),
+    ],
+)
+def test_a_pattern_names_the_one_file_or_folder_that_matches(hub: HubServer, pattern: str, uri: str) -> None:
+    names = ("step-20.fp16.safetensors", "step-20.safetensors", "runs/step-1/model.safetensors", "a[1].safetensors")
+    hub.repos["org/model"].commit(dict.fromkeys(names, WHOLE))
+    found = inspect(source(hub, file=pattern))
+    assert (set(found.tensors), found.uri) == ({"a", "b"}, f"hf://org/model@main/{uri}")
+
+
+def test_a_pattern_that_matches_none_or_several_says_so(hub: HubServer) -> None:
+    hub.repos["org/model"].commit({"b.safetensors": WHOLE, "a.safetensors": WHOLE, "runs/a.safetensors": WHOLE})
+    with pytest.raises(CheckpointConfigError, match=r"2 files of org/model at commit \w{12} match .*: a\.safet.*, b\."):
+        opened(hub, file="*.safetensors")
+    with pytest.raises(CheckpointNotFoundError, match=r"no file of org/model at commit \w{12} matches '\*\.bin'"):
+        opened(hub, file="*.bin")
+
+
 def test_what_is_beside_a_file_is_at_the_same_revision() -> None:
     found = HuggingFaceSource("org/model", revision="v1", file="run/model.safetensors").beside("model.sig")
     assert found == HuggingFaceSource("org/model", revision="v1", file="run/model.sig")

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from preheat.blob import Blob, Patience
-from preheat.errors import AccessDeniedError, CheckpointError, CheckpointNotFoundError, CheckpointSourceError
+from preheat.errors import (
+    AccessDeniedError,
+    CheckpointConfigError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    CheckpointSourceError,
+)
 from preheat.sources.http_answer import Headers, refusal
 from preheat.sources.http_blob import HttpBlob
 from preheat.sources.http_connection import Connections
@@ -22,22 +29,26 @@ from preheat.sources.http_document import HttpDocument
 if TYPE_CHECKING:
     from preheat.sources.hugging_face import HuggingFaceSource
 
+_PATTERN = re.compile(r"[*?[]")
 _COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
 _NAME_A_SECRET = "name a Secret with the key HF_TOKEN in secretRef"  # noqa: S105 - says so, and is none
 
 
 class HubFolder:
-    """One folder of a repository, at the commit that the revision names when this is made."""
+    """One folder of a repository, at the commit that the revision names when this is made; `name` is wanted of it."""
 
-    def __init__(self, source: HuggingFaceSource, prefix: str, headers: Mapping[str, str], patience: Patience) -> None:
-        self.uri = f"hf://{source.repo}@{source.revision}/{prefix}"
+    def __init__(self, source: HuggingFaceSource, headers: Mapping[str, str], patience: Patience) -> None:
+        self.uri = f"hf://{source.repo}@{source.revision}/"
         self.source = source
-        self.prefix = prefix
+        self.prefix = ""
         self.headers = headers
         self.patience = patience
         self.connections = Connections(source.ca_bundle)
         self.commit = ""
         self.commit, self._files = self._resolve()
+        folder, slash, self.name = self._one_of(source.file or "").rpartition("/")
+        self.prefix = folder + slash
+        self.uri += self.prefix
 
     def names(self) -> frozenset[str] | None:
         """Names of the files right in it; None when the Hub did not tell."""
@@ -48,6 +59,22 @@ class HubFolder:
         """Ask for the size of a file."""
         kind = _HubText if name.endswith(".json") else _HubFile
         return kind(self, f"{self.source.repo}/resolve/{self.commit}/{quote(self.prefix + name)}", name)
+
+    def _one_of(self, file: str) -> str:
+        """The one file, or folder, that a pattern matches; what is no pattern, or a name that is there, is itself."""
+        if file in self._files or not _PATTERN.search(file):
+            return file
+        matching = sorted({name for name in _candidates(self._files, file.endswith("/")) if _matches(name, file)})
+        if len(matching) == 1:
+            return matching[0]
+        commit = f"{self.source.repo} at commit {self.commit[:12]}"
+        if not matching:
+            raise CheckpointNotFoundError(f"no file of {commit} matches {file!r}", remedy="Check `file`")
+        shown = ", ".join(matching[:8]) + (" ..." if len(matching) > 8 else "")
+        raise CheckpointConfigError(
+            f"{len(matching)} files of {commit} match {file!r}: {shown}",
+            remedy="Narrow `file`; of shards name the index",
+        )
 
     def _resolve(self) -> tuple[str, tuple[str, ...]]:
         answer = _HubText(self, f"api/models/{self.source.repo}/revision/{quote(self.source.revision, safe='')}", "")
@@ -61,6 +88,21 @@ class HubFolder:
         if not _COMMIT.match(commit):  # it becomes part of URLs
             raise CheckpointSourceError(f"{self.source.hub} does not answer as a Hub does", remedy="Check `endpoint`")
         return commit, files
+
+
+def _candidates(files: Iterable[str], folders: bool) -> Iterator[str]:
+    """The files, or the folders that they are in, each with a slash at its end."""
+    for file in files:
+        if not folders:
+            yield file
+        else:
+            yield from (file[: at + 1] for at, letter in enumerate(file) if letter == "/")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether all parts of a path do; a star stays within one part."""
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 class _HubFile(HttpBlob):

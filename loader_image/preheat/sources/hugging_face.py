@@ -34,7 +34,7 @@ class HuggingFaceSource(Place):
 
     file: Annotated[str, Limit(min_length=1, max_length=1024)] | None = None
     """Path of the file, of the index of a checkpoint of several, or, ending in a slash, of their folder in the
-    repository. Default: the checkpoint that the repository is."""
+    repository; with `*` and `?` the only one that matches. Default: the checkpoint that the repository is."""
 
     endpoint: Annotated[str, Limit(max_length=512, pattern=r"^https?://[^@?#\s]+$")] | None = None
     """URL of another Hub; default: HF_ENDPOINT of the environment, else the public one."""
@@ -83,8 +83,8 @@ class HuggingFaceSource(Place):
         from preheat.formats.folders import open_in
         from preheat.sources.hub_blob import HubFolder
 
-        folder, slash, name = (self.file or "").rpartition("/")
-        return open_in(HubFolder(self, folder + slash, self._authorization(), patience), name)
+        folder = HubFolder(self, self._authorization(), patience)
+        return open_in(folder, folder.name)
 
     def _authorization(self) -> dict[str, str]:
         if self.anonymous:
