@@ -8,6 +8,8 @@ from preheat.errors import CheckpointConfigError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kKMGTPE])(i)?)?B?")
 _TIME = re.compile(r"(\d+(?:\.\d+)?) ?([smhdw]?)")
+_RATE = re.compile(r"(\d+(?:\.\d+)?) ?([kmg]i?)?(b|bit|bps)?(?:/s)?")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -27,6 +29,14 @@ def seconds_of(text: str) -> float:
     if not found:
         raise CheckpointConfigError(f"{text!r:.40} is not a time", remedy="Write it like 7d, 12h or 3600")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+def bytes_per_second(text: str) -> float:
+    """`100MB/s`, `2GiB/s` or `10Gbit/s` as bytes per second; raises CheckpointConfigError for anything else."""
+    found = _RATE.fullmatch(text.strip().lower())
+    if not found or float(found[1]) == 0:
+        raise CheckpointConfigError(f"{text!r} is not a bandwidth", remedy="Write it like 100MB/s or 10Gbit/s")
+    return float(found[1]) * _UNITS[found[2] or ""] / (8 if found[3] in ("bit", "bps") else 1)
 
 
 def ago(seconds: float) -> str:

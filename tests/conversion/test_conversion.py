@@ -4,6 +4,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -118,6 +119,13 @@ def test_some_weights_have_another_dtype(checkpoint: Path, target: Path) -> None
     assert found["module.encoder.weight"].dtype == torch.bfloat16
     assert same(found["module.encoder.bias"], WEIGHTS["module.encoder.bias"].float())
     assert same(found["head.weight"], WEIGHTS["head.weight"])
+
+
+def test_a_bandwidth_is_kept(checkpoint: Path, target: Path) -> None:
+    began = time.monotonic()
+    answer(checkpoint, target, "--bandwidth", "1MB/s")
+    assert time.monotonic() - began > 0.2  # of 250 kB
+    assert "less than 1000000" in answer(checkpoint, target, "--force", "--bandwidth", "1kB/s", code=2)["message"]
 
 
 def test_two_dtypes_for_all_weights_are_refused(checkpoint: Path, target: Path) -> None:

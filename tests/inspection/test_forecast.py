@@ -6,8 +6,8 @@ import torch
 from formats.samples import saved
 from sources.fault_server import FaultServer
 
+from preheat.amounts import bytes_per_second
 from preheat.bundle.store import Store
-from preheat.cli.plan import bytes_per_second
 from preheat.errors import CheckpointConfigError
 from preheat.prepare import prepare
 from preheat.spec import PipelineSpec, parse

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from sources.fault_server import FaultServer
 
 from preheat.errors import CheckpointConfigError
-from preheat.transfer.pace import FIRST, LOCAL, LONG, REMOTE, Bucket, Pace, Ramp, processors, ramped
+from preheat.transfer.pace import FIRST, LOCAL, LONG, REMOTE, Bucket, Pace, Ramp, bounded, processors, ramped
 
 STEP = 0.002  # seconds
 TICK = 0.02  # until a new number of connections shows
@@ -150,6 +150,15 @@ def test_the_bandwidth_of_the_environment_is_kept(monkeypatch: pytest.MonkeyPatc
         passed(100_000)
     assert time.monotonic() - began >= 0.2
     assert told == [100_000] * 4
+
+
+def test_a_rate_holds_within_its_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREHEAT_BANDWIDTH", raising=False)
+    with bounded(2e6):
+        assert os.environ["PREHEAT_BANDWIDTH"] == "2000000"
+        with bounded(None):
+            assert os.environ["PREHEAT_BANDWIDTH"] == "2000000"
+    assert "PREHEAT_BANDWIDTH" not in os.environ
 
 
 @pytest.mark.parametrize("text", ["fast", "-1", "10k"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preheat.cli.answer import answering, progress, show, show_json
-from preheat.cli.parameters import Json, Location, source
+from preheat.cli.parameters import Bandwidth, Json, Location, held_to, source
 from preheat.cli.s3 import READING_OBJECT, S3, s3_options
 from preheat.errors import CheckpointConfigError
 
@@ -46,6 +46,7 @@ def convert(
     shard_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Such as 5GB: several files of that size, with an index.")
     ] = None,
+    bandwidth: Bandwidth = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     as_json: Json = False,
     *,
@@ -55,7 +56,7 @@ def convert(
 
     Options that change names and values mean what the fields of the `convert` stage mean; lists repeat the option.
     """
-    with answering(as_json):
+    with answering(as_json), held_to(bandwidth):
         from preheat.amounts import bytes_of
         from preheat.verbs.conversion import convert_checkpoint
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from preheat.cli.answer import answering
+from preheat.cli.parameters import Bandwidth, held_to
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells say it
 
@@ -33,13 +34,14 @@ def exec_(
         Path | None,
         typer.Option(metavar="DIR", help="Where bundles are kept. Default: PREHEAT_VOLUME, else a folder of caches."),
     ] = None,
+    bandwidth: Bandwidth = None,
     shim: Annotated[Shim, typer.Option(help="As the annotation preheat.dev/shim of a pod.")] = Shim.AUTO,
 ) -> None:
     """Run a command as in an injected pod: with its bundle made before it starts, and the shim on its path."""
     from preheat.launch import become, default_volume, provide
     from preheat.spec import read
 
-    with answering(False):
+    with answering(False), held_to(bandwidth):
         name, spec = read(pipeline)
         _tell()
         variables = provide(spec, name, volume or default_volume(os.environ), shim)

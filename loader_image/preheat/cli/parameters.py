@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,12 @@ Location = Annotated[
     str,
     typer.Argument(metavar="LOCATION", help="s3://bucket/key, hf://org/model, a URL, or the path of a file or folder."),
 ]
+Bandwidth = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE", help="Read the source no faster, such as 200MB/s; at least 1MB/s. Default: PREHEAT_BANDWIDTH."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
@@ -34,6 +41,14 @@ def source(location: str, **s3: Any) -> CheckpointSource:
     from preheat.verbs.location import S3Options, source_of
 
     return source_of(location, S3Options(**s3))
+
+
+def held_to(bandwidth: str | None) -> AbstractContextManager[None]:
+    """Within it sources are read no faster; raises CheckpointConfigError for what is no rate."""
+    from preheat.amounts import bytes_per_second
+    from preheat.transfer.pace import bounded
+
+    return bounded(bytes_per_second(bandwidth) if bandwidth else None)
 
 
 def read_pipeline(path: Path) -> PipelineSpec:

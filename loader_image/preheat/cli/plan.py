@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from preheat.cli.answer import answering, show, show_json
 from preheat.cli.parameters import Json, PipelineFile, read_pipeline
-from preheat.errors import CheckpointConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from preheat.verbs.forecast import Forecast
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
 def plan(
@@ -28,22 +24,15 @@ def plan(
 ) -> None:
     """Say what `run` would do, before a byte of payload moves: tensors, bytes, requests, output, what is left out."""
     with answering(as_json):
-        rate = bytes_per_second(bandwidth) if bandwidth else None
+        from preheat.amounts import bytes_per_second
         from preheat.verbs.forecast import plan_pipeline
 
+        rate = bytes_per_second(bandwidth) if bandwidth else None
         forecast = plan_pipeline(read_pipeline(pipeline))
     if as_json:
         show_json(forecast.to_json() | ({"seconds": round(forecast.seconds(rate), 3)} if rate else {}))
     else:
         show(_table(forecast, rate))
-
-
-def bytes_per_second(text: str) -> float:
-    """`100MB/s`, `2GiB/s` or `10Gbit/s` as bytes per second; raises CheckpointConfigError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]i?)?(b|bit|bps)?(?:/s)?", text.strip().lower())
-    if not found or float(found[1]) == 0:
-        raise CheckpointConfigError(f"{text!r} is not a bandwidth", remedy="Write it like 100MB/s or 10Gbit/s")
-    return float(found[1]) * _UNITS[found[2] or ""] / (8 if found[3] in ("bit", "bps") else 1)
 
 
 def _training(forecast: Forecast) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from preheat.cli.answer import answering, progress, show, show_json
-from preheat.cli.parameters import Json, PipelineFile, read_pipeline
+from preheat.cli.parameters import Bandwidth, Json, PipelineFile, held_to, read_pipeline
 
 if TYPE_CHECKING:
     from preheat.prepare import Outcome
@@ -19,10 +19,11 @@ def run(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder in which bundles are made and found again.")
     ],
+    bandwidth: Bandwidth = None,
     as_json: Json = False,
 ) -> None:
     """Do the loader's part of a pipeline here: fetch, check and convert its checkpoint into a bundle."""
-    with answering(as_json):
+    with answering(as_json), held_to(bandwidth):
         outcome = _prepare(pipeline, output)
     if as_json:
         show_json({"folder": str(outcome.folder.absolute()), **outcome.to_json()})

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,6 +137,20 @@ def ramped(pace: Pace, advance: Callable[[int], None]) -> tuple[Callable[[], int
             time.sleep(bucket.take(count, now))
 
     return lambda: ramp.size, passed
+
+
+@contextmanager
+def bounded(rate: float | None) -> Iterator[None]:
+    """Within it this process reads of sources no more than so many bytes a second; None: as the environment says."""
+    before = os.environ.get(BANDWIDTH)
+    if rate:
+        os.environ[BANDWIDTH] = str(int(rate))
+    try:
+        yield
+    finally:
+        os.environ.pop(BANDWIDTH, None)
+        if before is not None:
+            os.environ[BANDWIDTH] = before
 
 
 def processors(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
