@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preheat.amounts import parameters_text, size_text
+from preheat.amounts import count_of, parameters_text, size_text
 from preheat.blob import Blob
 from preheat.bundle.facts import PlannedFacts
 from preheat.bundle.leftovers import journal_of
@@ -252,9 +252,11 @@ def _say(plan: Plan) -> None:
     if index.average:
         log.info("weights as ema asks: %s", index.average)
     if plan.left_tensors:
-        log.info("leaving out %d tensors of training state, %s", plan.left_tensors, size_text(plan.left_bytes))
+        log.info(
+            "leaving out %s of training state, %s", count_of(plan.left_tensors, "tensor"), size_text(plan.left_bytes)
+        )
     if plan.excluded_tensors:
-        log.info("excluding %d tensors, %s", plan.excluded_tensors, size_text(plan.excluded_bytes))
+        log.info("excluding %s, %s", count_of(plan.excluded_tensors, "tensor"), size_text(plan.excluded_bytes))
     if plan.aliases:
         log.info("%d tied names share the bytes of others", len(plan.aliases))
     if index.opaque:

@@ -243,7 +243,7 @@ def test_the_loader_leaves_a_converted_bundle(tmp_path: Path) -> None:
     stages = [{"local": {"path": str(tmp_path / "model.ckpt")}}, {"convert": CONVERT}, {"weightsOnly": {}}]
     ended = load(stages, tmp_path / "volume")
     assert ended.code == 0, ended.log
-    assert "excluding 1 tensors" in ended.log
+    assert "excluding 1 tensor" in ended.log
     folder = (tmp_path / "volume" / "pods" / POD / "bundle").resolve()
     text = (folder / "manifest.json").read_text()
     manifest = Manifest.from_json(text)

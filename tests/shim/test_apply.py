@@ -70,7 +70,7 @@ def test_the_remaining_stages_run_and_are_reported(in_bundle, wanted, capsys, tm
     person, machine = capsys.readouterr().err.splitlines()
     assert person.startswith("Preheat: loaded 2 of 2 tensors (32 B, ")
     assert "from s3://models/pretrained.ckpt version etag:abc; skipped 1 (old: not in the model)" in person
-    assert person.endswith("cast 2 F32 -> F64; frozen 1 tensors (weight)")
+    assert person.endswith("cast 2 F32 -> F64; frozen 1 tensor (weight)")
     said = json.loads(machine.removeprefix("preheat.report "))
     counts = {
         "loaded": 2,

@@ -164,5 +164,5 @@ def test_a_bundle_that_the_loader_made_begins_a_training_with_a_new_classifier(t
     assert not model["backbone"][0].weight.requires_grad
     assert report.line().endswith(
         "left at initial value: classifier.weight (reset), classifier.bias (reset); reset 2 tensors (backbone.1); "
-        "frozen 2 tensors (backbone.0), 1 modules in eval mode"
+        "frozen 2 tensors (backbone.0), 1 module in eval mode"
     )

@@ -100,7 +100,7 @@ def test_an_adapter_alone_travels_in_a_bundle_with_its_settings(tmp_path, monkey
     assert torch.equal(model["q"](x), theirs.base_model.model["q"](x))
     assert report.strategy == "lora"
     assert report.loaded == ("q.lora_A.default.weight", "q.lora_B.default.weight")
-    assert "adapters of rank 2, alpha 8, 2 tensors from the checkpoint, in 1 layers (q); 16 of 46 elements train" in (
+    assert "adapters of rank 2, alpha 8, 2 tensors from the checkpoint, in 1 layer (q); 16 of 46 elements train" in (
         report.line()
     )
 

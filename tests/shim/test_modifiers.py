@@ -62,10 +62,10 @@ def report(tmp_path, monkeypatch):
 
 SAID = [
     "reset 2 tensors (head)",
-    "pruned 1 layers (body.2), 50.0% of their weights zero for good",
+    "pruned 1 layer (body.2), 50.0% of their weights zero for good",
     "cast 4 tensors F32 -> BF16",
     "frozen 4 tensors (body)",
-    "quantized 1 layers to int8 (body.0), 5",
+    "quantized 1 layer to int8 (body.0), 5",
     "ran test_modifiers_stages.Silent",
 ]
 

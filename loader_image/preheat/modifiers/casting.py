@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from preheat.amounts import count_of
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers.norms import is_norm
@@ -223,5 +224,5 @@ def _size(held: Iterable[Held]) -> int:
 
 
 def _says(casts: Mapping[str, int]) -> str:
-    counts = ", ".join(f"{count} tensors {cast}" for cast, count in casts.items())
+    counts = ", ".join(f"{count_of(count, 'tensor')} {cast}" for cast, count in casts.items())
     return f"cast {counts}" if counts else "cast nothing: all tensors have their types already"

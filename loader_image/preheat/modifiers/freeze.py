@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from preheat.amounts import count_of
 from preheat.context import CheckpointContext
 from preheat.errors import NothingMatchedError
 from preheat.modifiers.norms import is_norm
@@ -107,9 +108,9 @@ def _freeze(found: Frozen) -> dict[str, Any]:
 
 def _says(entry: Mapping[str, Any]) -> str:
     layers = [path for path in entry["layers"] if path not in entry["unmatched"]]
-    kept = f", {entry['eval_modules']} modules in eval mode" if entry["eval_modules"] else ""
+    kept = f", {count_of(entry['eval_modules'], 'module')} in eval mode" if entry["eval_modules"] else ""
     lost = f", nothing at {some(entry['unmatched'])}" if entry["unmatched"] else ""
-    return f"frozen {entry['total_frozen_params']} tensors ({some(layers)}){kept}{lost}"
+    return f"frozen {count_of(entry['total_frozen_params'], 'tensor')} ({some(layers)}){kept}{lost}"
 
 
 def _nothing_matched(model: Any, paths: Iterable[str]) -> NothingMatchedError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.utils import prune as torch_prune
 
+from preheat.amounts import count_of
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers.selection import NEVER_CALLED, check_untied, check_whole, layers_at
@@ -38,7 +39,8 @@ def prune(context: CheckpointContext, stage: PruningModifier) -> CheckpointConte
     kept = "for good" if stage.permanent else "by masks"
     entry = {
         "type": "prune",
-        "says": f"pruned {len(layers)} layers ({some(stage.layers)}), {sparsity:.1%} of their weights zero {kept}",
+        "says": f"pruned {count_of(len(layers), 'layer')} ({some(stage.layers)}), "
+        f"{sparsity:.1%} of their weights zero {kept}",
         "layers": list(stage.layers),
         "method": stage.method,
         "amount": stage.amount,

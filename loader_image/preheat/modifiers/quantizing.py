@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from preheat.amounts import count_of
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointConfigError, CheckpointIncompatibleError, NothingMatchedError
 from preheat.modifiers.selection import NEVER_CALLED, check_untied, check_whole, layers_at
@@ -50,7 +51,7 @@ def quantize(context: CheckpointContext, stage: QuantizationModifier) -> Checkpo
     share = f"{after / size:.0%} of their bytes"
     entry = {
         "type": "quantize",
-        "says": f"quantized {len(layers)} layers to {stage.weights} ({some(stage.layers)}), {share}",
+        "says": f"quantized {count_of(len(layers), 'layer')} to {stage.weights} ({some(stage.layers)}), {share}",
         "layers": list(stage.layers),
         "weights": stage.weights,
         "total_quantized_layers": len(layers),

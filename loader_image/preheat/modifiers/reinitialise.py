@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from preheat.amounts import count_of
 from preheat.context import CheckpointContext
 from preheat.errors import CheckpointIncompatibleError, NothingMatchedError
 from preheat.paths import fits, holds, meant, some
@@ -40,7 +41,7 @@ def reinitialise(context: CheckpointContext, layers: tuple[str, ...]) -> Checkpo
     entry = {
         "type": "reset",
         "layers": list(layers),
-        "says": f"reset {len(parameters)} tensors ({some(layers)})",
+        "says": f"reset {count_of(len(parameters), 'tensor')} ({some(layers)})",
         "total_reset_modules": len(resets),
         "total_reset_params": len(parameters),
         "total_reset_elements": sum(parameter.numel() for parameter in parameters.values()),

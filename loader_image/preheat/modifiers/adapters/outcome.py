@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from preheat.amounts import count_of
 from preheat.context import CheckpointContext
 from preheat.modifiers.adapters.names import spelled
 from preheat.paths import some
@@ -112,13 +113,13 @@ def _entry(model: torch.nn.Module, done: Adapted) -> dict[str, Any]:
         "total_frozen_elements": sum(parameter.numel() for parameter in frozen),
         "trainable_elements": trains,
         "total_elements": total,
-        "says": f"{_did(done)} {len(layers)} layers ({some(layers)}); {trains} of {total} elements train",
+        "says": f"{_did(done)} {count_of(len(layers), 'layer')} ({some(layers)}); {trains} of {total} elements train",
     }
 
 
 def _did(done: Adapted) -> str:
     adapters = f"adapters of rank {done.config.r}, alpha {done.config.lora_alpha:g}"
     if done.loaded:
-        loaded = f"{adapters}, {len(done.loaded.names)} tensors from the checkpoint,"
+        loaded = f"{adapters}, {count_of(len(done.loaded.names), 'tensor')} from the checkpoint,"
         return f"{loaded} merged into" if done.merged else f"{loaded} in"
     return f"new {adapters}, in" if done.added else f"{adapters}, as the program made them, in"
