@@ -220,13 +220,15 @@ def failing(platform: Platform, name: str, *, key: str) -> dict[str, Any]:
 
 
 def wait_for_job(platform: Platform, name: str) -> Training:
-    """Wait until the Job ends; raises StoryError with what the cluster says if it failed."""
-    wait_until(lambda: bool(job_condition(platform, name)), f"the end of job {name}")
+    """Wait until the Job ends; raises StoryError with what the cluster says if it failed, or does not end."""
+    try:
+        wait_until(lambda: bool(job_condition(platform, name)), f"the end of job {name}")
+        if job_condition(platform, name) != "Complete":
+            raise StoryError(f"job {name} failed")
+    except StoryError as error:
+        described = platform.kubectl("-n", NAMESPACE, "describe", "job,pods", "-l", f"job-name={name}")
+        raise StoryError(f"{error}\n{described}") from None
     pods = json.loads(platform.kubectl("-n", NAMESPACE, "get", "pods", "-l", f"job-name={name}", "-o", "json"))["items"]
-    if job_condition(platform, name) != "Complete":
-        raise StoryError(
-            f"job {name} failed\n{platform.kubectl('-n', NAMESPACE, 'describe', 'job,pods', '-l', f'job-name={name}')}"
-        )
     logs = [platform.kubectl("-n", NAMESPACE, "logs", f"job/{name}", "-c", c) for c in ("preheat-loader", "train")]
     training = Training(pods[0], *logs)
     for line in training.training_log.splitlines():
