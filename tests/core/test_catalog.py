@@ -184,7 +184,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 SHELF = """
     from dataclasses import dataclass
-    from preheat import PipelineStage
+    from preheat.errors import CheckpointNotFoundError
     from preheat.stage import CheckpointSource
 
     @dataclass(frozen=True)
@@ -193,7 +193,7 @@ SHELF = """
         uri = "shelf"
 
         def open(self, patience):
-            raise NotImplementedError
+            raise CheckpointNotFoundError(f"there is nothing on place {self.place} of the shelf")
 """
 
 
