@@ -16,7 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from forks import forked
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import preheat
 from preheat.errors import CheckpointError
@@ -66,6 +68,26 @@ def goes_on(root: Path, *, sharded: bool, wait: bool, shards: bool = False) -> b
     stages = [{"local": {"path": str(folder)}}, {"warmStart": {}}]
     preheat.apply(resumed.model, resumed.optimizer, pipeline=stages)
     return resumed.steps(2).facts() == wanted
+
+
+def by_groups(root: Path) -> str:
+    """What each process has in a mesh of its own, as tensor parallelism has within DDP, is saved once."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(), 1), mesh_dim_names=("replicas", "parts"))["parts"]
+    return str(preheat.save(root, _spread_over(mesh), update=1, sharded=True))
+
+
+def without_first(root: Path) -> str:
+    """What a rank raises when the first has no part in a tensor."""
+    try:
+        return str(preheat.save(root, _spread_over(DeviceMesh("cpu", [1])), update=1, sharded=True))
+    except CheckpointError as error:
+        return str(error)
+
+
+def _spread_over(mesh: DeviceMesh) -> torch.nn.Module:
+    net = torch.nn.Module()
+    net.weight = torch.nn.Parameter(distribute_tensor(torch.arange(12.0).reshape(4, 3), mesh, [Shard(0)]))
+    return net
 
 
 def failing(root: Path) -> str:
@@ -125,6 +147,8 @@ def main(folder: Path, rank: int, world: int) -> None:
         "shards": goes_on(folder / "shards", sharded=True, wait=True, shards=True),
         "shards beside": goes_on(folder / "shards beside", sharded=True, wait=False, shards=True),
         "shards failing": failing_shards(folder / "shards failing"),
+        "shards by groups": by_groups(folder / "shards by groups"),
+        "shards without the first": without_first(folder / "shards without the first"),
         "shards differing": differing(folder / "shards differing"),
         "failing": failing(folder / "failing"),
         "terminated": terminated(folder),

@@ -109,6 +109,18 @@ def test_when_one_cannot_write_its_shard_all_fail_and_nothing_is_left(seen: Seen
     assert not list((folder / "shards failing" / "checkpoints").iterdir())
 
 
+def test_what_groups_of_processes_have_alike_is_written_by_one_of_them(seen: Seen) -> None:
+    checkpoint = Path(seen[1][0]["shards by groups"])
+    assert len(list(checkpoint.glob("shard-*"))) == 1
+    assert torch.equal(read_by_preheat(checkpoint)["weight"], torch.arange(12.0).reshape(4, 3))
+
+
+def test_what_the_first_process_has_no_part_in_is_refused_when_it_is_saved(seen: Seen) -> None:
+    folder, ranks = seen
+    assert all("is in none of the groups" in rank["shards without the first"] for rank in ranks)
+    assert not list((folder / "shards without the first" / "checkpoints").iterdir())
+
+
 def test_shards_of_different_tensors_are_refused(seen: Seen) -> None:
     for rank in seen[1]:
         assert "the ranks differ in the tensors: rank 0 has 4 tensors" in rank["shards differing"]

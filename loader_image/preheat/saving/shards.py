@@ -11,7 +11,7 @@ import torch
 from preheat.formats.saved_shards import MODEL, STATE, Corner, header_of, shard_name
 from preheat.saving.file import Written, write_tensors
 from preheat.saving.gathering import declared
-from preheat.strategies.filling.shards import copy_number, is_spread, target_of
+from preheat.strategies.filling.shards import copy_number, is_spread, target_of, with_first
 from preheat.strategies.filling.slices import boxes_of
 from preheat.transfer.checksum import crc32
 
@@ -23,6 +23,11 @@ class Shard:
     name: str
     boxes: Mapping[str, torch.Tensor]
     corners: Mapping[str, Corner]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all its boxes."""
+        return sum(box.nbytes for box in self.boxes.values())
 
     def write(self, folder: Path, bring: Callable[[str], torch.Tensor]) -> Written:
         """Write it to a folder; raises OSError and NoSpaceError."""
@@ -50,12 +55,17 @@ def _shards(kind: str, tensors: Mapping[str, torch.Tensor], rank: int) -> list[S
 
 
 def _boxes(name: str, tensor: torch.Tensor, rank: int) -> Iterator[tuple[Corner, torch.Tensor]]:
-    """Those that are for this process to write; processes that hold the same share it out by the tensors' names."""
+    """Those that are for this process to write.
+
+    Of groups that hold the same tensor, as those of tensor parallelism within DDP, the one of the first process writes;
+    processes of one group that hold the same part share it out by the tensors' names.
+    """
     if not is_spread(tensor) or not tensor.numel():
         if rank == 0:
             yield (0,) * tensor.dim(), tensor if tensor.numel() else torch.empty(tensor.shape, dtype=tensor.dtype)
         return
-    if (copy := copy_number(tensor)) is None or crc32(name.encode()) % copy[1] != copy[0]:
+    copy = copy_number(tensor) if with_first(tensor) else None
+    if copy is None or crc32(name.encode()) % copy[1] != copy[0]:
         return
     target = target_of(name, tensor)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from preheat.bundle.storage import storage_errors
-from preheat.errors import StorageError
+from preheat.errors import CheckpointIncompatibleError, StorageError
 from preheat.ranks import Ranks
 from preheat.saving.appearing import appearing
 from preheat.saving.file import Written
@@ -63,18 +63,30 @@ class Sharing:
         return folders
 
     def _write(self, folders: Sequence[Path], bring: Callable[[str], torch.Tensor]) -> str:
-        """What was written to each folder, as JSON."""
+        """What was written to each folder, and how many bytes of boxes, as JSON."""
         written = [
-            {shard.name: vars(shard.write(folder, bring)) for shard in shards}
+            ({shard.name: vars(shard.write(folder, bring)) for shard in shards}, sum(shard.nbytes for shard in shards))
             for folder, shards in zip(folders, self._shards, strict=True)
         ]
         return json.dumps(written)
 
     def _complete(self, folders: Sequence[Path], began: float) -> None:
         told = [json.loads(text) for text in self._ranks.told(_TOLD)]
-        for number, (folder, snapshot) in enumerate(zip(folders, self._snapshots, strict=True)):
-            files = {name: Written(**file) for written in told for name, file in written[number].items()}
+        for folder, snapshot, parts in zip(folders, self._snapshots, zip(*told, strict=True), strict=True):
+            _check_size(snapshot, sum(size for _, size in parts))
+            files = {name: Written(**file) for written, _ in parts for name, file in written.items()}
             snapshot.complete(folder, files, began)
+
+
+def _check_size(snapshot: Snapshot, written: int) -> None:
+    """Refuse what could not be put together again, now and not when it is needed."""
+    wanted = sum(tensor.numel() * tensor.itemsize for tensors in snapshot.files for tensor in tensors.values())
+    if written != wanted:
+        raise CheckpointIncompatibleError(
+            f"the processes' parts of {snapshot.folder.name} have {written} bytes, its tensors {wanted}: the first "
+            "process is in none of the groups over which some are spread",
+            remedy="Spread every tensor over a group with the first process in it",
+        )
 
 
 def _wait_for(folder: Path) -> None:

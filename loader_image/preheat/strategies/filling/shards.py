@@ -69,6 +69,11 @@ def copy_number(tensor: Any) -> tuple[int, int] | None:
     return spread.copy_number() if spread.here else None
 
 
+def with_first(tensor: Any) -> bool:
+    """Whether the first process of all is one of those that hold it together."""
+    return 0 in tensor.device_mesh.mesh.flatten().tolist()
+
+
 class _Spread:
     """A DTensor's mesh and placements; torch.distributed need not be imported to read them."""
 
